@@ -1,0 +1,139 @@
+"""Does what was exported compute what was trained? Segment by segment, then end to end, gates included."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from da3.export.errors import ExportError
+from da3.runtime import Domain, Runtime
+from da3.runtime.backends import Backend, choose
+from da3.runtime.bundle import Bundle
+from da3.runtime.records import Step
+from da3.toolchain.frozen import run_block
+from da3.toolchain.model import DomainModel
+
+TOLERANCE = 1e-4  # largest difference over largest magnitude
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison. ``error`` is relative to the largest magnitude of the tensor it is of."""
+
+    name: str
+    error: float
+    detail: str = ""
+    same: bool = True
+
+    @property
+    def passed(self) -> bool:
+        return self.same and self.error <= TOLERANCE
+
+
+def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain, images: Array) -> list[Check]:
+    """Compare the runtime with torch on ``images`` (N, 3, S, S) float32, preprocessed.
+
+    ``model`` must hold the stored tensors. Checks every segment on torch's own inputs, what skipped blocks leave,
+    and the whole network as one batch and image by image: logits, gate decisions and top-1.
+    """
+    model.eval()
+    model.gating = "hard" if domain.gated else "off"
+    model.theta = domain.theta
+    values: dict[str, Tensor] = {}
+    with torch.no_grad():
+        output = model(torch.from_numpy(images), values)
+    backend = choose("auto")
+    try:
+        checks = [
+            check
+            for step in bundle.manifest.plan
+            for check in _check_step(step, model, bundle, backend, domain, values)
+        ]
+    finally:
+        backend.close()
+    sure = _sure(values, domain)
+    for name, parts in (("end to end, one batch", [images]), ("end to end, one by one", np.split(images, len(images)))):
+        results = [runtime.run_batch(part, domain.name) for part in parts]
+        logits = np.concatenate([r.logits for r in results])
+        blocks = np.concatenate([r.blocks for r in results])
+        checks.append(_compare_ends(name, output.logits.numpy(), output.gates.numpy() > 0.5, logits, blocks, sure))
+    return checks
+
+
+def _check_step(
+    step: Step, model: DomainModel, bundle: Bundle, backend: Backend, domain: Domain, values: dict[str, Tensor]
+) -> list[Check]:
+    inputs = [
+        domain.weights[name[len("domain:") :]] if name.startswith("domain:") else values[name].numpy()
+        for name in step.inputs
+    ]
+    if step.block is None:
+        expected = [values[name] for name in step.outputs]
+        return [_run(step.segment, " ".join(step.outputs), bundle, backend, inputs, expected)]
+    block = model.backbone.blocks[step.block]
+    x, a = (values[name] for name in step.inputs)
+    with torch.no_grad():
+        checks = [_run(step.segment, block.name, bundle, backend, inputs, [run_block(block, x, a)])]
+        if step.skip is not None:
+            skipped = run_block(block, x, a, torch.zeros(len(x)))
+            checks.append(_run(step.skip, f"{block.name} skipped", bundle, backend, inputs, [skipped]))
+    return checks
+
+
+def _run(
+    segment: str, what: str, bundle: Bundle, backend: Backend, inputs: list[Array], expected: list[Tensor]
+) -> Check:
+    run = backend.open(bundle.manifest.segments[segment], bundle)
+    outputs = run([backend.to_device(np.ascontiguousarray(i, dtype=np.float32)) for i in inputs])
+    pairs = zip(outputs, expected, strict=True)
+    return Check(segment, max(relative_error(backend.to_host(o), e.numpy()) for o, e in pairs), what)
+
+
+def _sure(values: dict[str, Tensor], domain: Domain) -> Array:
+    """(N,) bool: images none of whose gates is so close to the threshold that rounding may decide it."""
+    logits = [v.numpy() for name, v in values.items() if name.startswith("g")]
+    if not logits or not domain.gated:
+        return np.ones(len(values["image"]), dtype=bool)
+    stacked = np.stack(logits, 1)  # (N, gates)
+    result: Array = (np.abs(stacked - domain.theta) > TOLERANCE * np.maximum(1, np.abs(stacked))).all(1)
+    return result
+
+
+def _compare_ends(
+    name: str, logits: Array, gates: Array, found_logits: Array, found_gates: Array, sure: Array
+) -> Check:
+    if not sure.any():
+        return Check(name, 0.0, "every sample image has a gate within rounding of its threshold", same=False)
+    same_gates = bool((gates == found_gates)[sure].all())
+    same_top1 = bool((logits.argmax(1) == found_logits.argmax(1))[sure].all())
+    detail = f"{int(sure.sum())} images, gates {'equal' if same_gates else 'DIFFER'}, "
+    detail += f"top-1 {'equal' if same_top1 else 'DIFFERS'}"
+    if not sure.all():
+        detail += f" ({int((~sure).sum())} left out: a gate within rounding of its threshold)"
+    return Check(name, relative_error(found_logits[sure], logits[sure]), detail, same_gates and same_top1)
+
+
+def relative_error(found: Array, expected: Array) -> float:
+    """max |found - expected| / max |expected|; infinite where found is not finite."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return float("inf")
+    scale = max(float(np.abs(expected).max()), 1e-12)
+    return float(np.abs(found - expected).max()) / scale
+
+
+def require(checks: list[Check]) -> None:
+    """Raise ExportError naming the worst check if any failed."""
+    failed = [c for c in checks if not c.passed]
+    if failed:
+        worst = max(failed, key=lambda c: c.error)
+        raise ExportError(
+            f"verification failed in {len(failed)} of {len(checks)} checks; worst: {worst.name} ({worst.detail}), "
+            f"relative error {worst.error:.1e}, allowed {TOLERANCE:.0e}; nothing was written"
+        )

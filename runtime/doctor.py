@@ -1,0 +1,108 @@
+"""What is installed here, and what is wrong with it."""
+
+import importlib
+import importlib.util
+import platform
+import sys
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+# What to report -> the distributions that may bring it.
+_PACKAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
+    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+    ("Pillow", ("pillow", "Pillow")),
+    ("cv2", ("opencv-python", "opencv-python-headless", "opencv-contrib-python")),
+    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")),
+    ("pycuda", ("pycuda",)),
+    ("cuda-python", ("cuda-python",)),
+)
+_MODULES = {"Pillow": "PIL", "cuda-python": "cuda"}
+
+
+class Report(NamedTuple):
+    """versions: name -> version or None when absent. problems: one sentence each, with the way to put it
+    right."""
+
+    versions: Dict[str, Optional[str]]
+    problems: List[str]
+
+
+def examine() -> Report:
+    """Look at this Python, without importing anything heavy but ONNX Runtime (and never torch)."""
+    versions: Dict[str, Optional[str]] = {
+        "machine": "%s %s" % (platform.system(), platform.machine()),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    for name, distributions in _PACKAGES:
+        found = ["%s %s" % (d, v) for d, v in ((d, distribution_version(d)) for d in distributions) if v]
+        if not found and importlib.util.find_spec(_MODULES.get(name, name)) is not None:
+            found = ["installed without package metadata"]  # JetPack's own cv2 and tensorrt are
+        # Names that differ only in case are one distribution.
+        versions[name] = ", ".join(sorted({f.lower(): f for f in reversed(found)}.values())) or None
+    problems = _problems(versions)
+    versions["onnxruntime providers"] = _providers(versions, problems)
+    return Report(versions, problems)
+
+
+def render(report: Report) -> str:
+    """The report for people."""
+    width = max(len(name) for name in report.versions)
+    lines = ["%-*s  %s" % (width, name, version or "-") for name, version in report.versions.items()]
+    lines += ["problem: " + problem for problem in report.problems]
+    if not report.problems:
+        lines.append("no problems found")
+    return "\n".join(lines)
+
+
+def distribution_version(name: str) -> Optional[str]:
+    """The version of an installed distribution, None when there is none."""
+    try:
+        metadata = importlib.import_module("importlib.metadata")
+    except ImportError:  # Python < 3.8
+        return _version_from_pkg_resources(name)
+    try:
+        return str(metadata.version(name))
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _version_from_pkg_resources(name: str) -> Optional[str]:
+    try:
+        resources = importlib.import_module("pkg_resources")
+    except ImportError:
+        return None
+    try:
+        return str(resources.get_distribution(name).version)
+    except Exception:  # its exceptions moved between releases
+        return None
+
+
+def _problems(versions: Dict[str, Optional[str]]) -> List[str]:
+    problems: List[str] = []
+    if distribution_version("onnxruntime") and distribution_version("onnxruntime-gpu"):
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            "%s -m pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them" % sys.executable
+        )
+    if versions["onnxruntime"] is None and versions["tensorrt"] is None:
+        problems.append("no backend is installed: pip install 'da3[cpu]'")
+    if versions["Pillow"] is None and versions["cv2"] is None:
+        problems.append("no image library is installed, so only .npy files can be read: pip install pillow")
+    return problems
+
+
+def _providers(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[str]:
+    if versions["onnxruntime"] is None:
+        return None
+    try:
+        return ", ".join(importlib.import_module("onnxruntime").get_available_providers())
+    except (
+        Exception
+    ) as error:  # a broken installation fails in many ways, and saying so is this file's purpose
+        problems.append(
+            "onnxruntime is installed but does not work (%s): uninstall every onnxruntime package, then "
+            "pip install 'da3[cpu]'" % str(error).split("\n")[0]
+        )
+        return None

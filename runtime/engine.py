@@ -1,0 +1,298 @@
+"""The runtime's front door: one opened bundle, any number of loaded domains, predictions."""
+
+import os
+import threading
+from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+
+import numpy as np
+
+from .backends import Backend, choose
+from .bundle import Bundle, read_domain, unknown_domain
+from .domain import check_fits, read_pack
+from .errors import BackendError, DomainError, ImageError
+from .inputs import Images, as_batch, batches
+from .preprocess import Preprocessing
+from .records import Array, BatchResult, Domain, Prediction
+from .scheduler import Bound, Gates, Scheduler, flops_share
+
+Path = Union[str, "os.PathLike[str]"]
+
+
+class _Open(NamedTuple):
+    """What a run needs besides its domain; taken once per call, so that close() elsewhere cannot pull it
+    away."""
+
+    scheduler: Scheduler
+    bundle: Bundle
+
+
+class Runtime:
+    """A bundle, ready to run.
+
+        with Runtime("bundle") as runtime:
+            runtime.use("flowers")
+            print(runtime.run("photo.jpg")[0].label)
+
+    Every method may be called from any thread. A run uses the domain that was current when it was called.
+    """
+
+    def __init__(
+        self,
+        bundle: Union[Path, Bundle],
+        backend: Union[str, Backend] = "auto",
+        threads: Optional[int] = None,
+    ) -> None:
+        """bundle: a bundle's directory or zip; backend: "auto" or "onnxruntime", or a Backend of your own;
+        threads: None lets the backend choose. Opens and verifies every segment."""
+        self._lock = threading.RLock()
+        self._loaded: Dict[str, Bound] = {}
+        self._current: Optional[Bound] = None
+        opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
+        try:
+            self._backend = choose(backend, threads) if isinstance(backend, str) else backend
+            self._open: Optional[_Open] = _Open(Scheduler(opened, self._backend), opened)
+        except Exception:
+            opened.close()
+            raise
+
+    # -- what there is
+
+    @property
+    def bundle(self) -> Bundle:
+        return self._opened().bundle
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self._opened().bundle.manifest.preprocessing
+
+    @property
+    def backend(self) -> str:
+        """The backend's name."""
+        return self._backend.name
+
+    @property
+    def domains(self) -> List[str]:
+        """Sorted names of the bundle's domains and of the packs loaded beside them."""
+        return sorted(set(self._opened().bundle.domains) | set(self._loaded))
+
+    @property
+    def loaded(self) -> List[str]:
+        """Sorted names of the domains in memory."""
+        self._opened()
+        return sorted(self._loaded)
+
+    @property
+    def domain(self) -> Optional[Domain]:
+        """The current domain, None before the first `use`."""
+        current = self._current
+        return None if current is None else current.domain
+
+    # -- domains
+
+    def load(self, name: Path) -> Domain:
+        """Load a domain of the bundle by name, or a pack (`flowers.da3`, a folder) without adding it to the
+        bundle.
+
+        Loading again reads it again. Does not make it current.
+        """
+        opened = self._opened()
+        text = os.fspath(name)
+        known = opened.bundle.domains
+        if text in known:
+            domain = read_domain(opened.bundle, text)
+        elif os.path.isfile(text) or os.path.isfile(os.path.join(text, "domain.json")):
+            domain = read_pack(text)
+            check_fits(domain, opened.bundle.manifest)
+        elif text.endswith(".da3") or os.sep in text:
+            raise DomainError("no domain pack at %s: the path does not exist" % text)
+        else:
+            raise DomainError(unknown_domain(text, self.domains))
+        return self._put(opened, domain).domain
+
+    def unload(self, name: str) -> None:
+        """Forget a loaded domain; if it was current, none is."""
+        with self._lock:
+            self._opened()
+            if name not in self._loaded:
+                raise DomainError(
+                    "domain %r is not loaded; loaded: %s" % (name, ", ".join(self.loaded) or "none")
+                )
+            gone = self._loaded.pop(name)
+            if self._current is gone:
+                self._current = None
+
+    def use(self, name: str) -> Domain:
+        """Make a domain current, loading it from the bundle if needed. Between loaded domains this is one
+        reference."""
+        with self._lock:
+            self._opened()
+            bound = self._loaded.get(name)
+            if bound is None:
+                self.load(name)
+                bound = self._loaded[name]
+            self._current = bound
+            return bound.domain
+
+    def use_only(self) -> Domain:
+        """Make the only domain there is current; with several, an error that lists them."""
+        return self.use(self._only())
+
+    def set_theta(self, name: str, theta: float) -> Domain:
+        """Replace a domain's gate threshold in memory (blocks run where the gate's logit is above it)."""
+        with self._lock:
+            old = self._bound(name)
+            domain = old.domain._replace(theta=float(theta))
+            return self._put(self._opened(), domain, old).domain
+
+    # -- running
+
+    def run(
+        self,
+        images: Images,
+        domain: Optional[str] = None,
+        force_all_blocks: bool = False,
+        gates: Optional[Gates] = None,
+        batch_size: int = 8,
+    ) -> List[Prediction]:
+        """Predict. One Prediction per image, in order.
+
+        images: a path (a folder gives its pictures, sorted), a list of paths, uint8 (H, W, 3) or a list of
+        them, uint8 (B, H, W, 3), or float32 (B, 3, size, size) already preprocessed.
+        domain: None is the current one, or the only one there is. Any other name is used for this call only.
+        force_all_blocks: ignore the gates. gates: {block: True to run, False to skip}, the others decide
+        themselves.
+        """
+        bound = self._bound(domain)
+        predictions: List[Prediction] = []
+        for batch in self.prepare(images, batch_size):
+            predictions.extend(self.predictions(self._run_bound(bound, batch, force_all_blocks, gates)))
+        return predictions
+
+    def run_batch(
+        self,
+        images: Array,
+        domain: Optional[str] = None,
+        force_all_blocks: bool = False,
+        gates: Optional[Gates] = None,
+    ) -> BatchResult:
+        """float32 (B, 3, size, size) -> BatchResult(logits (B, classes), blocks (B, n_blocks), domain).
+
+        The engine alone, in one pass: no decoding, no softmax.
+        """
+        return self._run_bound(self._bound(domain), images, force_all_blocks, gates)
+
+    def trace(
+        self,
+        images: Array,
+        keep: Sequence[str],
+        domain: Optional[str] = None,
+        force_all_blocks: bool = False,
+        gates: Optional[Gates] = None,
+    ) -> Tuple[BatchResult, Dict[str, Array]]:
+        """`run_batch`, and the plan's values named in `keep` ("x0", "g1", ...)."""
+        opened, bound = self._opened(), self._bound(domain)
+        images = as_batch(images, self.preprocessing.size)
+        logits, ran, kept = opened.scheduler.trace(bound, images, keep, self._gates(force_all_blocks, gates))
+        return BatchResult(logits, ran, bound.domain), kept
+
+    def prepare(self, images: Images, batch_size: int = 8) -> Iterator[Array]:
+        """Whatever `run` takes -> float32 batches (at most batch_size, 3, size, size)."""
+        return batches(images, self.preprocessing, batch_size)
+
+    def predictions(self, result: BatchResult) -> List[Prediction]:
+        """Name what `run_batch` answered."""
+        logits, ran, domain = result
+        if not np.isfinite(logits).all():
+            raise ImageError("the network answered NaN or infinity: look for NaN in the images")
+        shares = flops_share(self._opened().bundle.manifest.blocks, ran)
+        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities = exp / exp.sum(axis=1, keepdims=True)
+        out: List[Prediction] = []
+        for i in range(logits.shape[0]):
+            index, count = int(logits[i].argmax()), int(ran[i].sum())
+            out.append(
+                Prediction(
+                    label=domain.classes[index],
+                    index=index,
+                    probability=float(probabilities[i, index]),
+                    probabilities=probabilities[i],
+                    logits=logits[i],
+                    blocks_run=count,
+                    blocks_skipped=ran.shape[1] - count,
+                    blocks=tuple(bool(b) for b in ran[i]),
+                    flops_share=float(shares[i]),
+                    domain=domain.name,
+                    classes=domain.classes,
+                )
+            )
+        return out
+
+    def close(self) -> None:
+        """Free everything; may be called twice. Runs under way in other threads end normally."""
+        with self._lock:
+            opened, self._open = self._open, None
+            self._loaded = {}
+            self._current = None
+        if opened is not None:
+            opened.bundle.close()
+            self._backend.close()
+
+    def __enter__(self) -> "Runtime":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- inside
+
+    def _opened(self) -> _Open:
+        opened = self._open
+        if opened is None:
+            raise BackendError("this Runtime is closed; open the bundle again with Runtime(path)")
+        return opened
+
+    def _put(self, opened: _Open, domain: Domain, old: Optional[Bound] = None) -> Bound:
+        bound = opened.scheduler.bind(domain) if old is None else old._replace(domain=domain)
+        if old is not None:
+            bound = bound._replace(theta=float(np.float32(domain.theta)))
+        with self._lock:
+            self._opened()  # closed meanwhile?
+            before = self._loaded.get(domain.name)
+            self._loaded[domain.name] = bound
+            if before is not None and self._current is before:
+                self._current = bound
+        return bound
+
+    def _bound(self, name: Optional[str]) -> Bound:
+        opened = self._opened()
+        bound = self._current if name is None else self._loaded.get(name)
+        if bound is not None:
+            return bound
+        if name is None:
+            name = self._only()
+        with self._lock:
+            if name not in self._loaded:
+                if name not in opened.bundle.domains:
+                    raise DomainError(unknown_domain(name, self.domains))
+                self.load(name)
+            return self._loaded[name]
+
+    def _only(self) -> str:
+        names = self.domains
+        if len(names) != 1:
+            raise DomainError("which domain? This bundle has: %s" % (", ".join(names) or "none yet"))
+        return names[0]
+
+    def _run_bound(
+        self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Gates]
+    ) -> BatchResult:
+        opened = self._opened()
+        logits, ran = opened.scheduler.run(
+            bound, as_batch(images, self.preprocessing.size), self._gates(force_all_blocks, gates)
+        )
+        return BatchResult(logits, ran, bound.domain)
+
+    def _gates(self, force_all_blocks: bool, gates: Optional[Gates]) -> Optional[Gates]:
+        if not force_all_blocks:
+            return gates
+        return dict.fromkeys(range(len(self._opened().bundle.manifest.blocks)), True)

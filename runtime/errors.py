@@ -1,0 +1,24 @@
+"""Every error da3 raises on purpose. The command lines print the message, not the traceback.
+
+A message is one line that says what is wrong, where, and how to put it right.
+"""
+
+
+class Da3Error(Exception):
+    """Base of all errors of the project."""
+
+
+class BundleError(Da3Error):
+    """The bundle cannot be read, is damaged, or contradicts itself."""
+
+
+class DomainError(Da3Error):
+    """The domain is unknown, damaged, or made for another backbone."""
+
+
+class ImageError(Da3Error):
+    """An input cannot be read as a picture, or has the wrong shape."""
+
+
+class BackendError(Da3Error):
+    """The inference library is missing, refuses a segment, or is closed."""

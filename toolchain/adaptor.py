@@ -1,0 +1,99 @@
+"""The additive adaptor and its look-ahead gate: everything that one domain learns beside a frozen block.
+
+    p = AvgPool(x) to G x G                 z = (p - mean) / std, both fixed before training
+    h = ReLU(W_d z + b_d)                   (m channels)
+    a = W_u h + b_u                         W_u = 0 at the start, so training starts at the pretrained network
+    l = w_g . mean(h) + b_g                 gate logit of the NEXT block, which runs where l > theta
+
+After Dynamic Additive Attention Adaption (Yang, Rakin, Fan; arXiv 2012.01362); the equations are this project's own.
+The normalisation is a fixed affine map, so that samples stay independent of their batch and export folds it into W_d.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under the training noise
+
+
+@dataclass(frozen=True)
+class AdaptorSpec:
+    """The shape of every adaptor: ``grid`` cells a side at most, mid channels = ``ratio`` x input channels."""
+
+    grid: int = 8
+    ratio: float = 1.0
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def grid_side(height: int, most: int) -> int:
+    """Cells a side for an output of ``height``: the largest divisor of it that is at most ``most``.
+
+    Where that would leave less than half of ``most`` (a prime height such as 11), the smallest larger divisor.
+    """
+    divisors = [d for d in range(1, height + 1) if height % d == 0]
+    small = max(d for d in divisors if d <= most)
+    if 2 * small >= min(most, height):
+        return small
+    return min(d for d in divisors if d > most)
+
+
+class Adaptor(nn.Module):
+    """x (B, C, H, H) -> a (B, C', G, G) and, if ``gated`` (the next block can be skipped), its logit (B,)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, cin: int, cout: int, mid: int, side: int, gated: bool):
+        super().__init__()
+        self.cin, self.cout, self.mid, self.side = cin, cout, mid, side
+        self.register_buffer("mean", torch.zeros(cin))
+        self.register_buffer("std", torch.ones(cin))
+        self.down = nn.Parameter(torch.empty(mid, cin))
+        self.down_bias = nn.Parameter(torch.zeros(mid))
+        self.up = nn.Parameter(torch.zeros(cout, mid))
+        self.up_bias = nn.Parameter(torch.zeros(cout))
+        nn.init.kaiming_normal_(self.down, nonlinearity="relu")
+        self.gate: nn.Parameter | None = nn.Parameter(torch.zeros(mid)) if gated else None
+        self.gate_bias: nn.Parameter | None = nn.Parameter(torch.full((), OPEN_LOGIT)) if gated else None
+
+    def pool(self, x: Tensor) -> Tensor:
+        """Mean of each of G x G cells: (B, C, H, H) -> (B, C, G*G)."""
+        return F.avg_pool2d(x, x.shape[-1] // self.side).flatten(2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight, bias = self.folded_down()
+        h = F.relu(weight @ self.pool(x) + bias[:, None])  # (B, m, G*G)
+        a = self.up @ h + self.up_bias[:, None]  # (B, C', G*G)
+        logit = None if self.gate is None else h.mean(2) @ self.gate + self.gate_bias  # (B,)
+        return a.unflatten(2, (self.side, self.side)), logit
+
+    def folded_down(self) -> tuple[Tensor, Tensor]:
+        """W_d and b_d with the fixed normalisation folded in: (m, C), (m,)."""
+        weight = self.down / self.std
+        return weight, self.down_bias - weight @ self.mean
+
+    def domain_tensors(self) -> dict[str, Tensor]:
+        """What a bundle stores of this adaptor, by short name; biases as columns, as the graph adds them.
+
+        down (m, C), down_bias (m, 1), up (C', m), up_bias (C', 1), gate (m, 1), gate_bias (1,).
+        """
+        weight, bias = self.folded_down()
+        tensors = {"down": weight, "down_bias": bias[:, None], "up": self.up, "up_bias": self.up_bias[:, None]}
+        if self.gate is not None and self.gate_bias is not None:
+            tensors |= {"gate": self.gate[:, None], "gate_bias": self.gate_bias.reshape(1)}
+        return {k: v.detach() for k, v in tensors.items()}
+
+    def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The reverse: afterwards the normalisation is the identity, since it is folded already."""
+        self.mean.zero_()
+        self.std.fill_(1.0)
+        with torch.no_grad():
+            for name, value in tensors.items():
+                parameter = getattr(self, name)
+                parameter.copy_(value.reshape(parameter.shape))

@@ -1,0 +1,72 @@
+"""Backbones by name: the whole trainable network, or the frozen one cut into stem, blocks and tail."""
+
+from __future__ import annotations
+
+import torch
+
+from da3.toolchain.backbones.mobilenet_v2 import MobileNetV2
+from da3.toolchain.backbones.resnet import ResNet
+from da3.toolchain.backbones.split import Backbone, BackboneInfo, Block
+from da3.toolchain.backbones.weights import WeightsFile, load_into, load_weights
+from da3.toolchain.errors import WeightsError
+
+NAMES = ("mobilenet_v2", "resnet18", "resnet34", "resnet50")
+Network = MobileNetV2 | ResNet
+
+__all__ = [
+    "NAMES",
+    "Backbone",
+    "BackboneInfo",
+    "Block",
+    "Network",
+    "WeightsFile",
+    "build_network",
+    "freeze",
+    "load_backbone",
+    "load_weights",
+    "random_weights",
+]
+
+
+def build_network(arch: str, width: float = 1.0, padding: str = "torch", classes: int = 1000) -> Network:
+    """A whole network with fresh random weights. Raises WeightsError for an unknown name or option."""
+    if arch not in NAMES:
+        raise WeightsError(f"unknown backbone {arch!r}; known are: {', '.join(NAMES)}")
+    if arch == "mobilenet_v2":
+        return MobileNetV2(classes, width, padding)
+    if width != 1.0 or padding != "torch":
+        raise WeightsError(f"{arch} has no width multiplier and no TensorFlow padding; mobilenet_v2 has both")
+    return ResNet(arch, classes)
+
+
+def freeze(network: Network, arch: str, weights: WeightsFile) -> Backbone:
+    """Cut ``network`` into a frozen Backbone, batch norm folded in."""
+    network.eval()
+    info = BackboneInfo(
+        arch,
+        weights.width,
+        weights.padding,
+        weights.mean,
+        weights.std,
+        weights.input_size,
+        weights.sha256(arch),
+    )
+    return Backbone(*network.split(), info).eval()
+
+
+def load_backbone(arch: str, weights: WeightsFile) -> Backbone:
+    """The frozen backbone ``arch`` with ``weights`` loaded."""
+    network = build_network(arch, weights.width, weights.padding)
+    load_into(network, weights)
+    return freeze(network, arch, weights)
+
+
+def random_weights(arch: str, width: float = 1.0, seed: int = 0, padding: str = "torch") -> WeightsFile:
+    """Random weights with non-trivial batch-norm statistics: for benchmarks and tests that need no accuracy."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        state = build_network(arch, width, padding).state_dict()
+        for key, value in state.items():
+            if key.endswith(("running_mean", "running_var")):
+                value.copy_(torch.rand_like(value) * 0.5 + (0.75 if key.endswith("var") else -0.25))
+    return WeightsFile(state, "random", arch, width, padding)

@@ -1,0 +1,173 @@
+"""Weights files: read, recognised, checked against a network, and hashed into a backbone's identity."""
+
+from __future__ import annotations
+
+import hashlib
+import urllib.error
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from da3.toolchain.errors import WeightsError
+
+IMAGENET_URLS = {
+    "mobilenet_v2": "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
+    "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
+    "resnet34": "https://download.pytorch.org/models/resnet34-b627a593.pth",
+    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
+}
+DEMO_PATH = Path(__file__).parent.parent / "weights" / "demo.safetensors"
+_RANGES = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+_CLASSIFIER = ("classifier.", "fc.")
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A state dict with the facts its metadata states (torchvision's conventions where it states none)."""
+
+    state: dict[str, Tensor]
+    source: str
+    arch: str | None = None
+    width: float = 1.0
+    padding: str = "torch"
+    input_range: str = "imagenet"
+    input_size: int = 224
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        return _RANGES[self.input_range][0]
+
+    @property
+    def std(self) -> tuple[float, float, float]:
+        return _RANGES[self.input_range][1]
+
+    def metadata(self, arch: str) -> dict[str, str]:
+        """The metadata that makes a safetensors file of this state dict describe itself."""
+        return {
+            "arch": arch,
+            "width": str(self.width),
+            "stride2_padding": self.padding,
+            "input_range": self.input_range,
+            "input_size": str(self.input_size),
+            "state_dict": "torchvision",
+        }
+
+    def sha256(self, arch: str) -> str:
+        """Identity of the backbone: arch, width, padding, range and each tensor but the classifier's."""
+        digest = hashlib.sha256(f"{arch} {self.width} {self.padding} {self.input_range}".encode())
+        for key in sorted(backbone_keys(self.state)):
+            tensor = self.state[key].contiguous()
+            digest.update(f"{key} {list(tensor.shape)}".encode())
+            digest.update(tensor.float().numpy().tobytes())
+        return digest.hexdigest()
+
+
+def backbone_keys(keys: Iterable[str]) -> list[str]:
+    """The keys that belong to the backbone: neither the classifier nor batch norm's counters."""
+    return [k for k in keys if not k.startswith(_CLASSIFIER) and not k.endswith("num_batches_tracked")]
+
+
+def load_weights(spec: str, arch: str) -> WeightsFile:
+    """Read ``spec``: "imagenet" (torchvision's published file), "demo", or a .safetensors / .pth path."""
+    if spec == "imagenet":
+        return _download(arch)
+    path = DEMO_PATH if spec == "demo" else Path(spec).expanduser()
+    if not path.is_file():
+        raise WeightsError(
+            f"weights file {path} does not exist: give a .safetensors or .pth path, 'imagenet' or 'demo'"
+        )
+    if path.suffix == ".safetensors":
+        found = _read_safetensors(path)
+    elif path.suffix in (".pth", ".pt"):
+        found = WeightsFile(_read_pickle(path), str(path))
+    else:
+        raise WeightsError(f"weights file {path}: unknown kind {path.suffix!r}; use .safetensors or .pth")
+    if found.arch is not None and found.arch != arch:
+        raise WeightsError(f"weights file {path} holds {found.arch}, not {arch}: pass --backbone {found.arch}")
+    return found
+
+
+def load_into(network: torch.nn.Module, weights: WeightsFile) -> None:
+    """Load the backbone's tensors; the classifier stays as it is. Raises WeightsError naming what does not fit."""
+    wanted = network.state_dict()
+    expected = set(backbone_keys(wanted))
+    found = set(backbone_keys(weights.state))
+    missing, unexpected = sorted(expected - found), sorted(found - expected)
+    if missing or unexpected:
+        parts = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
+        raise WeightsError(f"weights {weights.source} do not fit this backbone: {'; '.join(parts)}")
+    for key in sorted(expected):
+        have, want = tuple(weights.state[key].shape), tuple(wanted[key].shape)
+        if have != want:
+            raise WeightsError(
+                f"weights {weights.source}: {key} has shape {have}, this backbone needs {want} (another width?)"
+            )
+        if not torch.isfinite(weights.state[key]).all():
+            raise WeightsError(f"weights {weights.source}: {key} holds NaN or infinity; the file is damaged")
+    network.load_state_dict({k: weights.state[k] for k in expected}, strict=False)
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(keys[:4])
+    return f"{len(keys)} keys ({shown}{', ...' if len(keys) > 4 else ''})"
+
+
+def _download(arch: str) -> WeightsFile:
+    url = IMAGENET_URLS[arch]
+    try:
+        state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise WeightsError(
+            f"could not download {url} ({error}): check the network, or fetch the file elsewhere and pass "
+            f"--weights PATH"
+        ) from error
+    return WeightsFile(state, "imagenet", arch)
+
+
+def _read_safetensors(path: Path) -> WeightsFile:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"weights file {path} cannot be read ({error}): it is truncated or no safetensors") from error
+    try:
+        found = WeightsFile(
+            {k: v.float() if v.is_floating_point() else v for k, v in state.items()},
+            str(path),
+            meta.get("arch"),
+            float(meta.get("width", 1.0)),
+            meta.get("stride2_padding", "torch"),
+            meta.get("input_range", "imagenet"),
+            int(meta.get("input_size", 224)),
+        )
+    except ValueError as error:
+        raise WeightsError(f"weights file {path}: bad metadata ({error})") from error
+    if found.input_range not in _RANGES or found.padding not in ("torch", "tf"):
+        raise WeightsError(
+            f"weights file {path}: metadata input_range={found.input_range!r}, stride2_padding={found.padding!r}; "
+            f"known are {sorted(_RANGES)} and ['tf', 'torch']"
+        )
+    return found
+
+
+def _read_pickle(path: Path) -> dict[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds for a damaged file
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise WeightsError(f"weights file {path} cannot be read as a state dict ({reason[:120]})") from error
+    if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
+        state = state["state_dict"]
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise WeightsError(f"weights file {path} is no state dict (a mapping of names to tensors)")
+    return state

@@ -1,0 +1,64 @@
+"""DA3: additive adaptors and look-ahead gates on a frozen backbone (Yang, Rakin, Fan; arXiv 2012.01362)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import Tensor
+
+from da3.toolchain.backbones import WeightsFile, load_backbone
+from da3.toolchain.errors import TrainingError
+from da3.toolchain.methods.base import Learner, Task
+from da3.toolchain.model import DomainModel, Output
+
+# The budget is asked for gradually: first learn with every block, then close gates, then settle.
+GATES_FROM, BUDGET_FROM = 0.2, 0.6
+BUDGET_WEIGHT = 10.0
+
+
+class Da3(Learner):
+    """Trains adaptors, gates and head; stores nothing of the backbone."""
+
+    name = "da3"
+    default_lr = 4e-3
+    warm_up = 0.2
+    model: DomainModel
+
+    def __init__(self, task: Task, weights: WeightsFile):
+        backbone = load_backbone(task.arch, weights)
+        self.gated = task.keep < 1.0
+        self.keep = self.target = task.keep
+        self.model = DomainModel(backbone, task.adaptor, task.size, task.classes, self.gated)
+        if self.keep < self.model.least_share:
+            raise TrainingError(
+                f"--keep {task.keep:g}: {task.arch} at {task.size} px cannot go below "
+                f"{self.model.least_share:.2f}, the share of the blocks that have no shortcut"
+            )
+
+    def forward(self, images: Tensor) -> Output:
+        return self.model(images)
+
+    def domain_state(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.model.state_dict().items() if not k.startswith("backbone.")}
+
+    def prepare(self, images: Iterable[Tensor]) -> None:
+        self.model.fit_normalisation(images)
+
+    def train_mode(self, progress: float) -> None:
+        self.model.train()
+        self.model.gating = "sampled" if self.gated and progress >= GATES_FROM else "off"
+        ramp = min(max((progress - GATES_FROM) / (BUDGET_FROM - GATES_FROM), 0.0), 1.0)
+        self.target = 1.0 - (1.0 - self.keep) * ramp
+
+    def eval_mode(self) -> None:
+        self.model.eval()
+        self.model.gating = "hard" if self.gated else "off"
+
+    def is_final(self, progress: float) -> bool:
+        return not self.gated or progress >= BUDGET_FROM
+
+    def loss(self, output: Output, labels: Tensor, smoothing: float) -> Tensor:
+        loss = super().loss(output, labels, smoothing)
+        if self.model.gating == "sampled":
+            loss = loss + BUDGET_WEIGHT * (output.share.mean() - self.target).square()
+        return loss

@@ -1,0 +1,47 @@
+"""Linear probe: only a classifier on the frozen backbone's features."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from da3.toolchain.backbones import Backbone, WeightsFile, load_backbone
+from da3.toolchain.methods.base import Learner, Task
+from da3.toolchain.model import Head, Output
+
+
+class LinearModel(nn.Module):
+    """Image (B, 3, S, S) -> logits (B, classes)."""
+
+    def __init__(self, backbone: Backbone, classes: int):
+        super().__init__()
+        self.backbone, self.head = backbone, Head(backbone.feature_size, classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            features = self.backbone(image)
+        return self.head(features)
+
+
+class Linear(Learner):
+    """Trains the head alone."""
+
+    name = "linear"
+    default_lr = 4e-3
+    model: LinearModel
+
+    def __init__(self, task: Task, weights: WeightsFile):
+        self.model = LinearModel(load_backbone(task.arch, weights), task.classes)
+
+    def forward(self, images: Tensor) -> Output:
+        return Output.ungated(self.model(images), len(self.model.backbone.blocks))
+
+    def domain_state(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.model.state_dict().items() if k.startswith("head.")}
+
+    @torch.no_grad()
+    def prepare(self, images: Iterable[Tensor]) -> None:
+        features = torch.cat([self.model.backbone(batch).cpu() for batch in images])
+        self.model.head.fit_normalisation(features)

@@ -1,0 +1,184 @@
+"""The network of one domain: a frozen backbone, its adaptors and gates, and a classifier head."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from da3.toolchain.adaptor import Adaptor, AdaptorSpec, grid_side
+from da3.toolchain.backbones import Backbone
+from da3.toolchain.frozen import run_block
+
+
+@dataclass(frozen=True)
+class Output:
+    """logits (B, classes); ``share`` (B,) of block FLOPs run; gates (B, blocks) of 0/1 (1 where none is)."""
+
+    logits: Tensor
+    share: Tensor
+    gates: Tensor
+
+    @classmethod
+    def ungated(cls, logits: Tensor, blocks: int) -> Output:
+        """Every block ran for every sample."""
+        return cls(logits, logits.new_ones(len(logits)), logits.new_ones(len(logits), blocks))
+
+
+class Head(nn.Module):
+    """Linear classifier on features normalised by fixed statistics. (B, F) -> (B, classes)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.weight = nn.Parameter(torch.zeros(classes, features))
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        weight, bias = self.folded()
+        return features @ weight.T + bias
+
+    def folded(self) -> tuple[Tensor, Tensor]:
+        """Weight (classes, F) and bias (classes,) with the normalisation folded in."""
+        weight = self.weight / self.std
+        return weight, self.bias - weight @ self.mean
+
+    def fit_normalisation(self, features: Tensor) -> None:
+        """Set the fixed statistics from features (N, F)."""
+        self.mean.copy_(features.mean(0))
+        self.std.copy_(_floored(features.std(0, correction=0)))
+
+    def domain_tensors(self) -> dict[str, Tensor]:
+        """What a bundle stores of the head, by short name."""
+        weight, bias = self.folded()
+        return {"weight": weight.detach(), "bias": bias.detach()}
+
+    def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The reverse: afterwards the normalisation is the identity, since it is folded already."""
+        self.mean.zero_()
+        self.std.fill_(1.0)
+        with torch.no_grad():
+            self.weight.copy_(tensors["weight"])
+            self.bias.copy_(tensors["bias"])
+
+
+def _floored(std: Tensor) -> Tensor:
+    """Channels that hardly vary would be blown up by their own noise: floor at a share of the typical one."""
+    return std.clamp_min(max(0.05 * float(std.median()), 1e-4))
+
+
+class DomainModel(nn.Module):
+    """Image (B, 3, S, S) -> Output. Only adaptors, gates and head have parameters; the backbone has buffers.
+
+    ``gating``: "off" runs every block; "sampled" draws gates with the Gumbel-sigmoid trick and passes gradients
+    straight through (training); "hard" thresholds logits at ``theta`` (deployment).
+    """
+
+    def __init__(self, backbone: Backbone, spec: AdaptorSpec, size: int, classes: int, gated: bool):
+        """``gated``: gates are trained; otherwise they are there, open and frozen, so that the graphs are the same."""
+        super().__init__()
+        self.backbone, self.spec, self.size = backbone, spec, size
+        flops = backbone.block_flops(size)
+        total = sum(f.branch + f.shortcut for f in flops)
+        shares = torch.tensor([f.branch / total for f in flops])
+        self.register_buffer("branch_share", shares, persistent=False)
+        self.adaptors = nn.ModuleList()
+        for i, (block, f) in enumerate(zip(backbone.blocks, flops, strict=True)):
+            mid = max(8, round(spec.ratio * block.in_channels))
+            next_gated = i + 1 < len(flops) and backbone.gateable[i + 1]
+            side = grid_side(f.out_height, spec.grid)
+            self.adaptors.append(Adaptor(block.in_channels, block.out_channels, mid, side, next_gated))
+        self.head = Head(backbone.feature_size, classes)
+        for name, parameter in self.named_parameters():
+            if name.endswith((".gate", ".gate_bias")):
+                parameter.requires_grad_(gated)
+        self.gated = gated
+        self.gating = "off"
+        self.theta = 0.0
+
+    @property
+    def least_share(self) -> float:
+        """Share of block FLOPs that run when every gate is closed."""
+        shares = self.branch_share.tolist()
+        return 1.0 - sum(s for s, g in zip(shares, self.backbone.gateable, strict=True) if g)
+
+    def forward(self, image: Tensor, values: dict[str, Tensor] | None = None) -> Output:
+        """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, g1, ...)."""
+        with torch.no_grad():  # nothing before the first adaptor is trained
+            x = self.backbone.stem(image)
+        kept: dict[str, Tensor | None] = {"image": image, "x0": x}
+        gates: list[Tensor] = []
+        everyone = x.new_ones(len(x))
+        logit: Tensor | None = None
+        for i, (block, adaptor) in enumerate(zip(self.backbone.blocks, self.adaptors, strict=True)):
+            a, next_logit = adaptor(x)
+            gate = None if logit is None or self.gating == "off" else self._decide(logit)
+            x = run_block(block, x, a, gate)
+            gates.append(everyone if gate is None else gate)
+            logit = next_logit
+            if values is not None:
+                kept |= {f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x}
+        features = self.backbone.tail(x)
+        logits = self.head(features)
+        if values is not None:
+            kept |= {"features": features, "logits": logits}
+            values.update({k: v for k, v in kept.items() if v is not None})
+        stacked = torch.stack(gates, 1)  # (B, blocks)
+        return Output(logits, 1.0 - (1.0 - stacked) @ self.branch_share, stacked)
+
+    def _decide(self, logit: Tensor) -> Tensor:
+        """Gate logits (B,) -> gates (B,) of 0 and 1."""
+        if self.gating == "hard":
+            return (logit > self.theta).to(logit.dtype)
+        # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
+        # arXiv 1611.00712); forward uses its rounding, backward its slope.
+        noisy = logit + torch.logit(torch.rand_like(logit).clamp(1e-6, 1 - 1e-6))
+        soft = torch.sigmoid(noisy)
+        hard = (noisy > 0).to(logit.dtype)
+        return hard + soft - soft.detach()
+
+    @torch.no_grad()
+    def fit_normalisation(self, batches: Iterable[Tensor]) -> None:
+        """Set each adaptor's and the head's fixed statistics from the frozen network's activations."""
+        parts = [*self.adaptors, self.head]
+        sums = [torch.zeros(2, len(p.mean), dtype=torch.float64) for p in parts]
+        counts = [0] * len(parts)
+
+        def add(i: int, values: Tensor) -> None:  # (N, C)
+            values = values.double().cpu()
+            sums[i] += torch.stack([values.sum(0), values.square().sum(0)])
+            counts[i] += len(values)
+
+        for image in batches:
+            x = self.backbone.stem(image)
+            for i, (block, adaptor) in enumerate(zip(self.backbone.blocks, self.adaptors, strict=True)):
+                add(i, adaptor.pool(x).transpose(1, 2).flatten(0, 1))
+                x = run_block(block, x)
+            add(len(parts) - 1, self.backbone.tail(x))
+        for part, total, count in zip(parts, sums, counts, strict=True):
+            mean = total[0] / count
+            std = (total[1] / count - mean.square()).clamp_min(0).sqrt()
+            part.mean.copy_(mean)
+            part.std.copy_(_floored(std))
+
+    def domain_tensors(self) -> dict[str, Tensor]:
+        """Every tensor a bundle stores for this domain, by the plan's name (``adaptors.3.down``, ``head.bias``)."""
+        tensors = {f"head.{k}": v for k, v in self.head.domain_tensors().items()}
+        for i, adaptor in enumerate(self.adaptors):
+            tensors |= {f"adaptors.{i}.{k}": v for k, v in adaptor.domain_tensors().items()}
+        return tensors
+
+    def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Become exactly the network that a bundle with these tensors holds."""
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.head.load_domain_tensors(part("head."))
+        for i, adaptor in enumerate(self.adaptors):
+            adaptor.load_domain_tensors(part(f"adaptors.{i}."))

@@ -1,0 +1,132 @@
+"""What a user asks of ``da3 train``, and how it becomes a run's configuration, new or resumed."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from da3.toolchain.adaptor import AdaptorSpec
+from da3.toolchain.backbones import NAMES, WeightsFile
+from da3.toolchain.checkpoint import RunConfig
+from da3.toolchain.errors import TrainingError
+from da3.toolchain.methods import method
+
+DEFAULTS = {
+    "method": "da3",
+    "backbone": "mobilenet_v2",
+    "weights": "imagenet",
+    "epochs": 15,
+    "batch_size": 32,
+    "keep": 1.0,
+    "seed": 0,
+    "flip": True,
+    "label_smoothing": 0.1,
+}
+_DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """Options of one training run. None means "not given": the default, or on resume what the run was started with.
+
+    ``workers`` and ``device`` may change between a run and its resumption; the rest decides the result and may not.
+    """
+
+    domain: str
+    data: str | None = None
+    runs: Path = Path("runs")
+    method: str | None = None
+    backbone: str | None = None
+    weights: str | None = None
+    size: int | None = None
+    epochs: int | None = None
+    batch_size: int | None = None
+    lr: float | None = None
+    keep: float | None = None
+    seed: int | None = None
+    flip: bool | None = None
+    label_smoothing: float | None = None
+    workers: int | None = None
+    device: str = "cpu"
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def folder(self) -> Path:
+        return self.runs / self.domain
+
+    def pick(self, name: str) -> object:
+        """The given value, or the default."""
+        value = getattr(self, name)
+        return DEFAULTS[name] if value is None else value
+
+    def check(self) -> None:
+        """Raise TrainingError naming the first option that makes no sense."""
+        if not _DOMAIN.fullmatch(self.domain) or self.domain == "backbones":
+            raise TrainingError(
+                f"--domain {self.domain!r}: use letters, digits, _ and - (64 at most), and not the name 'backbones'"
+            )
+        method(str(self.pick("method")))
+        if self.pick("backbone") not in NAMES:
+            raise TrainingError(f"--backbone {self.backbone}: known are {', '.join(NAMES)}")
+        if self.size is not None and (self.size < 32 or self.size % 32):
+            raise TrainingError(f"--size {self.size}: use a multiple of 32, such as 96, 128, 160 or 224")
+        limits = {"epochs": (1, 100_000), "batch_size": (1, 4096), "keep": (0.0, 1.0), "label_smoothing": (0.0, 0.9)}
+        for name, (low, high) in limits.items():
+            value = self.pick(name)
+            if not low <= value <= high:  # type: ignore[operator]
+                raise TrainingError(f"--{name.replace('_', '-')} {value}: must be between {low} and {high}")
+        if self.lr is not None and not 0 < self.lr < 10:
+            raise TrainingError(f"--lr {self.lr}: must be above 0 and below 10")
+
+    def data_folder(self) -> str:
+        """The photo folder: as given, or data/<domain> or photos/<domain> where that exists."""
+        if self.data is not None:
+            return str(Path(self.data).expanduser().resolve())
+        for candidate in (Path("data") / self.domain, Path("photos") / self.domain):
+            if candidate.is_dir():
+                return str(candidate.resolve())
+        raise TrainingError(
+            f"no photos for {self.domain}: pass --data FOLDER with one subfolder per class "
+            f"(looked for data/{self.domain} and photos/{self.domain})"
+        )
+
+    def config(self, weights: WeightsFile, classes: tuple[str, ...]) -> RunConfig:
+        """The configuration of a new run."""
+        name = str(self.pick("method"))
+        arch = str(self.pick("backbone"))
+        return RunConfig(
+            domain=self.domain,
+            data=self.data_folder(),
+            method=name,
+            backbone=arch,
+            weights_sha256=weights.sha256(arch),
+            classes=classes,
+            size=self.size or weights.input_size,
+            epochs=self.pick("epochs"),  # type: ignore[arg-type]
+            batch_size=self.pick("batch_size"),  # type: ignore[arg-type]
+            lr=method(name).default_lr if self.lr is None else self.lr,
+            keep=self.pick("keep"),  # type: ignore[arg-type]
+            seed=self.pick("seed"),  # type: ignore[arg-type]
+            flip=self.pick("flip"),  # type: ignore[arg-type]
+            label_smoothing=self.pick("label_smoothing"),  # type: ignore[arg-type]
+            adaptor=AdaptorSpec(),
+        )
+
+    def check_same(self, config: RunConfig) -> None:
+        """Raise TrainingError if an option given now differs from what the run was started with."""
+        changed = [
+            f"--{f.name.replace('_', '-')} was {getattr(config, f.name)}, now {getattr(self, f.name)}"
+            for f in fields(self)
+            if hasattr(config, f.name)
+            and f.name not in ("domain", "data")
+            and getattr(self, f.name) not in (None, getattr(config, f.name))
+        ]
+        if self.data is not None and self.data_folder() != config.data:
+            changed.append(f"--data was {config.data}, now {self.data_folder()}")
+        if changed:
+            raise TrainingError(
+                f"cannot resume {self.folder} with other options ({'; '.join(changed)}): leave them out, "
+                f"or start again with --overwrite"
+            )

@@ -1,0 +1,137 @@
+"""Tables and bars of the command line: how results look, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from da3.calib import Calibration
+    from da3.export.verify import Check
+    from da3.toolchain.demo import DemoReport
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr; yields ``show(what, done, total)``."""
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        tasks: dict[str, Any] = {}
+
+        def show(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield show
+
+
+def checks_table(checks: list[Check]) -> Table:
+    """Every comparison of an export with PyTorch."""
+    table = Table("segment", "computes", "relative error", "", title="verification against PyTorch")
+    for check in checks:
+        table.add_row(check.name, check.detail, f"{check.error:.1e}", "ok" if check.passed else "FAILED")
+    return table
+
+
+def calibration_table(done: Calibration) -> Table:
+    """A threshold before and after."""
+    table = Table("", "threshold", "accuracy", "block FLOPs run", title=f"{done.domain}, {done.photos} photos")
+    for name, score in (("all blocks", done.all_on), ("before", done.before), ("after", done.after)):
+        theta = "-" if name == "all blocks" else f"{score.theta:.3f}"
+        table.add_row(name, theta, f"{score.accuracy:.1%}", f"{score.flops_share:.1%}")
+    if done.unreadable:
+        table.caption = f"{len(done.unreadable)} photos could not be read: {done.unreadable[0][1]}"
+    return table
+
+
+def domains_table(bundle: Path) -> Table:
+    """What a bundle holds."""
+    from da3.runtime.bundle import Bundle, read_domain
+
+    with Bundle(bundle) as opened:
+        manifest = opened.manifest
+        table = Table(
+            "domain",
+            "classes",
+            "accuracy",
+            "block FLOPs run",
+            "threshold",
+            title=f"{bundle}: {manifest.arch} at {manifest.preprocessing.size} px, {len(manifest.blocks)} blocks",
+        )
+        for name in opened.domains:
+            domain = read_domain(opened, name)
+            names = ", ".join(domain.classes[:6]) + (", ..." if len(domain.classes) > 6 else "")
+            table.add_row(
+                name,
+                f"{len(domain.classes)}: {names}",
+                _percent(domain.metrics.get("val_accuracy")),
+                _percent(domain.metrics.get("flops_share")),
+                f"{domain.theta:.3f}" if domain.gated else "no gates",
+            )
+    return table
+
+
+def bench_table(report: dict[str, Any]) -> Table:
+    """Gated against all-on, and switching."""
+    conditions = report["conditions"]
+    table = Table(
+        "blocks", "batch", "block FLOPs run", "p50 ms", "p90 ms", "p99 ms", title=f"domain {report['domain']}"
+    )
+    for row in report["rows"]:
+        table.add_row(
+            row["name"],
+            str(row["batch"]),
+            _percent(row["flops_share"]),
+            *(f"{row[f'{p}_ms']:.2f}" for p in ("p50", "p90", "p99")),
+        )
+    lines = [f"all-on / gated, medians: {report['ratio']:.2f}"]
+    if report.get("switch_us") is not None:
+        lines.append(f"domain switch: {report['switch_us']:.1f} us")
+    lines.append(f"load of a domain from disk: {report['cold_load_ms']:.1f} ms")
+    lines.append(", ".join(f"{k} {v}" for k, v in conditions.items()))
+    table.caption = "\n".join(lines)
+    return table
+
+
+def demo_table(report: DemoReport) -> Table:
+    """The demo's last word."""
+    table = Table(
+        "domain",
+        "linear probe",
+        "da3",
+        "block FLOPs skipped",
+        "all blocks on",
+        "gated",
+        "speed-up",
+        "switch to it",
+        "pack",
+        title="measured just now on this machine",
+    )
+    for row in report.rows:
+        table.add_row(
+            row.domain,
+            f"{row.linear_accuracy:.1%}",
+            f"{row.accuracy:.1%}",
+            f"{1 - row.flops_share:.0%}",
+            f"{row.all_on_ms:.2f} ms",
+            f"{row.gated_ms:.2f} ms",
+            f"x{row.all_on_ms / row.gated_ms:.2f}",
+            f"{row.switch_us:.0f} us",
+            f"{row.pack_bytes / 1e3:.0f} KB",
+        )
+    table.caption = (
+        f"validation accuracy with blocks skipped; latency: median of single images, engine only\n"
+        f"bundle: {report.bundle}   curves: {report.curves}"
+    )
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"

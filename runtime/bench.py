@@ -2,10 +2,13 @@
 
 import statistics
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
+
+import numpy as np
 
 from .engine import Runtime
 from .errors import ImageError
+from .images import expand
 from .records import Array
 from .scheduler import flops_share
 from .stats import conditions, percentiles_ms
@@ -61,6 +64,38 @@ def compare(
         "domain": domain,
         "conditions": setting,
     }
+
+
+def bench_bundle(
+    bundle: str,
+    domain: Optional[str] = None,
+    images: Optional[Sequence[str]] = None,
+    most: int = 32,
+    repeats: int = 20,
+    batch_size: int = 1,
+    threads: Optional[int] = None,
+) -> Dict[str, Any]:
+    """`compare` for a bundle on disk, with "switch_us" (None when it has one domain) and "cold_load_ms"
+    beside it.
+
+    domain: None is the only one there is. images: what `Runtime.run` takes as paths, of which at most `most`
+    are used, spread evenly over them; None is that many images of noise, on which gates mean little.
+    """
+    with Runtime(bundle, threads=threads) as runtime:
+        name = runtime.use_only().name if domain is None else runtime.load(domain).name
+        size = runtime.preprocessing.size
+        if images:
+            paths = expand(images)
+            few = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)
+            pixels = np.concatenate(list(runtime.prepare([paths[i] for i in few])))
+        else:
+            pixels = np.random.RandomState(0).normal(0, 1, (most, 3, size, size)).astype(np.float32)
+        report = compare(runtime, pixels, name, repeats, batch_size)
+        report["conditions"]["pictures"] = "photos" if images else "noise"
+        report["cold_load_ms"] = cold_load_ms(runtime, domain or name)
+        others = [other for other in runtime.bundle.domains if other != name]
+        report["switch_us"] = switch_us(runtime, name, others[0])["switch_us"] if others else None
+        return report
 
 
 def switch_us(

@@ -4,11 +4,13 @@ Whatever is written is first written beside its place under a name that starts w
 may, then renamed. A crash leaves at worst such a dotted folder, which nothing reads.
 """
 
+import json
+import math
 import os
 import shutil
 import tempfile
 import zipfile
-from typing import Dict, List, Union
+from typing import Any, BinaryIO, Callable, Dict, List, Optional, Union
 
 from .bundle import Bundle, read_domain, unknown_domain
 from .domain import WEIGHTS, check_fits, read_domain_files
@@ -77,6 +79,35 @@ def remove_domain(bundle: Path, name: str) -> None:
             raise BundleError("cannot remove %s: %s" % (place, error.strerror or error))
 
 
+def update_domain(
+    bundle: Path, name: str, theta: Optional[float] = None, metrics: Optional[Dict[str, Any]] = None
+) -> Domain:
+    """Change a domain's threshold, and the metrics named, in a bundle directory; its weights stay as they
+    are.
+
+    Returns the domain as it is now. A Runtime that has it loaded keeps the old one until its next `load`.
+    """
+    with Bundle(bundle) as opened:
+        _writable(opened)
+        before = read_domain(opened, name)
+        content = json.loads(opened.files.read("domains/%s/%s" % (name, _JSON)).decode("utf-8"))
+        if theta is not None:
+            if not math.isfinite(theta):
+                raise DomainError("theta of domain %s must be a finite number, not %s" % (name, theta))
+            content["theta"] = float(theta)
+        content["metrics"] = dict(before.metrics, **(metrics or {}))
+        path = os.path.join(opened.path, "domains", name, _JSON)
+        try:
+            data = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode("utf-8")
+        except ValueError:
+            raise DomainError("metrics of domain %s must be finite numbers" % name)
+        try:
+            _replace_file(path, lambda file: file.write(data))
+        except OSError as error:
+            raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
+        return read_domain(opened, name)
+
+
 def write_pack(bundle: Path, name: str, out: Path) -> str:
     """Write a bundle's domain to `out` as a pack; a folder gets <name>.da3 in it. Returns the path written.
 
@@ -88,15 +119,7 @@ def write_pack(bundle: Path, name: str, out: Path) -> str:
         read_domain(opened, name)  # never hand on what would be refused
         content = _content(opened.files, "domains/%s/" % name)
     try:
-        handle, fresh = tempfile.mkstemp(prefix=".packing-", dir=os.path.dirname(os.path.abspath(path)))
-        try:
-            with os.fdopen(handle, "wb") as file:
-                _zip(file, content)
-            os.chmod(fresh, 0o644)  # mkstemp's is for the owner alone
-            os.replace(fresh, path)
-        finally:
-            if os.path.exists(fresh):
-                os.remove(fresh)
+        _replace_file(path, lambda file: _zip(file, content))
     except OSError as error:
         raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
     return path
@@ -120,6 +143,21 @@ def _fill(folder: str, content: Dict[str, bytes]) -> None:
             os.fsync(file.fileno())  # a board that loses power must not keep an empty file under a good name
 
 
+def _replace_file(path: str, write: Callable[[BinaryIO], Any]) -> None:
+    """What `write` writes appears at `path` whole, or not at all."""
+    handle, fresh = tempfile.mkstemp(prefix=".writing-", dir=os.path.dirname(os.path.abspath(path)))
+    try:
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(fresh, 0o644)  # mkstemp's is for the owner alone
+        os.replace(fresh, path)
+    finally:
+        if os.path.exists(fresh):
+            os.remove(fresh)
+
+
 def _swap_in(fresh: str, place: str) -> None:
     """Rename `fresh` to `place`; what was there is put back if that fails."""
     if not os.path.lexists(place):
@@ -137,9 +175,9 @@ def _swap_in(fresh: str, place: str) -> None:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _zip(file: object, content: Dict[str, bytes]) -> None:
+def _zip(file: BinaryIO, content: Dict[str, bytes]) -> None:
     # Stored, not deflated: float16 weights hardly shrink, and zlib's output differs between its versions.
-    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:  # type: ignore[call-overload]
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in sorted(content.items()):
             info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
             info.create_system = 3

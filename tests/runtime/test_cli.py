@@ -1,0 +1,191 @@
+"""The command line, as users run it: in a process of its own."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_bundle import images
+
+MODULE = ("-m", "da3.runtime")
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("photos")
+    rng = np.random.RandomState(0)
+    for i in range(3):
+        Image.fromarray(rng.randint(0, 255, (40, 30, 3)).astype(np.uint8)).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture
+def da3(call, built):
+    def run(*arguments, domain="flowers", **kwargs):
+        domain = ["--domain", domain] if domain else []
+        return call(*MODULE, *arguments, "--bundle", built[0], *domain, **kwargs)
+
+    return run
+
+
+def test_text(da3, photos):
+    done = da3(photos)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{photos}/0.png: flowers_") and "blocks run" in lines[0]
+    assert "decoding excluded" in done.stdout and "images/s" in done.stdout and "p99" in done.stdout
+    assert "block FLOPs skipped" in done.stdout and done.stderr == ""
+    assert da3("run", photos).stdout.splitlines()[0] == lines[0]
+
+
+def test_json_and_nothing_else(da3, photos):
+    done = da3(photos, "--json", "--top-k", "2", "--repeat", "3", "--batch-size", "2")
+    assert done.returncode == 0 and done.stderr == ""
+    answer = json.loads(done.stdout)
+    assert [os.path.basename(p["path"]) for p in answer["predictions"]] == ["0.png", "1.png", "2.png"]
+    for row in answer["predictions"]:
+        assert row["blocks_run"] + row["blocks_skipped"] == 3
+        assert row["top_k"][0] == {"label": row["label"], "probability": row["probability"]}
+        assert len(row["top_k"]) == 2
+    assert set(answer["latency_ms"]) == {"p50", "p90", "p99"} and answer["latency_ms"]["p50"] > 0
+    assert 0 < answer["flops_share"] <= 1 and answer["skipped_files"] == []
+
+
+def test_force_all_blocks(da3, photos):
+    answer = json.loads(da3(photos, "--json", "--force-all-blocks").stdout)
+    assert answer["flops_share"] == 1.0
+    assert all(p["blocks_skipped"] == 0 for p in answer["predictions"])
+
+
+def test_stdin_and_glob(da3, photos):
+    expected = json.loads(da3(f"{photos}/*.png", "--json").stdout)["predictions"]
+    listed = "".join(f"{photos}/{i}.png\n" for i in range(3))
+    assert json.loads(da3("-", "--json", input=listed).stdout)["predictions"] == expected
+    done = da3("-", input="")
+    assert done.returncode == 1 and "error: no images: - gave none" in done.stderr
+
+
+def test_npy(da3, tmp_path, photos):
+    np.save(tmp_path / "batch.npy", images(3))
+    rows = json.loads(da3(tmp_path / "batch.npy", "--json").stdout)["predictions"]
+    assert [r["path"] for r in rows] == [f"{tmp_path}/batch.npy[{i}]" for i in range(3)]
+    pictures = np.stack([np.asarray(Image.open(photos / f"{i}.png")) for i in range(3)])
+    np.save(tmp_path / "uint8.npy", pictures)
+    rows = json.loads(da3(tmp_path / "uint8.npy", "--json").stdout)["predictions"]
+    expected = json.loads(da3(photos, "--json").stdout)["predictions"]
+    assert [dict(r, path="") for r in rows] == [dict(r, path="") for r in expected]
+    np.save(tmp_path / "odd.npy", np.zeros((2, 5)))
+    done = da3(tmp_path / "odd.npy")
+    assert done.returncode == 1 and "odd.npy: expected images of shape" in done.stderr
+    np.save(tmp_path / "pickle.npy", np.array([{}]), allow_pickle=True)
+    assert "cannot read" in da3(tmp_path / "pickle.npy").stderr
+
+
+def test_a_corrupt_image_among_good_ones(da3, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    done = da3(photos / "0.png", tmp_path / "bad.jpg", photos / "1.png", "--json")
+    assert done.returncode == 1 and "bad.jpg is not a readable picture" in done.stderr
+    answer = json.loads(done.stdout)
+    assert len(answer["predictions"]) == 2
+    assert [f["path"] for f in answer["skipped_files"]] == [str(tmp_path / "bad.jpg")]
+    done = da3(tmp_path / "bad.jpg", "--json")
+    assert done.returncode == 1 and done.stdout == "" and "none of the 1 images could be read" in done.stderr
+
+
+def test_errors_are_one_line(da3, call, photos, tmp_path):
+    for done, message in (
+        (da3(photos, domain="flwers"), "unknown domain 'flwers'; this bundle has: flowers, signs"),
+        (da3(photos, domain=None), "which domain? This bundle has: flowers, signs"),
+        (da3(tmp_path / "gone.jpg"), "no such file or folder"),
+        (call(*MODULE, photos, "--bundle", tmp_path / "nowhere"), "the path does not exist"),
+    ):
+        assert done.returncode == 1 and done.stdout == ""
+        assert done.stderr.startswith("error: ") and message in done.stderr
+        assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert "Traceback" in da3(photos, "--debug", domain="flwers").stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["x.jpg", "--top-k", "0"], ["x.jpg", "--batch-size", "many"], ["x.jpg", "--nope"], ["domains"]],
+)
+def test_wrong_usage_is_2(call, arguments):
+    done = call(*MODULE, *arguments)
+    assert done.returncode == 2 and done.stdout == "" and "usage:" in done.stderr
+
+
+def test_domains(call, bundle, tmp_path, photos):
+    def domains(*words):
+        return call(*MODULE, "domains", *words, "--bundle", bundle)
+
+    assert domains("list").stdout == "flowers\nsigns\n"
+    assert domains("pack", "flowers", "--out", tmp_path).returncode == 0
+    assert domains("remove", "flowers").stdout == "removed flowers\n"
+    assert domains("remove", "flowers").returncode == 1
+    # A pack runs without being added; then the only domain left is the default.
+    done = call(*MODULE, photos, "--bundle", bundle, "--domain", tmp_path / "flowers.da3")
+    assert done.returncode == 0 and "flowers_" in done.stdout
+    assert "signs_" in call(*MODULE, photos, "--bundle", bundle).stdout
+    assert domains("add", tmp_path / "flowers.da3").stdout == "added flowers\n"
+    assert "already has a domain" in domains("add", tmp_path / "flowers.da3").stderr
+    assert domains("add", tmp_path / "flowers.da3", "--replace").returncode == 0
+    assert domains("list").stdout == "flowers\nsigns\n"
+
+
+def test_doctor(call, built, bundle):
+    done = call(*MODULE, "doctor", "--bundle", built[0])
+    assert "numpy" in done.stdout and "onnxruntime" in done.stdout
+    assert "every file as it should be; domains: flowers, signs" in done.stdout
+    (bundle / "domains" / "signs" / "weights.safetensors").write_bytes(b"")
+    done = call(*MODULE, "doctor", "--bundle", bundle)
+    assert done.returncode == 1 and "error:" in done.stderr
+
+
+def test_a_reader_that_leaves(package_root, built, tmp_path):
+    np.save(tmp_path / "many.npy", images(2000))
+    command = [
+        sys.executable,
+        *MODULE,
+        str(tmp_path / "many.npy"),
+        "--bundle",
+        str(built[0]),
+        "--domain",
+        "signs",
+    ]
+    env = dict(os.environ, PYTHONPATH=str(package_root))
+    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.stderr.close()
+    process.wait(60)
+
+
+def test_interrupt(package_root, built, tmp_path):
+    np.save(tmp_path / "one.npy", images(1))
+    command = [
+        sys.executable,
+        *MODULE,
+        str(tmp_path / "one.npy"),
+        "--bundle",
+        str(built[0]),
+        "--domain",
+        "signs",
+    ]
+    env = dict(os.environ, PYTHONPATH=str(package_root))
+    process = subprocess.Popen(
+        [*command, "--repeat", "100000000"],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    time.sleep(2)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert err.strip() == "interrupted" and out == "" and process.returncode == 130

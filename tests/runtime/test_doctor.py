@@ -1,0 +1,69 @@
+"""The doctor finds what is wrong and says how to put it right."""
+
+import sys
+import types
+
+import pytest
+from da3.runtime import doctor
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    """Pretend exactly these distributions are there."""
+
+    def pretend(**versions):
+        versions = {name.replace("_", "-"): version for name, version in versions.items()}
+        monkeypatch.setattr(doctor, "distribution_version", versions.get)
+        monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+
+    return pretend
+
+
+def test_here():
+    report = doctor.examine()
+    assert report.versions["onnxruntime"].startswith("onnxruntime")
+    assert "CPUExecutionProvider" in report.versions["onnxruntime providers"]
+    assert "no problems found" in doctor.render(report) or report.problems
+
+
+def test_both_onnxruntimes(installed):
+    installed(onnxruntime="1.31", onnxruntime_gpu="1.31", pillow="12")
+    problems = doctor.examine().problems
+    assert len(problems) == 1
+    assert (
+        "overwrite each other" in problems[0]
+        and "pip uninstall -y onnxruntime onnxruntime-gpu" in problems[0]
+    )
+
+
+def test_nothing_installed(installed):
+    installed()
+    text = doctor.render(doctor.examine())
+    assert "pip install 'da3[cpu]'" in text and "pip install pillow" in text
+
+
+def test_a_broken_onnxruntime(installed, monkeypatch):
+    installed(onnxruntime="1.31", pillow="12")
+    monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
+    assert "installed but does not work" in doctor.examine().problems[0]
+
+
+def test_pkg_resources_is_the_fallback(monkeypatch):
+    real = doctor.importlib.import_module
+    fake = types.ModuleType("pkg_resources")
+
+    def get(name):
+        if name != "numpy":
+            raise LookupError(name)
+        return types.SimpleNamespace(version="9.9")
+
+    fake.get_distribution = get
+
+    def without_metadata(name):
+        if name == "importlib.metadata":
+            raise ImportError(name)
+        return fake if name == "pkg_resources" else real(name)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", without_metadata)
+    assert doctor.distribution_version("numpy") == "9.9"
+    assert doctor.distribution_version("torch") is None

@@ -1,0 +1,81 @@
+"""`import da3.runtime` needs numpy and nothing else, and is quick."""
+
+import ast
+import re
+import sys
+import time
+from pathlib import Path
+
+import da3.runtime
+import pytest
+
+FOLDER = Path(da3.runtime.__file__).parent
+SOURCES = sorted(FOLDER.rglob("*.py"))
+HEAVY = ("torch", "typer", "rich", "safetensors", "onnx", "onnxruntime", "PIL", "cv2", "tensorrt", "pycuda")
+
+
+def modules():
+    for path in SOURCES:
+        parts = path.relative_to(FOLDER).with_suffix("").parts
+        if parts[-1] != "__main__":
+            yield ".".join(("da3", "runtime", *(p for p in parts if p != "__init__")))
+
+
+def test_no_module_loads_anything_heavy(call):
+    code = f"import sys\nfor name in {list(modules())}: __import__(name)\n"
+    code += (
+        f"print([m for m in {HEAVY} if m in sys.modules], [m for m in sys.modules if m.startswith('da3.')])"
+    )
+    done = call("-c", code)
+    assert done.returncode == 0, done.stderr
+    heavy, _, ours = done.stdout.partition("] ")
+    assert heavy == "[" and "da3.runtime.backends.ort" in ours
+
+
+def test_no_other_room_is_imported():
+    for path in SOURCES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = []
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in names:
+                assert not name.startswith("da3"), f"{path.name}: import da3's own modules relatively"
+                assert name.split(".")[0] not in ("torch", "typer", "rich", "safetensors", "onnx"), path
+
+
+def best_of(call, arguments, tries=5):
+    times = []
+    for _ in range(tries):
+        start = time.perf_counter()
+        assert call(*arguments).returncode == 0
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def test_start_up(call):
+    numpy = best_of(call, ("-c", "import numpy"))
+    assert best_of(call, ("-c", "import da3.runtime")) - numpy < 0.3
+    assert best_of(call, ("-m", "da3.runtime", "--help")) < 0.5
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(FOLDER)))
+def test_python_3_6_can_read_it(path):
+    source = path.read_text()
+    ast.parse(source, feature_version=(3, 6))
+    # What 3.6's grammar allows but its library has not.
+    for modern in (
+        "from __future__ import annotations",
+        "dataclass",
+        "default_rng",
+        "take_along_axis",
+        "capture_output",
+    ):
+        assert modern not in source
+    assert not re.search(r"-> (list|dict|tuple)\[|: (list|dict|tuple)\[", source)
+    assert len(source.splitlines()) <= 300, "ask which second question this file answers"
+
+
+def test_this_python():
+    assert sys.version_info >= (3, 10)

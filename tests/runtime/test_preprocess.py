@@ -1,0 +1,220 @@
+"""Decoding any picture people have, and the same numbers with and without Pillow."""
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from da3.runtime import Runtime
+from da3.runtime.errors import ImageError
+from da3.runtime.preprocess import Preprocessing, decode
+from da3.runtime.resize import resize_bilinear, resize_bilinear_numpy
+from PIL import Image
+from synthetic_bundle import PREPROCESSING
+
+PREP = Preprocessing(64, 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def picture(height, width, seed=0):
+    """Smooth shapes and noise: what resizing must get right."""
+    rng = np.random.RandomState(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    base = 127 + 100 * np.sin(x / 7.0)[..., None] * np.cos(y / 5.0)[..., None] * np.array([1, -1, 0.5])
+    return np.clip(base + rng.normal(0, 20, (height, width, 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [((100, 80), (64, 51)), ((33, 47), (64, 91)), ((300, 500), (20, 33)), ((7, 7), (7, 3)), ((1, 1), (5, 4))],
+)
+def test_numpy_resize_agrees_with_pillow(old, new):
+    image = picture(*old)
+    ours, pillow = resize_bilinear_numpy(image, *new), resize_bilinear(image, *new)
+    assert ours.shape == pillow.shape == (*new, 3) and ours.dtype == pillow.dtype == np.uint8
+    assert np.abs(ours.astype(int) - pillow.astype(int)).max() <= 2
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (100, 80), (80, 100), (30, 300), (1, 1), (73, 73)])
+def test_resize_and_crop(shape):
+    image = picture(*shape)
+    out = PREP.resize_and_crop(image)
+    assert out.shape == (64, 64, 3) and out.dtype == np.uint8 and out.flags.c_contiguous
+    scale = 73 / min(shape)  # round(64 / 0.875) = 73
+    size = [int(n * scale + 0.5) for n in shape]
+    whole = np.asarray(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
+    top, left = (size[0] - 64) // 2, (size[1] - 64) // 2
+    np.testing.assert_array_equal(out, whole[top : top + 64, left : left + 64])
+
+
+def test_normalise():
+    image = picture(64, 64)
+    out = PREP.normalise(image[None])
+    assert out.shape == (1, 3, 64, 64) and out.dtype == np.float32 and out.flags.c_contiguous
+    expected = (image / 255.0 - np.array(PREP.mean)) / np.array(PREP.std)
+    np.testing.assert_allclose(out[0], expected.transpose(2, 0, 1), atol=1e-6)
+    for wrong in (image, image[None].astype(np.float32), image[None, :32]):
+        with pytest.raises(ImageError, match="expected uint8 images of shape"):
+            PREP.normalise(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)]
+)
+def test_not_a_picture(wrong):
+    with pytest.raises(ImageError, match=r"expected a uint8 image of shape \(H, W, 3\)"):
+        PREP.resize_and_crop(wrong)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "P", "RGBA", "LA", "CMYK", "1", "I;16"])
+def test_modes_become_rgb(tmp_path, mode):
+    grey = np.tile(np.linspace(0, 255, 32).astype(np.uint8), (32, 1))
+    path = tmp_path / ("x.tif" if mode == "CMYK" else "x.png")
+    if mode == "I;16":
+        Image.fromarray(grey.astype(np.uint16) * 257).save(path)
+    else:
+        Image.fromarray(np.stack([grey] * 3, 2)).convert(mode).save(path)
+    out = decode(path)
+    assert out.shape == (32, 32, 3) and out.dtype == np.uint8
+    if mode not in ("P", "1"):
+        assert np.abs(out.astype(int) - grey[..., None]).max() <= 1
+
+
+def test_palette_with_transparency(tmp_path):
+    image = Image.fromarray(picture(16, 16)).convert("P")
+    image.save(tmp_path / "x.png", transparency=bytes([0] * 10 + [255] * 246))
+    assert decode(tmp_path / "x.png").shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation(tmp_path, orientation):
+    image = np.zeros((16, 32, 3), np.uint8)
+    image[:8, :16] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(image).save(tmp_path / "x.jpg", exif=exif, quality=95)
+    flips = {
+        1: lambda a: a,
+        2: lambda a: a[:, ::-1],
+        3: lambda a: a[::-1, ::-1],
+        4: lambda a: a[::-1],
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: a.transpose(1, 0, 2)[:, ::-1],
+        7: lambda a: a.transpose(1, 0, 2)[::-1, ::-1],
+        8: lambda a: a.transpose(1, 0, 2)[::-1],
+    }
+    expected = flips[orientation](image)
+    out = decode(tmp_path / "x.jpg")
+    assert out.shape == expected.shape
+    assert np.abs(out.astype(int) - expected).max() < 16
+
+
+def test_draft_never_goes_below_what_is_asked(tmp_path):
+    Image.fromarray(picture(1200, 1600)).save(tmp_path / "x.jpg")
+    assert decode(tmp_path / "x.jpg").shape == (1200, 1600, 3)
+    for wanted in (100, 150, 151, 600, 1199, 5000):
+        assert min(decode(tmp_path / "x.jpg", at_least=wanted).shape[:2]) >= min(wanted, 1200)
+    assert decode(tmp_path / "x.jpg", at_least=150).shape == (150, 200, 3)
+
+
+def test_load_of_a_large_photo_is_close_to_the_full_way(tmp_path):
+    smooth = Image.fromarray(picture(90, 120)).resize((1600, 1200), Image.Resampling.BICUBIC)
+    smooth.save(tmp_path / "x.jpg", quality=95)
+    fast = PREP.load(tmp_path / "x.jpg").astype(int)
+    full = PREP.resize_and_crop(decode(tmp_path / "x.jpg")).astype(int)
+    assert np.abs(fast - full).mean() < 1.5 and np.abs(fast - full).max() < 16
+
+
+def damaged(tmp_path):
+    good = tmp_path / "good.jpg"
+    Image.fromarray(picture(200, 200)).save(good)
+    Image.fromarray(picture(200, 200)).save(tmp_path / "good.png")
+    files = {
+        "empty.jpg": b"",
+        "text.jpg": b"this is no picture\n" * 20,
+        "cut.jpg": good.read_bytes()[: len(good.read_bytes()) // 2],
+        "cut.png": (tmp_path / "good.png").read_bytes()[:5000],
+        "head.jpg": good.read_bytes()[:20],
+    }
+    for name, data in files.items():
+        (tmp_path / name).write_bytes(data)
+    return sorted(files)
+
+
+def test_damaged_files_are_named(tmp_path):
+    for name in damaged(tmp_path):
+        with pytest.raises(ImageError, match=name):
+            decode(tmp_path / name)
+    with pytest.raises(ImageError, match=r"cannot read .*gone.jpg: No such file"):
+        decode(tmp_path / "gone.jpg")
+    with pytest.raises(ImageError, match="cannot read"):
+        decode(tmp_path)
+
+
+def test_a_decompression_bomb(tmp_path, monkeypatch):
+    Image.fromarray(picture(64, 64)).save(tmp_path / "bomb.png")
+    for limit in (3000, 100):  # a warning of Pillow's, then an error of its
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(ImageError, match=r"bomb.png has too many pixels"):
+            decode(tmp_path / "bomb.png")
+
+
+@pytest.fixture
+def without_pillow(monkeypatch):
+    """As on a board where Pillow is not installed."""
+    for name in [n for n in sys.modules if n == "PIL" or n.startswith("PIL.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+
+
+def test_without_any_image_library(tmp_path, monkeypatch, without_pillow):
+    (tmp_path / "x.jpg").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(ImageError, match="without an image library: pip install pillow"):
+        decode(tmp_path / "x.jpg")
+
+
+def test_opencv_is_the_second_choice(tmp_path, monkeypatch, without_pillow):
+    image = picture(90, 60)
+    cv2 = types.ModuleType("cv2")
+    cv2.IMREAD_COLOR = 1
+    # OpenCV gives BGR, and None for what it cannot read.
+    cv2.imread = lambda path, flags: image[:, :, ::-1] if path.endswith("good.jpg") else None
+    monkeypatch.setitem(sys.modules, "cv2", cv2)
+    (tmp_path / "good.jpg").write_bytes(b"\xff\xd8......\xff\xd9")
+    (tmp_path / "text.jpg").write_bytes(b"no picture")
+    (tmp_path / "cut.good.jpg").write_bytes(b"\xff\xd8............")
+    np.testing.assert_array_equal(decode(tmp_path / "good.jpg"), image)
+    np.testing.assert_array_equal(PREP.load(tmp_path / "good.jpg"), PREP.resize_and_crop(image))
+    with pytest.raises(ImageError, match=r"text.jpg is not a readable picture"):
+        decode(tmp_path / "text.jpg")
+    with pytest.raises(ImageError, match=r"cut.good.jpg is not a readable picture: it is truncated"):
+        decode(tmp_path / "cut.good.jpg")
+
+
+def test_real_opencv_agrees(tmp_path, request):
+    pytest.importorskip("cv2", reason="OpenCV is not installed")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(picture(90, 60)).save(tmp_path / "x.png")
+    Image.fromarray(picture(90, 60)).save(tmp_path / "x.jpg", exif=exif, quality=95)
+    expected = {name: decode(tmp_path / name) for name in ("x.png", "x.jpg")}
+    files = damaged(tmp_path)
+    request.getfixturevalue("without_pillow")
+    for name, image in expected.items():
+        assert np.abs(decode(tmp_path / name).astype(int) - image).max() <= 4
+    for name in files:
+        with pytest.raises(ImageError, match=name):
+            decode(tmp_path / name)
+
+
+def test_paths_through_the_engine(built, tmp_path):
+    for i in range(3):
+        Image.fromarray(picture(40, 50, seed=i)).save(tmp_path / f"{i}.png")
+    prep = Preprocessing(PREPROCESSING["size"], 0.875, (0.5, 0.4, 0.3), (0.5, 0.25, 0.2))
+    x = prep.normalise(np.stack([prep.load(tmp_path / f"{i}.png") for i in range(3)]))
+    with Runtime(built[0]) as runtime:
+        assert runtime.preprocessing == prep
+        expected = runtime.run_batch(x, "flowers").logits
+        for paths in (tmp_path, [tmp_path / f"{i}.png" for i in range(3)], f"{tmp_path}/*.png"):
+            found = [p.logits for p in runtime.run(paths, "flowers", batch_size=2)]
+            np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -19,6 +19,7 @@ from da3.export.standalone import standalone
 from da3.export.verify import Array, Check, relative_error, require, verify
 from da3.export.writer import domain_files, load_stored, manifest, stored_tensors, write_files
 from da3.runtime import Runtime
+from da3.runtime.backends.ort import open_session
 from da3.runtime.bundle import Bundle
 from da3.runtime.packs import add_pack
 from da3.runtime.preprocess import Preprocessing
@@ -84,8 +85,6 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
 
 def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     """Write one ordinary ONNX file of the domain, all blocks on, verified like a bundle."""
-    import onnxruntime
-
     found, weights = _load(domain, runs)
     config = found.config
     model = found.learner(weights).model
@@ -99,14 +98,14 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     else:
         assert config.method == Finetune.name
         head = Head(model.feature_size, len(config.classes))
-        head.load_domain_tensors({"weight": model.head.weight, "bias": model.head.bias})
+        head.load_domain_tensors({"mean": head.mean, "weight": model.head.weight, "bias": model.head.bias})
         tuned = freeze(model, config.backbone, weights)
         data = standalone(tuned, None, head, config.size, len(config.classes))
     images = _samples(runs / domain, preprocessing_of(config.size, weights))
     with torch.no_grad():
         answer = model(torch.from_numpy(images))
     expected = (answer if isinstance(answer, torch.Tensor) else answer.logits).numpy()
-    session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+    session = open_session(data)  # one that shares the process's thread pool with any open Runtime
     (logits,) = session.run(["logits"], {"image": images})
     same = bool((logits.argmax(1) == expected.argmax(1)).all())
     check = Check(

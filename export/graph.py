@@ -147,9 +147,10 @@ class Graph:
         logit = self.node("Add", [self.node("MatMul", [mean, names["gate"]]), names["gate_bias"]])
         return a, self.node("Reshape", [logit, self._shape([-1])])
 
-    def head(self, features: str, weight: str, bias: str) -> str:
-        """(B, F) with weight (classes, F) and bias (classes,) -> (B, classes)."""
-        return self.node("Gemm", [features, weight, bias], transB=1)
+    def head(self, features: str, names: dict[str, str]) -> str:
+        """(B, F) with mean (F,), weight (classes, F) and bias (classes,) -> (B, classes)."""
+        centred = self.node("Sub", [features, names["mean"]])
+        return self.node("Gemm", [centred, names["weight"], names["bias"]], transB=1)
 
     def _shape(self, shape: list[int]) -> str:
         name = "shape_" + "_".join(str(n) for n in shape).replace("-1", "batch")

@@ -120,13 +120,13 @@ def _add_block(
 def _add_head(out: Deployment, features: int) -> None:
     head = Graph("head")
     x = head.input("features", ("batch", features))
-    weight = head.input("weight", ("classes", features))
-    bias = head.input("bias", ("classes",))
-    head.output(head.head(x, weight, bias), "logits", ("batch", "classes"))
+    shapes: dict[str, Shape] = {"mean": (features,), "weight": ("classes", features), "bias": ("classes",)}
+    names = {name: head.input(name, shape) for name, shape in shapes.items()}
+    head.output(head.head(x, names), "logits", ("batch", "classes"))
     out.plan.append(
         {
             "segment": out.add("head", "adaptors", head),
-            "inputs": ["features", "domain:head.weight", "domain:head.bias"],
+            "inputs": ["features", *(f"domain:head.{name}" for name in shapes)],
             "outputs": ["logits"],
         }
     )

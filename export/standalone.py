@@ -33,5 +33,5 @@ def standalone(
         x = graph.block(x, block, added, f"block_{i:02d}")
     features = graph.tail(x, backbone.tail)
     tensors = {n: graph.weight(f"head.{n}", t.numpy()) for n, t in head.domain_tensors().items()}
-    graph.output(graph.head(features, tensors["weight"], tensors["bias"]), "logits", ("batch", classes))
+    graph.output(graph.head(features, tensors), "logits", ("batch", classes))
     return graph.to_bytes()

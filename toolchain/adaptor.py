@@ -2,11 +2,13 @@
 
     p = AvgPool(x) to G x G                 z = (p - mean) / std, both fixed before training
     h = ReLU(W_d z + b_d)                   (m channels)
-    a = W_u h + b_u                         W_u = 0 at the start, so training starts at the pretrained network
+    a = s (W_u h + b_u)                     W_u = 0 at the start, so training starts at the pretrained network
     l = w_g . mean(h) + b_g                 gate logit of the NEXT block, which runs where l > theta
 
 After Dynamic Additive Attention Adaption (Yang, Rakin, Fan; arXiv 2012.01362); the equations are this project's own.
-The normalisation is a fixed affine map, so that samples stay independent of their batch and export folds it into W_d.
+mean, std and s, the typical deviation of the block's output, are measured once before training: a step of the optimiser
+then means the same in every block of every backbone, samples stay independent of their batch, and export folds all
+three into the matrices.
 """
 
 from __future__ import annotations
@@ -48,12 +50,14 @@ class Adaptor(nn.Module):
 
     mean: Tensor
     std: Tensor
+    out_scale: Tensor
 
     def __init__(self, cin: int, cout: int, mid: int, side: int, gated: bool):
         super().__init__()
         self.cin, self.cout, self.mid, self.side = cin, cout, mid, side
         self.register_buffer("mean", torch.zeros(cin))
         self.register_buffer("std", torch.ones(cin))
+        self.register_buffer("out_scale", torch.ones(()))
         self.down = nn.Parameter(torch.empty(mid, cin))
         self.down_bias = nn.Parameter(torch.zeros(mid))
         self.up = nn.Parameter(torch.zeros(cout, mid))
@@ -62,6 +66,12 @@ class Adaptor(nn.Module):
         self.gate: nn.Parameter | None = nn.Parameter(torch.zeros(mid)) if gated else None
         self.gate_bias: nn.Parameter | None = nn.Parameter(torch.full((), OPEN_LOGIT)) if gated else None
 
+    def set_statistics(self, mean: Tensor, std: Tensor, out_scale: float) -> None:
+        """Fix the normalisation: mean and std (C,) of the pooled input, out_scale of the block's output."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self.out_scale.fill_(out_scale)
+
     def pool(self, x: Tensor) -> Tensor:
         """Mean of each of G x G cells: (B, C, H, H) -> (B, C, G*G)."""
         return F.avg_pool2d(x, x.shape[-1] // self.side).flatten(2)
@@ -69,7 +79,7 @@ class Adaptor(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         weight, bias = self.folded_down()
         h = F.relu(weight @ self.pool(x) + bias[:, None])  # (B, m, G*G)
-        a = self.up @ h + self.up_bias[:, None]  # (B, C', G*G)
+        a = self.out_scale * (self.up @ h + self.up_bias[:, None])  # (B, C', G*G)
         logit = None if self.gate is None else h.mean(2) @ self.gate + self.gate_bias  # (B,)
         return a.unflatten(2, (self.side, self.side)), logit
 
@@ -84,15 +94,15 @@ class Adaptor(nn.Module):
         down (m, C), down_bias (m, 1), up (C', m), up_bias (C', 1), gate (m, 1), gate_bias (1,).
         """
         weight, bias = self.folded_down()
-        tensors = {"down": weight, "down_bias": bias[:, None], "up": self.up, "up_bias": self.up_bias[:, None]}
+        up, up_bias = self.out_scale * self.up, self.out_scale * self.up_bias
+        tensors = {"down": weight, "down_bias": bias[:, None], "up": up, "up_bias": up_bias[:, None]}
         if self.gate is not None and self.gate_bias is not None:
             tensors |= {"gate": self.gate[:, None], "gate_bias": self.gate_bias.reshape(1)}
         return {k: v.detach() for k, v in tensors.items()}
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The reverse: afterwards the normalisation is the identity, since it is folded already."""
-        self.mean.zero_()
-        self.std.fill_(1.0)
+        self.set_statistics(torch.zeros(self.cin), torch.ones(self.cin), 1.0)
         with torch.no_grad():
             for name, value in tensors.items():
                 parameter = getattr(self, name)

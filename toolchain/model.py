@@ -41,36 +41,42 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, features: Tensor) -> Tensor:
-        weight, bias = self.folded()
-        return features @ weight.T + bias
+        return (features - self.mean) @ (self.weight / self.std).T + self.bias
 
-    def folded(self) -> tuple[Tensor, Tensor]:
-        """Weight (classes, F) and bias (classes,) with the normalisation folded in."""
-        weight = self.weight / self.std
-        return weight, self.bias - weight @ self.mean
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Fix what features are normalised by: mean and std (F,)."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
 
     def fit_normalisation(self, features: Tensor) -> None:
-        """Set the fixed statistics from features (N, F)."""
-        self.mean.copy_(features.mean(0))
-        self.std.copy_(_floored(features.std(0, correction=0)))
+        """Measure the statistics on features (N, F)."""
+        features = features.double()
+        self.set_statistics(*_statistics(features.mean(0), features.square().mean(0)))
 
     def domain_tensors(self) -> dict[str, Tensor]:
-        """What a bundle stores of the head, by short name."""
-        weight, bias = self.folded()
-        return {"weight": weight.detach(), "bias": bias.detach()}
+        """What a bundle stores of the head: mean (F,), weight (classes, F) with std folded in, bias (classes,).
+
+        The mean stays apart: folded into the bias it would cancel against large features and lose digits.
+        """
+        return {"mean": self.mean, "weight": (self.weight / self.std).detach(), "bias": self.bias.detach()}
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The reverse: afterwards the normalisation is the identity, since it is folded already."""
-        self.mean.zero_()
-        self.std.fill_(1.0)
+        """The reverse: afterwards std is 1, since it is folded already."""
+        self.set_statistics(tensors["mean"], torch.ones_like(self.std))
         with torch.no_grad():
             self.weight.copy_(tensors["weight"])
             self.bias.copy_(tensors["bias"])
 
 
-def _floored(std: Tensor) -> Tensor:
-    """Channels that hardly vary would be blown up by their own noise: floor at a share of the typical one."""
-    return std.clamp_min(max(0.05 * float(std.median()), 1e-4))
+def _statistics(mean: Tensor, mean_square: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) to normalise by.
+
+    A channel that hardly varies on the training photos would be blown up by whatever moves it later: its deviation
+    is taken as no less than 5 % of the typical channel's, and 2 % of the layer's root mean square.
+    """
+    std = (mean_square - mean.square()).clamp_min(0).sqrt()
+    floor = max(0.05 * float(std.median()), 0.02 * float(mean_square.mean().sqrt()), 1e-6)
+    return mean, std.clamp_min(floor)
 
 
 class DomainModel(nn.Module):
@@ -146,9 +152,10 @@ class DomainModel(nn.Module):
     @torch.no_grad()
     def fit_normalisation(self, batches: Iterable[Tensor]) -> None:
         """Set each adaptor's and the head's fixed statistics from the frozen network's activations."""
-        parts = [*self.adaptors, self.head]
-        sums = [torch.zeros(2, len(p.mean), dtype=torch.float64) for p in parts]
-        counts = [0] * len(parts)
+        blocks = len(self.adaptors)
+        widths = [*(a.cin for a in self.adaptors), self.backbone.blocks[-1].out_channels, len(self.head.mean)]
+        sums = [torch.zeros(2, width, dtype=torch.float64) for width in widths]
+        counts = [0] * len(widths)
 
         def add(i: int, values: Tensor) -> None:  # (N, C)
             values = values.double().cpu()
@@ -160,12 +167,12 @@ class DomainModel(nn.Module):
             for i, (block, adaptor) in enumerate(zip(self.backbone.blocks, self.adaptors, strict=True)):
                 add(i, adaptor.pool(x).transpose(1, 2).flatten(0, 1))
                 x = run_block(block, x)
-            add(len(parts) - 1, self.backbone.tail(x))
-        for part, total, count in zip(parts, sums, counts, strict=True):
-            mean = total[0] / count
-            std = (total[1] / count - mean.square()).clamp_min(0).sqrt()
-            part.mean.copy_(mean)
-            part.std.copy_(_floored(std))
+            add(blocks, self.adaptors[-1].pool(x).transpose(1, 2).flatten(0, 1))
+            add(blocks + 1, self.backbone.tail(x))
+        found = [_statistics(*(total / count)) for total, count in zip(sums, counts, strict=True)]
+        for i, adaptor in enumerate(self.adaptors):
+            adaptor.set_statistics(*found[i], out_scale=float(found[i + 1][1].median()))
+        self.head.set_statistics(*found[-1])
 
     def domain_tensors(self) -> dict[str, Tensor]:
         """Every tensor a bundle stores for this domain, by the plan's name (``adaptors.3.down``, ``head.bias``)."""

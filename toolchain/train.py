@@ -182,7 +182,8 @@ class _Run:
             index, name = key.split(".", 1)
             state.setdefault(int(index), {})[name] = value.to("cpu" if name == "step" else self.device)
         if state:
-            if len(state) != len(parameters):
+            # Fewer is right: a gate has no state before the first step that uses it.
+            if max(state) >= len(parameters):
                 raise CheckpointError(f"{found.path} holds the optimiser of another model: use --overwrite")
             self.optimizer.load_state_dict(
                 {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
@@ -227,7 +228,7 @@ class _Run:
         # Noise is a function of the step alone, so that a resumed run draws what an uninterrupted one would have.
         torch.manual_seed((self.config.seed * 1_000_003 + done) % 2**63)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.config.lr * schedule(done / self.total, self.learner.warm_up)
+            group["lr"] = self.learning_rate(done)
         self.learner.train_mode(done / self.total)
         output = self.learner.forward(images)
         loss = self.learner.loss(output, labels, self.config.label_smoothing)
@@ -246,10 +247,14 @@ class _Run:
             "photos": count,
             "loss": value * count,
             "correct": correct,
-            "share": float(output.share.sum()),
+            "share": float(output.share.detach().sum()),
         }.items():
             progress.sums[key] = progress.sums.get(key, 0.0) + amount
         progress.step += 1
+
+    def learning_rate(self, done: int) -> float:
+        """That of the step after ``done`` steps."""
+        return self.config.lr * schedule(done / self.total, self.learner.warm_up)
 
     @torch.no_grad()
     def evaluate(self, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
@@ -277,7 +282,7 @@ class _Run:
             "train_accuracy": sums["correct"] / sums["photos"],
             "train_share": sums["share"] / sums["photos"],
             **scores,
-            "lr": self.optimizer.param_groups[0]["lr"],
+            "lr": self.learning_rate((progress.epoch + 1) * self.steps - 1),
             "seconds": round(seconds, 3),
             "images_per_second": round(rate, 1),
             "memory_mb": round(memory_bytes(self.device) / 1e6, 1),

@@ -61,12 +61,18 @@ def load_backbone(arch: str, weights: WeightsFile) -> Backbone:
     return freeze(network, arch, weights)
 
 
+@torch.no_grad()
 def random_weights(arch: str, width: float = 1.0, seed: int = 0, padding: str = "torch") -> WeightsFile:
-    """Random weights with non-trivial batch-norm statistics: for benchmarks and tests that need no accuracy."""
+    """Random weights whose batch-norm statistics are those of noise images, so that no activation dies or explodes.
+
+    For benchmarks and tests that need a healthy network but no accuracy.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        state = build_network(arch, width, padding).state_dict()
-        for key, value in state.items():
-            if key.endswith(("running_mean", "running_var")):
-                value.copy_(torch.rand_like(value) * 0.5 + (0.75 if key.endswith("var") else -0.25))
-    return WeightsFile(state, "random", arch, width, padding)
+        network = build_network(arch, width, padding)
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = 1.0  # take the statistics of the one batch below
+        network.train()
+        network(torch.randn(8, 3, 64, 64))
+    return WeightsFile(network.state_dict(), "random", arch, width, padding)

@@ -1,0 +1,48 @@
+# make demo    create the environment and run the whole path on the embedded demo
+# make test    create the environment and run the tests (SLOW=1 runs the slow ones too)
+# make lint    ruff and mypy
+# make bench   measure the demo's bundle: gated against all blocks on
+
+VENV := .venv
+BIN := $(VENV)/bin
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# The environment is made again when what it is made from changes.
+STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+PIP_FLAGS ?=
+MARK := $(if $(SLOW),-m "not gpu",)
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^# //p' Makefile
+
+$(STAMP):
+	@test -n "$(PYTHON)" || { echo "error: no python3 found: install Python 3.10 or newer"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "error: $(PYTHON) is older than Python 3.10: pass PYTHON=/path/to/newer"; exit 1; }
+	@echo "creating the environment in $(VENV) (a minute or so, once)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(PIP_FLAGS) -c constraints.txt -e '.[train,cpu,demo,dev]'
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+demo: $(STAMP)
+	@$(BIN)/da3 demo --out demo-out
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(MARK)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@# Type checkers follow the package-dir mapping only in an installed copy.
+	@rm -rf build/typed
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target build/typed .
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p da3.runtime -p da3.export -p da3.calib
+
+bench: $(STAMP)
+	@test -d demo-out/bundle || $(MAKE) --no-print-directory demo
+	@for domain in digits glyphs; do $(BIN)/da3 bench run demo-out/bundle --domain $$domain --images demo-out/photos/$$domain/val; done
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,90 @@
+"""Fixtures that several rooms share: small photo folders, small weights files, and the photos beside a checkout."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from da3.toolchain.backbones import NAMES, random_weights
+from da3.toolchain.options import TrainOptions
+
+# Networks this small gain nothing from a second thread, and lose much where another process has the other core.
+torch.set_num_threads(1)
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+WIDTH = {"mobilenet_v2": 0.35}
+
+
+def write_photos(folder, classes=3, train=8, val=4, seed=0):
+    """Noisy pictures, a class being a colour and a stripe direction: learnable, and no two alike."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("val", val)):
+        for label in range(classes):
+            place = folder / split / f"class{label}"
+            place.mkdir(parents=True)
+            for i in range(count):
+                wave = np.sin(np.arange(48) * (0.3 + 0.5 * label) + rng.uniform(0, 6))
+                plane = np.tile(wave, (40, 1)) * 60 + 110
+                picture = np.stack([plane, np.roll(plane, label * 5, 1), plane * (0.5 + label / 4)], 2)
+                noisy = np.clip(picture + rng.normal(0, 15, picture.shape), 0, 255).astype(np.uint8)
+                Image.fromarray(noisy).save(place / f"{i}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def photos(tmp_path_factory):
+    """train/ and val/ with 3 classes of 8 and 4 photos, 48 x 40 pixels."""
+    return write_photos(tmp_path_factory.mktemp("photos"))
+
+
+@pytest.fixture(scope="session")
+def weights_files(tmp_path_factory):
+    """A safetensors file with random weights for each backbone, by name."""
+    folder = tmp_path_factory.mktemp("weights")
+    paths = {}
+    for arch in NAMES:
+        weights = random_weights(arch, WIDTH.get(arch, 1.0))
+        paths[arch] = folder / f"{arch}.safetensors"
+        save_file(weights.state, paths[arch], weights.metadata(arch))
+    return paths
+
+
+@pytest.fixture
+def small_run(photos, weights_files, tmp_path):
+    """A function that makes the options of a run of seconds: ``small_run(domain, **changes)``."""
+
+    def make(domain="signs", **changes):
+        arch = changes.pop("backbone", "mobilenet_v2")
+        settings = {
+            "data": str(photos),
+            "runs": tmp_path / "runs",
+            "backbone": arch,
+            "weights": str(weights_files[arch]),
+            "size": 32,
+            "epochs": 2,
+            "batch_size": 8,
+            "workers": 2,
+        }
+        return TrainOptions(domain, **{**settings, **changes})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_photos():
+    """The folder of real domains beside the checkout; skips where it is not there."""
+    if not (SHARED / "data").is_dir():
+        pytest.skip(f"no real photos at {SHARED / 'data'}")
+    return SHARED / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_weights():
+    """An ImageNet MobileNetV2 beside the checkout; skips where it is not there."""
+    path = SHARED / "weights" / "mobilenet_v2_imagenet_tf.safetensors"
+    if not path.is_file():
+        pytest.skip(f"no weights at {path}")
+    return path

@@ -1,0 +1,171 @@
+"""Every backbone: the frozen, split network computes what the whole one does, and its weights files are checked."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from da3.toolchain.backbones import NAMES, build_network, load_backbone, load_weights, random_weights
+from da3.toolchain.backbones import weights as weights_module
+from da3.toolchain.backbones.layers import conv_bn
+from da3.toolchain.backbones.weights import load_into
+from da3.toolchain.errors import WeightsError
+
+WIDTHS = [*((name, 1.0) for name in NAMES), ("mobilenet_v2", 0.5), ("mobilenet_v2", 1.4)]
+
+
+def whole_features(network, image):
+    """The input of the classifier."""
+    seen = {}
+    handle = network.head.register_forward_pre_hook(lambda module, inputs: seen.update(features=inputs[0]))
+    network(image)
+    handle.remove()
+    return seen["features"]
+
+
+@pytest.mark.parametrize(("arch", "width"), WIDTHS)
+@torch.no_grad()
+def test_split_equals_whole(arch, width):
+    weights = random_weights(arch, width, seed=1)
+    network = build_network(arch, width)
+    load_into(network, weights)
+    expected = whole_features(network.eval(), image := torch.randn(2, 3, 64, 64))
+    found = load_backbone(arch, weights)(image)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    assert found.shape[1] == network.feature_size
+
+
+@pytest.mark.parametrize("arch", NAMES)
+def test_heights_and_flops_are_those_of_the_tensors(arch):
+    backbone = load_backbone(arch, random_weights(arch))
+    x = backbone.stem(torch.zeros(1, 3, 96, 96))
+    counted = []
+    for block, height in zip(backbone.blocks, backbone.heights(96), strict=False):
+        assert x.shape[-1] == height
+        flops = []
+        for conv in [*block.branch, *([block.projection] if block.projection else [])]:
+            conv.register_forward_hook(
+                lambda m, i, o, flops=flops: flops.append(2 * o[0].numel() * m.weight[0].numel())
+            )
+        x = F.relu(block.branch(x) + (block.shortcut(x) if block.has_shortcut else 0))
+        counted.append(sum(flops))
+    assert [f.branch + f.shortcut for f in backbone.block_flops(96)] == counted
+
+
+def test_torchvision_key_names():
+    """A sample of the names in torchvision's published files."""
+    mobile = build_network("mobilenet_v2").state_dict()
+    assert len(mobile) == 314
+    assert mobile["features.0.0.weight"].shape == (32, 3, 3, 3)
+    assert mobile["features.1.conv.1.weight"].shape == (16, 32, 1, 1)
+    assert mobile["features.17.conv.2.weight"].shape == (320, 960, 1, 1)
+    assert mobile["features.18.1.running_var"].shape == (1280,)
+    assert mobile["classifier.1.weight"].shape == (1000, 1280)
+    lengths = {"resnet18": 122, "resnet34": 218, "resnet50": 320}
+    for arch, length in lengths.items():
+        state = build_network(arch).state_dict()
+        assert len(state) == length
+        assert {"conv1.weight", "bn1.running_mean", "layer2.0.downsample.1.weight", "fc.bias"} <= set(state)
+    assert state["layer3.5.conv3.weight"].shape == (1024, 256, 1, 1)
+
+
+def test_tensorflow_padding_goes_bottom_and_right():
+    conv, _ = conv_bn(1, 1, 3, stride=2, padding="tf")
+    conv.weight.data.zero_()
+    conv.weight.data[0, 0, 0, 0] = 1  # reads the top left pixel of each window
+    image = torch.arange(16.0).view(1, 1, 4, 4)
+    assert conv(image).flatten().tolist() == [0, 2, 8, 10]
+
+
+def test_metadata_is_honoured(tmp_path):
+    weights = random_weights("mobilenet_v2", 0.35, padding="tf")
+    meta = {**weights.metadata("mobilenet_v2"), "input_range": "-1..1", "input_size": "96"}
+    save_file(weights.state, tmp_path / "w.safetensors", meta)
+    found = load_weights(str(tmp_path / "w.safetensors"), "mobilenet_v2")
+    assert (found.width, found.padding, found.input_size) == (0.35, "tf", 96)
+    assert found.mean == found.std == (0.5, 0.5, 0.5)
+    assert load_backbone("mobilenet_v2", found).stem.conv.pads == (0, 0, 1, 1)
+
+
+def test_pth_and_safetensors_are_the_same_backbone(tmp_path):
+    weights = random_weights("resnet18")
+    torch.save(weights.state, tmp_path / "w.pth")
+    save_file(weights.state, tmp_path / "w.safetensors", weights.metadata("resnet18"))
+    hashes = {load_weights(str(tmp_path / f"w.{kind}"), "resnet18").sha256("resnet18") for kind in ("pth", "safetensors")}
+    assert hashes == {weights.sha256("resnet18")}
+    assert random_weights("resnet18", seed=1).sha256("resnet18") not in hashes
+
+
+def test_imagenet_downloads_through_torch_and_checks_the_hash(tmp_path, monkeypatch):
+    """The real download code on a local file: torchvision's name carries the start of the sha256."""
+    import hashlib
+
+    state = tmp_path / "state.pth"
+    torch.save(random_weights("resnet18").state, state)
+    digest = hashlib.sha256(state.read_bytes()).hexdigest()[:8]
+    good, bad = tmp_path / f"resnet18-{digest}.pth", tmp_path / "resnet18-00000000.pth"
+    good.write_bytes(state.read_bytes())
+    bad.write_bytes(state.read_bytes())
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    monkeypatch.setitem(weights_module.IMAGENET_URLS, "resnet18", good.as_uri())
+    assert load_weights("imagenet", "resnet18").sha256("resnet18") == random_weights("resnet18").sha256("resnet18")
+    for broken in (bad, tmp_path / "resnet18-11111111.pth"):
+        monkeypatch.setitem(weights_module.IMAGENET_URLS, "resnet18", broken.as_uri())
+        with pytest.raises(WeightsError, match="could not download.*--weights PATH"):
+            load_weights("imagenet", "resnet18")
+
+
+def _bad_file(kind, folder):
+    state = random_weights("resnet18").state
+    path = folder / "w.safetensors"
+    if kind == "missing key":
+        del state["layer1.0.conv1.weight"]
+    elif kind == "unexpected key":
+        state["layer9.weight"] = torch.zeros(1)
+    elif kind == "wrong shape":
+        state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
+    elif kind == "NaN":
+        state["conv1.weight"][0] = np.nan
+    save_file(state, path)
+    if kind == "truncated":
+        path.write_bytes(path.read_bytes()[:100_000])
+    elif kind == "text":
+        path.write_text("these are no weights")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("missing key", r"missing 1 keys \(layer1\.0\.conv1\.weight\)"),
+        ("unexpected key", r"unexpected 1 keys \(layer9\.weight\)"),
+        ("wrong shape", r"conv1\.weight has shape \(64, 3, 3, 3\), this backbone needs \(64, 3, 7, 7\)"),
+        ("NaN", "conv1.weight holds NaN"),
+        ("truncated", "cannot be read"),
+        ("text", "cannot be read"),
+    ],
+)
+def test_bad_weights_files(kind, message, tmp_path):
+    path = _bad_file(kind, tmp_path)
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_backbone("resnet18", load_weights(path, "resnet18"))
+    assert path in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_other_wrong_weights(tmp_path, weights_files):
+    with pytest.raises(WeightsError, match="does not exist"):
+        load_weights(str(tmp_path / "none.pth"), "resnet18")
+    with pytest.raises(WeightsError, match="unknown kind"):
+        (tmp_path / "w.h5").write_bytes(b"")
+        load_weights(str(tmp_path / "w.h5"), "resnet18")
+    with pytest.raises(WeightsError, match="--backbone resnet34"):
+        load_weights(str(weights_files["resnet34"]), "resnet18")
+    (tmp_path / "w.pth").write_text("not a pickle")
+    with pytest.raises(WeightsError, match="cannot be read as a state dict"):
+        load_weights(str(tmp_path / "w.pth"), "resnet18")
+    with pytest.raises(WeightsError, match="unknown backbone"):
+        build_network("vgg16")
+    with pytest.raises(WeightsError, match="no width multiplier"):
+        build_network("resnet18", width=0.5)

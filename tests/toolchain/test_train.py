@@ -1,0 +1,288 @@
+"""The training loop: resumable at any step with the same result, the same for the same seed, and honest about bad input."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from da3.runtime.errors import Da3Error
+from da3.toolchain import checkpoint as ckpt
+from da3.toolchain.backbones import NAMES, load_weights
+from da3.toolchain.errors import CheckpointError, DataError, TrainingError, WeightsError
+from da3.toolchain.methods import METHODS
+from da3.toolchain.progress import SilentReporter
+from da3.toolchain.train import schedule, train
+
+
+class Stops(SilentReporter):
+    """Asks to stop after a number of steps, as Ctrl-C would."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def step(self, *facts):
+        self.left -= 1
+
+    def __call__(self):
+        return self.left <= 0
+
+
+def tensors_of(path):
+    found = ckpt.read(path)
+    return {**found.model, **{f"optimizer.{k}": v for k, v in found.optimizer.items()}}
+
+
+def untimed(history):
+    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second", "memory_mb")} for row in history]
+
+
+def train_with_stops(options, stops):
+    """Train to the end, stopping after each number of steps in ``stops``."""
+    for after in stops:
+        reporter = Stops(after)
+        assert not train(options(), reporter, reporter).finished
+    return train(options(resume=bool(stops)), SilentReporter())
+
+
+@pytest.mark.parametrize("arch", NAMES)
+def test_resumed_equals_uninterrupted(arch, small_run):
+    def options(domain):
+        return lambda **changes: small_run(domain, backbone=arch, keep=0.9, **changes)
+
+    whole = train_with_stops(options("whole"), [])
+    resumed = train_with_stops(options("resumed"), [2])
+    assert untimed(whole.history) == untimed(resumed.history)
+    for name in ("last", "best"):
+        a, b = tensors_of(whole.folder / f"{name}.safetensors"), tensors_of(resumed.folder / f"{name}.safetensors")
+        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_resumes_and_evaluates(method, small_run):
+    """Stopped at the first step, in the middle of an epoch, and between its last step and its evaluation."""
+    whole = train(small_run("whole", method=method, epochs=3), SilentReporter())
+    first = Stops(1)
+    assert not train(small_run("again", method=method, epochs=3), first, first).finished
+    for after in (2, 3):
+        reporter = Stops(after)
+        assert not train(small_run("again", resume=True, epochs=None), reporter, reporter).finished
+    resumed = train(small_run("again", resume=True, epochs=None), SilentReporter())
+    assert untimed(whole.history) == untimed(resumed.history)
+    a, b = (tensors_of(r.folder / "last.safetensors") for r in (whole, resumed))
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    # The checkpoint alone rebuilds a model that scores what was recorded.
+    found = ckpt.read(whole.folder / "best.safetensors")
+    weights = ckpt.BackboneStore(whole.folder.parent).get(found.config.backbone, found.config.weights_sha256)
+    output = found.learner(weights).forward(torch.zeros(2, 3, 32, 32))
+    assert output.logits.shape == (2, 3) and torch.isfinite(output.logits).all()
+
+
+def test_learns(small_run):
+    result = train(small_run("stripes", epochs=6, weights="demo"), SilentReporter())
+    assert result.best["val_accuracy"] >= 0.9
+    assert result.history[-1]["train_loss"] < 0.85 * result.history[0]["train_loss"]
+
+
+def test_seed_decides_everything(small_run):
+    rows = [untimed(train(small_run(f"run{i}", seed=seed, keep=0.9), SilentReporter()).history) for i, seed in enumerate([0, 0, 1])]
+    assert rows[0] == rows[1] != rows[2]
+
+
+def test_what_a_run_leaves(small_run):
+    result = train(small_run(), SilentReporter())
+    names = {p.name for p in result.folder.iterdir()}
+    assert names == {"best.safetensors", "last.safetensors", "metrics.jsonl", "curves.png", "samples.npy"}
+    rows = [json.loads(line) for line in (result.folder / "metrics.jsonl").read_text().splitlines()]
+    assert rows == result.history and [r["epoch"] for r in rows] == [1, 2]
+    assert Image.open(result.folder / "curves.png").size[0] > 600
+    assert np.load(result.folder / "samples.npy").shape == (8, 32, 32, 3)
+    config = ckpt.read(result.folder / "last.safetensors").config
+    stored = ckpt.BackboneStore(result.folder.parent).get("mobilenet_v2", config.weights_sha256)
+    assert stored.sha256("mobilenet_v2") == config.weights_sha256
+
+
+COMMAND = [sys.executable, "-m", "da3.toolchain.main", "train", "--domain", "signs", "--size", "32", "--batch-size", "4"]
+
+
+def start(photos, folder):
+    arguments = ["--data", photos, "--weights", "demo", "--runs", folder, "--epochs", "60"]
+    return subprocess.Popen(
+        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder.parent
+    )
+
+
+def wait_for_epochs(folder, count, process):
+    path = folder / "signs" / "metrics.jsonl"
+    for _ in range(600):
+        if path.exists() and len(path.read_text().splitlines()) >= count:
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    pytest.fail("no epoch ended within a minute")
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(photos, tmp_path):
+    process = start(photos, tmp_path / "runs")
+    wait_for_epochs(tmp_path / "runs", 1, process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "--resume" in output and "Traceback" not in errors
+    progress = ckpt.read(tmp_path / "runs" / "signs" / "last.safetensors").progress
+    assert progress.epoch >= 1 and len(progress.history) == progress.epoch
+
+
+def test_kill_leaves_a_checkpoint_to_go_on_from(photos, tmp_path):
+    process = start(photos, tmp_path / "runs")
+    wait_for_epochs(tmp_path / "runs", 2, process)
+    process.kill()
+    process.communicate()
+    found = ckpt.read(tmp_path / "runs" / "signs" / "last.safetensors")
+    assert found.progress.epoch >= 2
+    # From there on the run is the uninterrupted one: compare the next epochs of both.
+    from da3.toolchain.options import TrainOptions
+
+    class TwoMore(SilentReporter):
+        rows = ()
+
+        def epoch(self, row):
+            self.rows = (*self.rows, row)
+
+    reporter = TwoMore()
+    options = TrainOptions("signs", runs=tmp_path / "runs", resume=True)
+    result = train(options, reporter, lambda: len(reporter.rows) >= 2)
+    assert not result.finished
+    fresh = TwoMore()
+    whole = TrainOptions(
+        "signs",
+        str(photos),
+        tmp_path / "whole",
+        size=32,
+        batch_size=4,
+        weights="demo",
+        epochs=60,
+    )
+    train(whole, fresh, lambda: len(fresh.rows) >= len(result.history))
+    for ours, theirs in zip(untimed(result.history), untimed(fresh.rows), strict=False):
+        # Another process may sum in another order (thread counts), so not to the last bit.
+        assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-3)
+
+
+def test_resume_with_other_options_is_refused(small_run):
+    stop = Stops(1)
+    train(small_run(), stop, stop)
+    with pytest.raises(TrainingError, match=r"--epochs was 2, now 3.*--lr was 0\.004, now 0\.1"):
+        train(small_run(resume=True, epochs=3, lr=0.1), SilentReporter())
+    with pytest.raises(TrainingError, match="already holds a run.*--resume.*--overwrite"):
+        train(small_run(), SilentReporter())
+    with pytest.raises(TrainingError, match="exclude each other"):
+        train(small_run(resume=True, overwrite=True), SilentReporter())
+    assert train(small_run(overwrite=True), SilentReporter()).finished
+
+
+def test_resume_of_nothing_starts(small_run):
+    notes = []
+    reporter = SilentReporter()
+    reporter.note = notes.append
+    assert train(small_run(resume=True), reporter).finished
+    assert "nothing to resume" in notes[0]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 500])
+def test_damaged_checkpoint(damage, small_run):
+    result = train(small_run(), SilentReporter())
+    path = result.folder / "last.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=r"last\.safetensors is damaged.*train again"):
+        train(small_run(resume=True), SilentReporter())
+
+
+def test_nan_in_a_checkpoint(small_run):
+    result = train(small_run(), SilentReporter())
+    found = ckpt.read(result.folder / "best.safetensors")
+    weights = ckpt.BackboneStore(result.folder.parent).get(found.config.backbone, found.config.weights_sha256)
+    learner = found.learner(weights)
+    with torch.no_grad():
+        next(iter(learner.parameters())).fill_(float("nan"))
+    ckpt.write(found.path, found.config, found.progress, learner, {})
+    with pytest.raises(CheckpointError, match="NaN"):
+        ckpt.read(found.path)
+
+
+def test_diverging_stops_with_advice_and_a_good_checkpoint(small_run, monkeypatch):
+    real = METHODS["da3"].loss
+    losses = iter([1.0, 1.0, float("nan")])
+    monkeypatch.setattr(METHODS["da3"], "loss", lambda *facts: real(*facts) * next(losses))
+    with pytest.raises(TrainingError, match="loss became nan in epoch 1: try a lower --lr"):
+        train(small_run(), SilentReporter())
+    assert ckpt.read(small_run().folder / "last.safetensors").progress.step == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"size": 100}, TrainingError, "multiple of 32"),
+        ({"epochs": 0}, TrainingError, "--epochs 0"),
+        ({"batch_size": 0}, TrainingError, "--batch-size 0"),
+        ({"keep": 1.5}, TrainingError, "--keep 1.5"),
+        ({"keep": 0.05}, TrainingError, "cannot go below 0"),
+        ({"lr": -1.0}, TrainingError, "--lr -1"),
+        ({"method": "magic"}, TrainingError, "known are: da3"),
+        ({"domain": "../etc"}, TrainingError, "letters, digits"),
+        ({"device": "tpu9"}, TrainingError, "use cpu or cuda"),
+        ({"weights": "gone.pth"}, WeightsError, "gone.pth does not exist"),
+        ({"data": "no/such/folder"}, DataError, "does not exist"),
+        ({"data": None}, TrainingError, "pass --data FOLDER"),
+    ],
+)
+def test_bad_options(changes, error, message, small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message) as caught:
+        train(small_run(**changes), SilentReporter())
+    assert isinstance(caught.value, Da3Error) and "\n" not in str(caught.value)
+    assert not (tmp_path / "runs").exists(), "nothing may be left behind"
+
+
+def test_unreadable_photos_are_skipped_and_named(photos, small_run, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    good = (folder / "train" / "class0" / "0.jpg").read_bytes()
+    (folder / "train" / "class0" / "truncated.jpg").write_bytes(good[: len(good) // 2])
+    (folder / "train" / "class1" / "text.jpg").write_text("no picture")
+    (folder / "val" / "class1" / "empty.png").write_bytes(b"")
+    result = train(small_run(data=str(folder)), SilentReporter())
+    assert {os.path.basename(p) for p, _ in result.unreadable} == {"truncated.jpg", "text.jpg", "empty.png"}
+    assert all(path in reason for path, reason in result.unreadable)
+
+
+def test_changed_classes_stop_a_resume(photos, small_run, tmp_path):
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    stop = Stops(1)
+    train(small_run(data=str(folder)), stop, stop)
+    shutil.rmtree(folder / "val" / "class2")
+    shutil.rmtree(folder / "train" / "class2")
+    with pytest.raises(TrainingError, match="classes in .* changed"):
+        train(small_run(resume=True, data=str(folder)), SilentReporter())
+
+
+def test_schedule():
+    assert schedule(0.0, 0.2) == pytest.approx(0.04)
+    assert schedule(0.2, 0.2) == pytest.approx(1.0)
+    assert schedule(1.0, 0.2) == pytest.approx(0.0, abs=1e-9)
+    values = [schedule(i / 100, 0.1) for i in range(10, 101)]
+    assert values == sorted(values, reverse=True)
+
+
+def test_embedded_weights_have_their_own_size(photos, small_run):
+    options = small_run(weights="demo", size=None)
+    result = train(options, SilentReporter())
+    expected = load_weights("demo", "mobilenet_v2")
+    config = ckpt.read(result.folder / "best.safetensors").config
+    assert config.size == expected.input_size and config.weights_sha256 == expected.sha256("mobilenet_v2")

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-
 from da3.export.errors import ExportError
 from da3.export.segments import deploy
 from da3.export.standalone import standalone
@@ -23,9 +22,8 @@ from da3.runtime.backends.ort import open_session
 from da3.runtime.bundle import Bundle
 from da3.runtime.packs import add_pack
 from da3.runtime.preprocess import Preprocessing
-from da3.toolchain.backbones import WeightsFile, freeze
+from da3.toolchain.backbones import Network, WeightsFile, freeze
 from da3.toolchain.checkpoint import BackboneStore, Checkpoint, read, write_atomically
-from da3.toolchain.methods.finetune import Finetune
 from da3.toolchain.methods.linear import LinearModel
 from da3.toolchain.model import DomainModel, Head
 from da3.toolchain.preprocessing import preprocessing_of
@@ -96,7 +94,7 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     elif isinstance(model, LinearModel):
         data = standalone(model.backbone, None, model.head, config.size, len(config.classes))
     else:
-        assert config.method == Finetune.name
+        assert isinstance(model, Network)
         head = Head(model.feature_size, len(config.classes))
         head.load_domain_tensors({"mean": head.mean, "weight": model.head.weight, "bias": model.head.bias})
         tuned = freeze(model, config.backbone, weights)

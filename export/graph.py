@@ -6,13 +6,13 @@ A torch export would add nothing here but its own opset and names: a frozen netw
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
-
 from da3.toolchain.backbones.layers import FrozenConv
 from da3.toolchain.backbones.split import Block, Stem, Tail
+from onnx import TensorProto, helper, numpy_helper
 
 OPSET, IR_VERSION = 13, 7
 Shape = Sequence[int | str]
@@ -46,7 +46,7 @@ class Graph:
         self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
         return name
 
-    def node(self, kind: str, inputs: Sequence[str], **attributes: object) -> str:
+    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
         result = f"{kind.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(kind, list(inputs), [result], name=result, **attributes))
         return result
@@ -96,7 +96,7 @@ class Graph:
             rest = self._add(x, added)
         if run:
             y = x
-            for i, conv in enumerate(block.branch):
+            for i, conv in enumerate(block.convs):
                 y = self.conv(y, conv, f"{name}.{i}")
             y = self._add(y, rest)
         else:

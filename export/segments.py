@@ -94,9 +94,7 @@ def _add_adaptor(out: Deployment, i: int, adaptor: Adaptor, height: int) -> None
     )
 
 
-def _add_block(
-    out: Deployment, i: int, block: Block, side: int, height: int, out_height: int, gateable: bool
-) -> None:
+def _add_block(out: Deployment, i: int, block: Block, side: int, height: int, out_height: int, gateable: bool) -> None:
     def write(name: str, run: bool) -> str:
         graph = Graph(name)
         x = graph.input("x", ("batch", block.in_channels, height, height))

@@ -8,9 +8,7 @@ from da3.toolchain.backbones import Backbone
 from da3.toolchain.model import Head
 
 
-def standalone(
-    backbone: Backbone, adaptors: list[Adaptor] | None, head: Head, size: int, classes: int
-) -> bytes:
+def standalone(backbone: Backbone, adaptors: list[Adaptor] | None, head: Head, size: int, classes: int) -> bytes:
     """ONNX bytes: image (batch, 3, size, size) float32, preprocessed -> logits (batch, classes).
 
     ``adaptors`` None for a network without them; ``head`` supplies the classifier.

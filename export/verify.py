@@ -7,9 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
-
 from da3.export.errors import ExportError
 from da3.runtime import Domain, Runtime
 from da3.runtime.backends import Backend, choose
@@ -17,6 +14,8 @@ from da3.runtime.bundle import Bundle
 from da3.runtime.records import Step
 from da3.toolchain.frozen import run_block
 from da3.toolchain.model import DomainModel
+from numpy.typing import NDArray
+from torch import Tensor
 
 TOLERANCE = 1e-4  # largest difference over largest magnitude
 
@@ -59,7 +58,10 @@ def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain,
     finally:
         backend.close()
     sure = _sure(values, domain)
-    for name, parts in (("end to end, one batch", [images]), ("end to end, one by one", np.split(images, len(images)))):
+    for name, parts in (
+        ("end to end, one batch", [images]),
+        ("end to end, one by one", np.split(images, len(images))),
+    ):
         results = [runtime.run_batch(part, domain.name) for part in parts]
         logits = np.concatenate([r.logits for r in results])
         blocks = np.concatenate([r.blocks for r in results])
@@ -68,7 +70,12 @@ def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain,
 
 
 def _check_step(
-    step: Step, model: DomainModel, bundle: Bundle, backend: Backend, domain: Domain, values: dict[str, Tensor]
+    step: Step,
+    model: DomainModel,
+    bundle: Bundle,
+    backend: Backend,
+    domain: Domain,
+    values: dict[str, Tensor],
 ) -> list[Check]:
     inputs = [
         domain.weights[name[len("domain:") :]] if name.startswith("domain:") else values[name].numpy()

@@ -16,9 +16,7 @@ from .stats import conditions, percentiles_ms
 _WARMUP = 3
 
 
-def compare(
-    runtime: Runtime, images: Array, domain: str, repeats: int = 20, batch_size: int = 1
-) -> Dict[str, Any]:
+def compare(runtime: Runtime, images: Array, domain: str, repeats: int = 20, batch_size: int = 1) -> Dict[str, Any]:
     """All blocks against gates, alternating (A B A B ...) in one process, so that both meet the same machine.
 
     images: float32 (N, 3, size, size), already preprocessed, run in batches of batch_size, each `repeats`
@@ -30,9 +28,7 @@ def compare(
     # A short last batch would mix two sizes in one median.
     batches = [b for b in batches if len(b) == batch_size]
     if not batches or repeats < 1:
-        raise ImageError(
-            "nothing to time: %d images, batches of %d, %d repeats" % (len(images), batch_size, repeats)
-        )
+        raise ImageError("nothing to time: %d images, batches of %d, %d repeats" % (len(images), batch_size, repeats))
     blocks = runtime.bundle.manifest.blocks
     names = ("all-on", "gated")
     seconds: Dict[str, List[float]] = {name: [] for name in names}

@@ -138,10 +138,7 @@ def _doctor(words: List[str]) -> int:
 
         with Bundle(options.bundle) as bundle:
             bundle.verify()
-            print(
-                "bundle %s: every file as it should be; domains: %s"
-                % (bundle.path, ", ".join(bundle.domains))
-            )
+            print("bundle %s: every file as it should be; domains: %s" % (bundle.path, ", ".join(bundle.domains)))
     return 1 if report.problems else 0
 
 

@@ -98,9 +98,7 @@ def _providers(versions: Dict[str, Optional[str]], problems: List[str]) -> Optio
         return None
     try:
         return ", ".join(importlib.import_module("onnxruntime").get_available_providers())
-    except (
-        Exception
-    ) as error:  # a broken installation fails in many ways, and saying so is this file's purpose
+    except Exception as error:  # a broken installation fails in many ways, and saying so is this file's purpose
         problems.append(
             "onnxruntime is installed but does not work (%s): uninstall every onnxruntime package, then "
             "pip install 'da3[cpu]'" % str(error).split("\n")[0]

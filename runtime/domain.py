@@ -53,9 +53,7 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
         raise BundleError("%s: the weights' file must be called %s" % (where, WEIGHTS))
     data = files.read(prefix + WEIGHTS, expected_bytes=entry.integer("bytes"))
     if hashlib.sha256(data).hexdigest() != sha256_entry(entry, "sha256"):
-        raise BundleError(
-            "%s: the weights are not those domain.json names (wrong sha256); copy them again" % where
-        )
+        raise BundleError("%s: the weights are not those domain.json names (wrong sha256); copy them again" % where)
     return Domain(
         name=name,
         classes=tuple(classes),
@@ -87,8 +85,7 @@ def check_fits(domain: Domain, manifest: Manifest) -> None:
         keys = sorted(
             k
             for k in set(domain.adaptor) | set(manifest.adaptor)
-            if domain.adaptor.get(k) != manifest.adaptor.get(k)
-            or (k in domain.adaptor) != (k in manifest.adaptor)
+            if domain.adaptor.get(k) != manifest.adaptor.get(k) or (k in domain.adaptor) != (k in manifest.adaptor)
         )
         differ = ["%s %r, here %r" % (k, domain.adaptor.get(k), manifest.adaptor.get(k)) for k in keys]
         raise DomainError(
@@ -133,9 +130,7 @@ def _float32(tensors: Dict[str, Array], name: str) -> Dict[str, Array]:
     bad: List[str] = []
     for key, tensor in tensors.items():
         if tensor.dtype not in (np.float16, np.float32):
-            raise DomainError(
-                "domain %s: tensor %s is %s, not float16 or float32" % (name, key, tensor.dtype)
-            )
+            raise DomainError("domain %s: tensor %s is %s, not float16 or float32" % (name, key, tensor.dtype))
         weights[key] = np.ascontiguousarray(tensor, dtype=np.float32).reshape(tensor.shape)
         if not np.isfinite(weights[key]).all():
             bad.append(key)

@@ -114,9 +114,7 @@ class Runtime:
         with self._lock:
             self._opened()
             if name not in self._loaded:
-                raise DomainError(
-                    "domain %r is not loaded; loaded: %s" % (name, ", ".join(self.loaded) or "none")
-                )
+                raise DomainError("domain %r is not loaded; loaded: %s" % (name, ", ".join(self.loaded) or "none"))
             gone = self._loaded.pop(name)
             if self._current is gone:
                 self._current = None
@@ -283,9 +281,7 @@ class Runtime:
             raise DomainError("which domain? This bundle has: %s" % (", ".join(names) or "none yet"))
         return names[0]
 
-    def _run_bound(
-        self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Gates]
-    ) -> BatchResult:
+    def _run_bound(self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Gates]) -> BatchResult:
         opened = self._opened()
         logits, ran = opened.scheduler.run(
             bound, as_batch(images, self.preprocessing.size), self._gates(force_all_blocks, gates)

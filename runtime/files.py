@@ -33,9 +33,7 @@ class Files:
             try:
                 self._zip = zipfile.ZipFile(self.path)
             except (zipfile.BadZipFile, OSError) as error:
-                raise BundleError(
-                    "%s is not a %s: neither a folder nor a zip (%s)" % (self.path, what, error)
-                )
+                raise BundleError("%s is not a %s: neither a folder nor a zip (%s)" % (self.path, what, error))
             self._root = _root_of(self._zip, marker)
         if not self.exists(marker):
             self.close()
@@ -50,9 +48,7 @@ class Files:
         """The bytes of one file. Its size is checked before anything is read, so a lying zip cannot fill
         memory."""
         if not is_safe_name(name):
-            raise BundleError(
-                "%s: unsafe file name %r: it must stay inside the %s" % (self.path, name, self.what)
-            )
+            raise BundleError("%s: unsafe file name %r: it must stay inside the %s" % (self.path, name, self.what))
         if not self.exists(name):
             raise BundleError("%s: %s is missing; copy or export it again" % (self.path, name))
         try:
@@ -65,9 +61,7 @@ class Files:
                 % (self.path, name, size, expected_bytes)
             )
         if size > limit:
-            raise BundleError(
-                "%s: %s has %d bytes, more than the %d allowed" % (self.path, name, size, limit)
-            )
+            raise BundleError("%s: %s has %d bytes, more than the %d allowed" % (self.path, name, size, limit))
         try:
             if self._zip is not None:
                 return self._zip.read(self._root + name)

@@ -51,9 +51,7 @@ def list_labelled(
     folder = os.fspath(folder)
     if not os.path.isdir(folder):
         raise ImageError("%s is not a folder; give one with a sub-folder of pictures per class" % folder)
-    found = sorted(
-        n for n in os.listdir(folder) if not n.startswith(".") and os.path.isdir(os.path.join(folder, n))
-    )
+    found = sorted(n for n in os.listdir(folder) if not n.startswith(".") and os.path.isdir(os.path.join(folder, n)))
     names = list(classes) if classes is not None else found
     unknown = [n for n in found if n not in names]
     if unknown:

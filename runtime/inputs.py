@@ -37,9 +37,7 @@ def as_batch(images: Array, size: int) -> Array:
     if images.ndim == 3:
         images = images[None]
     if images.shape[1:] != (3, size, size) or images.shape[0] == 0:
-        raise ImageError(
-            "expected float32 images of shape (B, 3, %d, %d), not %s" % (size, size, images.shape)
-        )
+        raise ImageError("expected float32 images of shape (B, 3, %d, %d), not %s" % (size, size, images.shape))
     return np.ascontiguousarray(images, dtype=np.float32)
 
 
@@ -49,9 +47,7 @@ def _listed(images: Images) -> Union[Array, List[Union[str, Array]]]:
         if images.ndim == 3:
             images = images[None]
         if images.ndim != 4 or images.shape[0] == 0:
-            raise ImageError(
-                "expected images of shape (B, H, W, 3) or (B, 3, size, size), not %s" % (images.shape,)
-            )
+            raise ImageError("expected images of shape (B, H, W, 3) or (B, 3, size, size), not %s" % (images.shape,))
         return images
     if isinstance(images, (str, os.PathLike)):
         return list(expand([images]))

@@ -78,9 +78,7 @@ def sha256_entry(obj: Object, key: str) -> str:
 
 def _file(name: str, files: Object) -> FileEntry:
     if not is_safe_name(name) or name.split("/")[0] not in ("backbone", "adaptors") or "/" not in name:
-        raise BundleError(
-            "%s: unsafe file name %r: only backbone/* and adaptors/* are allowed" % (files.where, name)
-        )
+        raise BundleError("%s: unsafe file name %r: only backbone/* and adaptors/* are allowed" % (files.where, name))
     entry = files.object(name)
     size = entry.integer("bytes")
     if size < 0:
@@ -107,9 +105,7 @@ def _preprocessing(entry: Object) -> Preprocessing:
     numbers = {}
     for key in ("mean", "std"):
         values = entry.items(key)
-        if len(values) != 3 or not all(
-            isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
-        ):
+        if len(values) != 3 or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values):
             raise BundleError("%s: %s must be three numbers" % (entry.where, key))
         numbers[key] = (float(values[0]), float(values[1]), float(values[2]))
     size, crop = entry.integer("size"), entry.number("crop")

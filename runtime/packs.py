@@ -48,8 +48,7 @@ def add_pack(bundle: Path, pack: Path, replace: bool = False) -> Domain:
         place = os.path.join(folder, domain.name)
         if os.path.lexists(place) and not replace:
             raise DomainError(
-                "%s already has a domain %s; replace it (--replace), or remove it first"
-                % (opened.path, domain.name)
+                "%s already has a domain %s; replace it (--replace), or remove it first" % (opened.path, domain.name)
             )
         try:
             os.makedirs(folder, exist_ok=True)

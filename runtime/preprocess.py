@@ -74,8 +74,7 @@ def check_rgb(image: Array) -> None:
     """Raise ImageError unless `image` is uint8 (H, W, 3) with at least one pixel."""
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise ImageError(
-            "expected a uint8 image of shape (H, W, 3), not %s %s; convert it to 8-bit RGB"
-            % (image.dtype, image.shape)
+            "expected a uint8 image of shape (H, W, 3), not %s %s; convert it to 8-bit RGB" % (image.dtype, image.shape)
         )
 
 

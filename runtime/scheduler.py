@@ -33,9 +33,7 @@ class _Op(NamedTuple):
     run: Run
     inputs: Tuple[int, ...]
     outputs: Tuple[int, ...]
-    dead: Tuple[
-        int, ...
-    ]  # slots nobody reads after this step: freed, so that a batch's peak memory stays low
+    dead: Tuple[int, ...]  # slots nobody reads after this step: freed, so that a batch's peak memory stays low
     block: int
     gate: int  # slot of the gate logits, -1: always runs
     skip: Run  # `run` again when the step has none

@@ -67,17 +67,13 @@ def parse_safetensors(data: bytes, where: str) -> Tuple[Dict[str, Array], Dict[s
             raise BundleError("%s: tensor %r %s; the file is damaged" % (where, name, what))
         at = end
     if start + at != len(data):
-        raise BundleError(
-            "%s: %d bytes after the last tensor; the file is damaged" % (where, len(data) - start - at)
-        )
+        raise BundleError("%s: %d bytes after the last tensor; the file is damaged" % (where, len(data) - start - at))
     return tensors, metadata
 
 
 def _header(data: bytes, where: str) -> Tuple[Dict[str, Any], int]:
     if len(data) < 8:
-        raise BundleError(
-            "%s: truncated: %d bytes are no safetensors file; copy it again" % (where, len(data))
-        )
+        raise BundleError("%s: truncated: %d bytes are no safetensors file; copy it again" % (where, len(data)))
     length = struct.unpack("<Q", data[:8])[0]
     if length > _MAX_HEADER or 8 + length > len(data):
         raise BundleError("%s: truncated, or not a safetensors file (header of %d bytes)" % (where, length))
@@ -94,9 +90,7 @@ def _entry(name: str, entry: Any, where: str) -> Tuple[Any, Tuple[int, ...], int
     try:
         code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        raise BundleError(
-            "%s: tensor %r lacks dtype, shape or data_offsets; the file is damaged" % (where, name)
-        )
+        raise BundleError("%s: tensor %r lacks dtype, shape or data_offsets; the file is damaged" % (where, name))
     if code not in _DTYPES:
         raise BundleError(
             "%s: tensor %r has dtype %s, which numpy cannot hold; known: %s"
@@ -104,7 +98,5 @@ def _entry(name: str, entry: Any, where: str) -> Tuple[Any, Tuple[int, ...], int
         )
     numbers = shape + (begin, end)
     if not all(type(n) is int and n >= 0 for n in numbers) or begin > end:
-        raise BundleError(
-            "%s: tensor %r has a bad shape or offsets (%s); the file is damaged" % (where, name, entry)
-        )
+        raise BundleError("%s: tensor %r has a bad shape or offsets (%s); the file is damaged" % (where, name, entry))
     return np.dtype(_DTYPES[code]), shape, begin, end

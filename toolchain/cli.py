@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-
 from da3.runtime.errors import Da3Error
-from da3.toolchain import options as defaults
+from da3.toolchain.defaults import DEFAULTS
+from rich.console import Console
 
 app = typer.Typer(
     name="da3",
@@ -52,7 +51,7 @@ def run() -> None:
 
 
 def _default(name: str) -> str:
-    return f"(default: {defaults.DEFAULTS[name]})"
+    return f"(default: {DEFAULTS[name]})"
 
 
 @app.command()
@@ -60,25 +59,30 @@ def train(
     domain: DomainOption,
     data: Annotated[
         str | None,
-        typer.Option(help="photos: train/ and val/ with a subfolder per class, or just a subfolder per class "
-                     "(default: data/DOMAIN or photos/DOMAIN)"),
+        typer.Option(
+            help="photos: train/ and val/ with a subfolder per class, or just a subfolder per class "
+            "(default: data/DOMAIN or photos/DOMAIN)"
+        ),
     ] = None,
     backbone: Annotated[
         str | None, typer.Option(help=f"mobilenet_v2, resnet18, resnet34 or resnet50 {_default('backbone')}")
     ] = None,
     weights: Annotated[
         str | None,
-        typer.Option(help="imagenet (downloads torchvision's file), demo, or a .safetensors or .pth path "
-                     + _default("weights")),
+        typer.Option(
+            help="imagenet (downloads torchvision's file), demo, or a .safetensors or .pth path " + _default("weights")
+        ),
     ] = None,
     keep: Annotated[
         float | None,
-        typer.Option(help="share of the blocks' FLOPs to run on average, such as 0.6; 1 trains no gates "
-                     + _default("keep")),
+        typer.Option(
+            help="share of the blocks' FLOPs to run on average, such as 0.6; 1 trains no gates " + _default("keep")
+        ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help=f"passes over the photos {_default('epochs')}")] = None,
     size: Annotated[
-        int | None, typer.Option(help="image side in pixels, a multiple of 32 (default: what the weights state)")
+        int | None,
+        typer.Option(help="image side in pixels, a multiple of 32 (default: what the weights state)"),
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help=f"photos a step {_default('batch_size')}")] = None,
     lr: Annotated[float | None, typer.Option(help="highest learning rate (default: the method's)")] = None,
@@ -91,7 +95,9 @@ def train(
     method: Annotated[
         str | None, typer.Option(help=f"da3, or a baseline: linear, finetune {_default('method')}")
     ] = None,
-    workers: Annotated[int | None, typer.Option(help="decoding threads (default: one a core, 4 at most)", min=1)] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="decoding threads (default: one a core, 4 at most)", min=1)
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     runs: RunsOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
@@ -105,10 +111,12 @@ def train(
     Example: da3 train --domain flowers --data photos/flowers --keep 0.7
     """
     from da3.toolchain.interrupt import stop_on_interrupt
+    from da3.toolchain.options import TrainOptions
     from da3.toolchain.progress import ConsoleReporter
+    from da3.toolchain.tables import training_summary
     from da3.toolchain.train import train as train_domain
 
-    asked = defaults.TrainOptions(
+    asked = TrainOptions(
         domain, data, runs, method, backbone, weights, size, epochs, batch_size, lr, keep, seed, flip,
         label_smoothing, workers, device, resume, overwrite,
     )  # fmt: skip
@@ -117,7 +125,7 @@ def train(
     if not result.finished:
         out.print(f"stopped; all is saved. Go on with: da3 train --domain {domain} --resume")
         raise typer.Exit(130)
-    reporter.summarise(result)
+    out.print(training_summary(result), soft_wrap=True)
 
 
 @app.command()
@@ -149,13 +157,16 @@ def export(
 def run_engine(
     images: Annotated[list[str], typer.Argument(help="files, folders, globs, .npy batches, or - for paths on stdin")],
     domain: Annotated[
-        str | None, typer.Option("--domain", "-d", help="a domain of the bundle, or a .da3 pack (default: the only one)")
+        str | None,
+        typer.Option("--domain", "-d", help="a domain of the bundle, or a .da3 pack (default: the only one)"),
     ] = None,
     bundle: BundleOption = Path("bundle"),
     json_: Annotated[bool, typer.Option("--json", help="one JSON object on stdout, and nothing else there")] = False,
     top_k: Annotated[int, typer.Option(help="labels to print per image", min=1)] = 1,
     batch_size: Annotated[int, typer.Option(help="images per run of the engine", min=1)] = 1,
-    force_all_blocks: Annotated[bool, typer.Option("--force-all-blocks", help="ignore the gates: skip nothing")] = False,
+    force_all_blocks: Annotated[
+        bool, typer.Option("--force-all-blocks", help="ignore the gates: skip nothing")
+    ] = False,
     repeat: Annotated[int, typer.Option(help="timed runs of each batch", min=1)] = 1,
     warmup: Annotated[int, typer.Option(help="untimed runs first", min=0)] = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: all cores)", min=1)] = None,
@@ -168,9 +179,7 @@ def run_engine(
     from da3.runtime.predict import as_json, render
     from da3.runtime.predict import run_engine as predict
 
-    done = predict(
-        images, str(bundle), domain, batch_size, force_all_blocks, repeat, warmup, threads, backend
-    )
+    done = predict(images, str(bundle), domain, batch_size, force_all_blocks, repeat, warmup, threads, backend)
     print(json.dumps(as_json(done, top_k)) if json_ else render(done, top_k))
     if done.failed:
         raise typer.Exit(1)
@@ -261,7 +270,10 @@ def bench_run(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed here, and what is wrong with it."""
+    """Say what is installed here, and what is wrong with it.
+
+    Such as onnxruntime and onnxruntime-gpu side by side, which silently breaks both.
+    """
     from da3.runtime.cli import main as runtime_main
 
     raise typer.Exit(runtime_main(["doctor"]))

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
-
 from da3.runtime.errors import ImageError
 from da3.runtime.images import list_labelled
 from da3.runtime.preprocess import Preprocessing, decode
 from da3.toolchain.errors import DataError
+from PIL import Image
+from torch import Tensor
 
 Photo = tuple[str, int]  # path, label
 
@@ -81,7 +80,10 @@ def _split(classes: tuple[str, ...], photos: list[Photo], seed: int, val_share: 
 
 
 def drop_unreadable(
-    photos: PhotoSet, size: int, workers: int, on_progress: Callable[[int, int], None] = lambda done, total: None
+    photos: PhotoSet,
+    size: int,
+    workers: int,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> PhotoSet:
     """Decode every photo once; leave out those that cannot be, and say which. Raises DataError if a class empties."""
     every = [*photos.train, *photos.val]
@@ -190,9 +192,7 @@ class Loader:
         path = self.photos[index][0]
         return self.preprocessing.load(path)
 
-    def _batches(
-        self, order: np.ndarray, make: Callable[[int], np.ndarray]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, order: np.ndarray, make: Callable[[int], np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.batch_size
         batches = [order[i : i + size] for i in range(0, len(order), size)]
         ahead = 1 + -(-2 * self.workers // size)  # batches in flight: enough to keep every worker busy

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.runtime.bench import compare, switch_us
@@ -21,6 +19,7 @@ from da3.toolchain.interrupt import stop_on_interrupt
 from da3.toolchain.options import TrainOptions
 from da3.toolchain.progress import ConsoleReporter, SilentReporter
 from da3.toolchain.train import Result, train
+from rich.console import Console
 
 KEEP = 0.65
 EPOCHS, LINEAR_EPOCHS = 12, 8

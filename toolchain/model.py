@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
-
 from da3.toolchain.adaptor import Adaptor, AdaptorSpec, grid_side
 from da3.toolchain.backbones import Backbone
 from da3.toolchain.frozen import run_block
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,9 @@ class DomainModel(nn.Module):
     straight through (training); "hard" thresholds logits at ``theta`` (deployment).
     """
 
+    adaptors: Sequence[Adaptor]  # an nn.ModuleList
+    branch_share: Tensor  # (blocks,) of the block FLOPs
+
     def __init__(self, backbone: Backbone, spec: AdaptorSpec, size: int, classes: int, gated: bool):
         """``gated``: gates are trained; otherwise they are there, open and frozen, so that the graphs are the same."""
         super().__init__()
@@ -94,12 +96,13 @@ class DomainModel(nn.Module):
         total = sum(f.branch + f.shortcut for f in flops)
         shares = torch.tensor([f.branch / total for f in flops])
         self.register_buffer("branch_share", shares, persistent=False)
-        self.adaptors = nn.ModuleList()
+        adaptors = []
         for i, (block, f) in enumerate(zip(backbone.blocks, flops, strict=True)):
             mid = max(8, round(spec.ratio * block.in_channels))
             next_gated = i + 1 < len(flops) and backbone.gateable[i + 1]
             side = grid_side(f.out_height, spec.grid)
-            self.adaptors.append(Adaptor(block.in_channels, block.out_channels, mid, side, next_gated))
+            adaptors.append(Adaptor(block.in_channels, block.out_channels, mid, side, next_gated))
+        self.adaptors = nn.ModuleList(adaptors)
         self.head = Head(backbone.feature_size, classes)
         for name, parameter in self.named_parameters():
             if name.endswith((".gate", ".gate_bias")):
@@ -183,6 +186,7 @@ class DomainModel(nn.Module):
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Become exactly the network that a bundle with these tensors holds."""
+
         def part(prefix: str) -> dict[str, Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 

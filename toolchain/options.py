@@ -9,20 +9,10 @@ from pathlib import Path
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.checkpoint import RunConfig
+from da3.toolchain.defaults import DEFAULTS
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 
-DEFAULTS = {
-    "method": "da3",
-    "backbone": "mobilenet_v2",
-    "weights": "imagenet",
-    "epochs": 15,
-    "batch_size": 32,
-    "keep": 1.0,
-    "seed": 0,
-    "flip": True,
-    "label_smoothing": 0.1,
-}
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -72,7 +62,12 @@ class TrainOptions:
             raise TrainingError(f"--backbone {self.backbone}: known are {', '.join(NAMES)}")
         if self.size is not None and (self.size < 32 or self.size % 32):
             raise TrainingError(f"--size {self.size}: use a multiple of 32, such as 96, 128, 160 or 224")
-        limits = {"epochs": (1, 100_000), "batch_size": (1, 4096), "keep": (0.0, 1.0), "label_smoothing": (0.0, 0.9)}
+        limits = {
+            "epochs": (1, 100_000),
+            "batch_size": (1, 4096),
+            "keep": (0.0, 1.0),
+            "label_smoothing": (0.0, 0.9),
+        }
         for name, (low, high) in limits.items():
             value = self.pick(name)
             if not low <= value <= high:  # type: ignore[operator]

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import time
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+from typing import Protocol
 
 from da3.toolchain.checkpoint import Progress as RunProgress
 from da3.toolchain.checkpoint import RunConfig
 from da3.toolchain.data import PhotoSet
-from da3.toolchain.train import Result
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+
+class Reporter(Protocol):
+    """Who is told how it goes. All methods are called from the training thread."""
+
+    def checking(self, done: int, total: int) -> None: ...
+    def preparing(self, done: int, total: int) -> None: ...
+    def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None: ...
+    def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None: ...
+    def epoch(self, row: dict[str, float]) -> None: ...
+    def note(self, text: str) -> None: ...
 
 
 class ConsoleReporter:
     """Reports a run to people; use as a context manager so that the bar always ends cleanly."""
 
     def __init__(self, console: Console | None = None):
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.bar = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}"),
@@ -87,19 +97,6 @@ class ConsoleReporter:
 
     def note(self, text: str) -> None:
         self.console.print(text)
-
-    def summarise(self, result: Result) -> None:
-        """The last words of a finished run."""
-        best = result.best
-        if best is not None:
-            gated = f", running {best['val_share']:.0%} of the block FLOPs" if best["val_share"] < 1 else ""
-            self.console.print(
-                f"best: {best['val_accuracy']:.1%} on the validation photos{gated} (epoch {best['epoch']:.0f}); "
-                f"in {result.folder}"
-            )
-        if result.unreadable:
-            self.console.print(f"[yellow]{len(result.unreadable)} photos could not be read and were skipped[/]")
-        self.console.print(f"next: da3 export --domain {result.folder.name}")
 
 
 class SilentReporter:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from da3.calib import Calibration
     from da3.export.verify import Check
     from da3.toolchain.demo import DemoReport
+    from da3.toolchain.train import Result
 
 
 @contextmanager
@@ -30,6 +31,21 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(tasks[what], completed=done, total=total)
 
         yield show
+
+
+def training_summary(result: Result) -> str:
+    """The last words of a finished run."""
+    lines = []
+    if result.best is not None:
+        gated = f", running {result.best['val_share']:.0%} of the block FLOPs" if result.best["val_share"] < 1 else ""
+        lines.append(
+            f"best: {result.best['val_accuracy']:.1%} on the validation photos{gated} "
+            f"(epoch {result.best['epoch']:.0f}); in {result.folder}"
+        )
+    if result.unreadable:
+        lines.append(f"{len(result.unreadable)} photos could not be read and were skipped")
+    lines.append(f"next: da3 export --domain {result.folder.name}")
+    return "\n".join(lines)
 
 
 def checks_table(checks: list[Check]) -> Table:

@@ -1,47 +1,23 @@
-"""The training loop: one for every method, resumable at any step with the same result."""
+"""From what a user asks to a finished, stopped or refused run."""
 
 from __future__ import annotations
 
-import math
-import resource
 import shutil
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-
-from da3.runtime.preprocess import Preprocessing
 from da3.toolchain import checkpoint as ckpt
 from da3.toolchain.backbones import load_weights
-from da3.toolchain.checkpoint import BackboneStore, Checkpoint, Progress, RunConfig, write_atomically
-from da3.toolchain.data import Augmentation, Loader, PhotoSet, default_workers, drop_unreadable, find_photos
-from da3.toolchain.errors import CheckpointError, TrainingError
-from da3.toolchain.methods import Learner, method
+from da3.toolchain.checkpoint import BackboneStore, Checkpoint
+from da3.toolchain.data import default_workers, drop_unreadable, find_photos
+from da3.toolchain.errors import TrainingError
+from da3.toolchain.loop import Run
+from da3.toolchain.methods import method
 from da3.toolchain.options import TrainOptions
 from da3.toolchain.preprocessing import preprocessing_of
-
-SAVE_EVERY = 60.0  # seconds between checkpoints inside an epoch
-STATISTICS_PHOTOS = 256
-SAMPLE_PHOTOS = 8  # kept beside the checkpoint so that export can verify without the photos
-
-
-class Reporter(Protocol):
-    """Who is told how it goes. All methods are called from the training thread."""
-
-    def checking(self, done: int, total: int) -> None: ...
-    def preparing(self, done: int, total: int) -> None: ...
-    def started(self, config: RunConfig, progress: Progress, photos: PhotoSet, trainable: int) -> None: ...
-    def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None: ...
-    def epoch(self, row: dict[str, float]) -> None: ...
-    def note(self, text: str) -> None: ...
+from da3.toolchain.progress import Reporter
 
 
 @dataclass(frozen=True)
@@ -83,7 +59,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     photos = drop_unreadable(photos, config.size, workers, reporter.checking)
 
     preprocessing = preprocessing_of(config.size, weights)
-    run = _Run(config, learner, photos, preprocessing, workers, device, folder, reporter)
+    run = Run(config, learner, photos, preprocessing, workers, device, folder, reporter)
     if resumed is None:
         if options.overwrite and folder.exists():
             shutil.rmtree(folder)
@@ -124,207 +100,3 @@ def _device(name: str) -> torch.device:
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu")
     return device
-
-
-class _Run:
-    """The state of one run and the steps that change it."""
-
-    def __init__(
-        self,
-        config: RunConfig,
-        learner: Learner,
-        photos: PhotoSet,
-        preprocessing: Preprocessing,
-        workers: int,
-        device: torch.device,
-        folder: Path,
-        reporter: Reporter,
-    ):
-        self.config, self.learner, self.device, self.folder, self.reporter = (
-            config,
-            learner,
-            device,
-            folder,
-            reporter,
-        )
-        self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers)
-        self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers)
-        self.augmentation = Augmentation(config.flip)
-        self.optimizer = torch.optim.AdamW(learner.parameters(), lr=config.lr, weight_decay=1e-4)
-        self.steps = self.train_loader.steps()
-        self.total = self.steps * config.epochs
-        self.progress = Progress()
-        self.saved_at = time.monotonic()
-
-    def begin(self) -> None:
-        """Look at some photos before the first step, and keep a few for export to verify with."""
-        count = min(STATISTICS_PHOTOS, len(self.train_loader.photos))
-        self.learner.prepare(self._statistics_batches(count))
-        sample = BytesIO()
-        np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed))
-        write_atomically(self.folder / "samples.npy", sample.getvalue())
-        self.save()
-
-    def _statistics_batches(self, count: int) -> Iterator[Tensor]:
-        pixels = self.train_loader.sample(count, self.config.seed)
-        for start in range(0, count, 32):
-            batch = self.train_loader.preprocessing.normalise(pixels[start : start + 32])
-            yield torch.from_numpy(batch).to(self.device)
-            self.reporter.preparing(min(start + 32, count), count)
-
-    def go_on_from(self, found: Checkpoint) -> None:
-        """Take up the model, optimiser and counters of a checkpoint."""
-        ckpt.restore(self.learner, found)
-        self.progress = found.progress
-        parameters = self.learner.parameters()
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in found.optimizer.items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value.to("cpu" if name == "step" else self.device)
-        if state:
-            # Fewer is right: a gate has no state before the first step that uses it.
-            if max(state) >= len(parameters):
-                raise CheckpointError(f"{found.path} holds the optimiser of another model: use --overwrite")
-            self.optimizer.load_state_dict(
-                {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-            )
-
-    def loop(self, stop: Callable[[], bool]) -> bool:
-        """Train and validate to the end. False: stopped early, everything saved."""
-        progress = self.progress
-        while progress.epoch < self.config.epochs:
-            started, done_before = time.monotonic(), progress.step
-            if not self._train_epoch(stop):
-                self.save()
-                return False
-            photos_seen = (progress.step - done_before) * self.config.batch_size
-            rate = photos_seen / max(time.monotonic() - started, 1e-9)
-            scores = self.evaluate(stop)
-            if scores is None:
-                self.save()
-                return False
-            self._end_epoch(scores, rate, time.monotonic() - started)
-        self._write_reports()
-        return True
-
-    def _train_epoch(self, stop: Callable[[], bool]) -> bool:
-        progress, config = self.progress, self.config
-        batches = self.train_loader.training(self.augmentation, config.seed, progress.epoch, progress.step)
-        for images, labels in batches:
-            if stop():
-                batches.close()
-                return False
-            self._step(images.to(self.device), labels.to(self.device))
-            self.reporter.step(
-                progress.epoch, progress.step, self.steps, progress.sums, memory_bytes(self.device)
-            )
-            if time.monotonic() - self.saved_at > SAVE_EVERY:
-                self.save()
-        return True
-
-    def _step(self, images: Tensor, labels: Tensor) -> None:
-        progress = self.progress
-        done = progress.epoch * self.steps + progress.step
-        # Noise is a function of the step alone, so that a resumed run draws what an uninterrupted one would have.
-        torch.manual_seed((self.config.seed * 1_000_003 + done) % 2**63)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.learning_rate(done)
-        self.learner.train_mode(done / self.total)
-        output = self.learner.forward(images)
-        loss = self.learner.loss(output, labels, self.config.label_smoothing)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} in epoch {progress.epoch + 1}: try a lower --lr (it is {self.config.lr:g}); "
-                f"{self.folder / 'last.safetensors'} still holds the state before"
-            )
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self.optimizer.step()
-        correct = float((output.logits.argmax(1) == labels).sum())
-        count = len(labels)
-        for key, amount in {
-            "photos": count,
-            "loss": value * count,
-            "correct": correct,
-            "share": float(output.share.detach().sum()),
-        }.items():
-            progress.sums[key] = progress.sums.get(key, 0.0) + amount
-        progress.step += 1
-
-    def learning_rate(self, done: int) -> float:
-        """That of the step after ``done`` steps."""
-        return self.config.lr * schedule(done / self.total, self.learner.warm_up)
-
-    @torch.no_grad()
-    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-        """Validation loss, accuracy and mean share of block FLOPs run, as deployed. None if stopped."""
-        self.learner.eval_mode()
-        photos = loss = correct = share = 0.0
-        batches = self.val_loader.evaluation()
-        for images, labels in batches:
-            if stop():
-                batches.close()
-                return None
-            output = self.learner.forward(images.to(self.device))
-            labels = labels.to(self.device)
-            photos += len(labels)
-            loss += float(F.cross_entropy(output.logits, labels, reduction="sum"))
-            correct += float((output.logits.argmax(1) == labels).sum())
-            share += float(output.share.sum())
-        return {"val_loss": loss / photos, "val_accuracy": correct / photos, "val_share": share / photos}
-
-    def _end_epoch(self, scores: dict[str, float], rate: float, seconds: float) -> None:
-        progress, sums = self.progress, self.progress.sums
-        row = {
-            "epoch": progress.epoch + 1,
-            "train_loss": sums["loss"] / sums["photos"],
-            "train_accuracy": sums["correct"] / sums["photos"],
-            "train_share": sums["share"] / sums["photos"],
-            **scores,
-            "lr": self.learning_rate((progress.epoch + 1) * self.steps - 1),
-            "seconds": round(seconds, 3),
-            "images_per_second": round(rate, 1),
-            "memory_mb": round(memory_bytes(self.device) / 1e6, 1),
-        }
-        progress.history.append(row)
-        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
-        last = progress.epoch == self.config.epochs
-        final = last or self.learner.is_final(progress.epoch / self.config.epochs)
-        if final and (progress.best is None or _rank(row) > _rank(progress.best)):
-            progress.best = row
-            ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, {})
-        self.save()
-        self._write_reports()
-        self.reporter.epoch(row)
-
-    def save(self) -> None:
-        """Write ``last.safetensors``: everything needed to go on from this step."""
-        state = self.optimizer.state_dict()["state"]
-        tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
-        ckpt.write(self.folder / "last.safetensors", self.config, self.progress, self.learner, tensors)
-        self.saved_at = time.monotonic()
-
-    def _write_reports(self) -> None:
-        from da3.toolchain.curves import write_reports
-
-        write_reports(self.folder, self.progress.history, self.config.domain)
-
-
-def _rank(row: dict[str, float]) -> tuple[float, float]:
-    return (row["val_accuracy"], -row["val_loss"])
-
-
-def schedule(progress: float, warm_up: float) -> float:
-    """Learning-rate factor at ``progress`` (0 to 1): a linear rise from 4 %, then half a cosine down to 0."""
-    if progress < warm_up:
-        return 0.04 + 0.96 * progress / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the process on a CPU, of PyTorch's allocator on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

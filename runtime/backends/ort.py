@@ -106,16 +106,12 @@ def _share_pool(ort: Any, threads: Optional[int]) -> bool:
             if threads == 1:
                 return False
             if not hasattr(ort, "set_global_thread_pool_sizes"):
-                _note(
-                    "this ONNX Runtime has no shared thread pool: each segment runs on 1 thread; upgrade it"
-                )
+                _note("this ONNX Runtime has no shared thread pool: each segment runs on 1 thread; upgrade it")
                 return False
             try:
                 ort.set_global_thread_pool_sizes(_default_threads() if threads is None else threads, 1)
                 _pool = threads or 0
-            except (
-                Exception
-            ):  # "Global thread pools have already been created": someone else's, and we must share it
+            except Exception:  # "Global thread pools have already been created": someone else's, and we must share it
                 _pool = -1
         if threads is not None and threads != _pool:
             _note("this process's thread pool exists already; threads=%d is ignored" % threads)

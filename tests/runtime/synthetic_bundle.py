@@ -129,9 +129,7 @@ def write_bundle(folder, domains=("flowers", "signs"), seed=0):
             [("Conv", ["image", "k"], "c", {"strides": [2, 2], "pads": [1] * 4}), ("Relu", ["c"], "x", {})],
             {"k": backbone.stem},
         ),
-        "backbone/skip.onnx": _graph(
-            ["x", "a"], ["y"], [("Add", ["x", "a"], "s", {}), ("Relu", ["s"], "y", {})], {}
-        ),
+        "backbone/skip.onnx": _graph(["x", "a"], ["y"], [("Add", ["x", "a"], "s", {}), ("Relu", ["s"], "y", {})], {}),
         "backbone/tail.onnx": _graph(
             ["x"], ["features"], [("ReduceMean", ["x"], "features", {"axes": [2, 3], "keepdims": 0})], {}
         ),

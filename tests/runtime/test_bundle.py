@@ -134,9 +134,7 @@ def test_segments_that_are_not_what_the_manifest_says(bundle):
     content = read_manifest(bundle)
     content["segments"]["tail"]["inputs"][0]["name"] = "z"
     write_manifest(bundle, content)
-    with pytest.raises(
-        BackendError, match=r"segment tail: backbone/tail.onnx has inputs \['x'\], the manifest"
-    ):
+    with pytest.raises(BackendError, match=r"segment tail: backbone/tail.onnx has inputs \['x'\], the manifest"):
         Runtime(bundle)
 
 
@@ -239,9 +237,7 @@ def test_a_pack_beside_the_bundle(bundle, tmp_path, weights):
             assert runtime.load(path).name == "tiny"
             assert runtime.domains == ["flowers", "signs", "tiny"]
             x = images(4)
-            np.testing.assert_array_equal(
-                runtime.run_batch(x, "tiny").logits, runtime.run_batch(x, "signs").logits
-            )
+            np.testing.assert_array_equal(runtime.run_batch(x, "tiny").logits, runtime.run_batch(x, "signs").logits)
             runtime.unload("tiny")
         with pytest.raises(DomainError, match="no domain pack at"):
             runtime.load(tmp_path / "gone.da3")

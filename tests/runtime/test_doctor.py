@@ -30,10 +30,7 @@ def test_both_onnxruntimes(installed):
     installed(onnxruntime="1.31", onnxruntime_gpu="1.31", pillow="12")
     problems = doctor.examine().problems
     assert len(problems) == 1
-    assert (
-        "overwrite each other" in problems[0]
-        and "pip uninstall -y onnxruntime onnxruntime-gpu" in problems[0]
-    )
+    assert "overwrite each other" in problems[0] and "pip uninstall -y onnxruntime onnxruntime-gpu" in problems[0]
 
 
 def test_nothing_installed(installed):

@@ -37,9 +37,7 @@ def share(ran):
 def test_equals_the_reference(runtime, weights, domain, batch):
     x = images(32)
     expected, ran = Backbone().reference(x, weights[domain])
-    assert 0 < ran[:, 1].sum() < 32 and 0 < ran[:, 2].sum() < 32, (
-        "the gates must disagree for this to test anything"
-    )
+    assert 0 < ran[:, 1].sum() < 32 and 0 < ran[:, 2].sum() < 32, "the gates must disagree for this to test anything"
     predictions = runtime.run(x, domain=domain, batch_size=batch)
     assert [p.blocks for p in predictions] == [tuple(r) for r in ran]
     np.testing.assert_allclose([p.logits for p in predictions], expected, rtol=1e-4, atol=1e-4)
@@ -226,6 +224,4 @@ def test_uint8_images_of_any_size(runtime):
         alone = runtime.run(picture, "flowers", force_all_blocks=True)[0]
         np.testing.assert_allclose(alone.logits, prediction.logits, rtol=1e-4, atol=1e-4)
         x = runtime.preprocessing.normalise(runtime.preprocessing.resize_and_crop(picture)[None])
-        np.testing.assert_array_equal(
-            runtime.run(x, "flowers", force_all_blocks=True)[0].logits, alone.logits
-        )
+        np.testing.assert_array_equal(runtime.run(x, "flowers", force_all_blocks=True)[0].logits, alone.logits)

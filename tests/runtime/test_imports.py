@@ -23,9 +23,7 @@ def modules():
 
 def test_no_module_loads_anything_heavy(call):
     code = f"import sys\nfor name in {list(modules())}: __import__(name)\n"
-    code += (
-        f"print([m for m in {HEAVY} if m in sys.modules], [m for m in sys.modules if m.startswith('da3.')])"
-    )
+    code += f"print([m for m in {HEAVY} if m in sys.modules], [m for m in sys.modules if m.startswith('da3.')])"
     done = call("-c", code)
     assert done.returncode == 0, done.stderr
     heavy, _, ours = done.stdout.partition("] ")

@@ -24,9 +24,7 @@ def candidates():
 
 def works(python, code):
     try:
-        done = subprocess.run(
-            [python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60
-        )
+        done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
     except OSError:
         return False
     return done.returncode == 0 and done.stdout.strip() in (b"True", b"")

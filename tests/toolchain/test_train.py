@@ -1,4 +1,4 @@
-"""The training loop: resumable at any step with the same result, the same for the same seed, and honest about bad input."""
+"""The training loop: resumable at any step, the same for the same seed, and honest about bad input."""
 
 import json
 import os
@@ -11,15 +11,15 @@ import time
 import numpy as np
 import pytest
 import torch
-from PIL import Image
-
 from da3.runtime.errors import Da3Error
 from da3.toolchain import checkpoint as ckpt
 from da3.toolchain.backbones import NAMES, load_weights
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError, WeightsError
+from da3.toolchain.loop import schedule
 from da3.toolchain.methods import METHODS
 from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import schedule, train
+from da3.toolchain.train import train
+from PIL import Image
 
 
 class Stops(SilentReporter):
@@ -61,7 +61,10 @@ def test_resumed_equals_uninterrupted(arch, small_run):
     resumed = train_with_stops(options("resumed"), [2])
     assert untimed(whole.history) == untimed(resumed.history)
     for name in ("last", "best"):
-        a, b = tensors_of(whole.folder / f"{name}.safetensors"), tensors_of(resumed.folder / f"{name}.safetensors")
+        a, b = (
+            tensors_of(whole.folder / f"{name}.safetensors"),
+            tensors_of(resumed.folder / f"{name}.safetensors"),
+        )
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
@@ -92,7 +95,10 @@ def test_learns(small_run):
 
 
 def test_seed_decides_everything(small_run):
-    rows = [untimed(train(small_run(f"run{i}", seed=seed, keep=0.9), SilentReporter()).history) for i, seed in enumerate([0, 0, 1])]
+    rows = [
+        untimed(train(small_run(f"run{i}", seed=seed, keep=0.9), SilentReporter()).history)
+        for i, seed in enumerate([0, 0, 1])
+    ]
     assert rows[0] == rows[1] != rows[2]
 
 
@@ -109,13 +115,28 @@ def test_what_a_run_leaves(small_run):
     assert stored.sha256("mobilenet_v2") == config.weights_sha256
 
 
-COMMAND = [sys.executable, "-m", "da3.toolchain.main", "train", "--domain", "signs", "--size", "32", "--batch-size", "4"]
+COMMAND = [
+    sys.executable,
+    "-m",
+    "da3.toolchain.main",
+    "train",
+    "--domain",
+    "signs",
+    "--size",
+    "32",
+    "--batch-size",
+    "4",
+]
 
 
 def start(photos, folder):
     arguments = ["--data", photos, "--weights", "demo", "--runs", folder, "--epochs", "60"]
     return subprocess.Popen(
-        [*COMMAND, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder.parent
+        [*COMMAND, *map(str, arguments)],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=folder.parent,
     )
 
 

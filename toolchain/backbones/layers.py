@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from da3.toolchain.frozen import activate
+from torch import Tensor, nn
 
 Pads = tuple[int, int, int, int]
 
@@ -52,9 +51,7 @@ class FrozenConv(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(
-        self, weight: Tensor, bias: Tensor, stride: int, pads: Pads, groups: int, activation: str | None
-    ):
+    def __init__(self, weight: Tensor, bias: Tensor, stride: int, pads: Pads, groups: int, activation: str | None):
         super().__init__()
         self.register_buffer("weight", weight.contiguous())
         self.register_buffer("bias", bias.contiguous())

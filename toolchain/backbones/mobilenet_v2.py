@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
-
 from da3.toolchain.backbones.layers import FrozenConv, conv_bn
 from da3.toolchain.backbones.split import Block, Stem, Tail
+from torch import Tensor, nn
 
 # t (expansion), c (channels), n (repeats), s (stride of the first): table 2 of the paper.
-SETTINGS = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]
+SETTINGS = [
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+]
 BLOCK_NAMES = [f"features.{i}" for i in range(1, 18)]
 
 

@@ -6,10 +6,9 @@ The 50 is torchvision's "v1.5": the stride sits in the bottleneck's 3x3.
 from __future__ import annotations
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from da3.toolchain.backbones.layers import FrozenConv, conv_bn
 from da3.toolchain.backbones.split import Block, Stem, Tail
+from torch import Tensor, nn
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 
@@ -28,9 +27,7 @@ class Residual(nn.Module):
         for i, (conv, bn) in enumerate(convs, 1):
             self.add_module(f"conv{i}", conv)
             self.add_module(f"bn{i}", bn)
-        self.downsample = (
-            nn.Sequential(*conv_bn(cin, cout, 1, stride)) if stride != 1 or cin != cout else None
-        )
+        self.downsample = nn.Sequential(*conv_bn(cin, cout, 1, stride)) if stride != 1 or cin != cout else None
 
     def _layers(self) -> list[tuple[nn.Module, nn.Module, str | None]]:
         last = self.depth

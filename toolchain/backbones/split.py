@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from da3.toolchain.backbones.layers import FrozenConv
 from da3.toolchain.frozen import run_block
+from torch import Tensor, nn
 
 
 class Stem(nn.Module):
@@ -48,6 +48,11 @@ class Block(nn.Module):
         for conv in branch:
             self.stride *= conv.stride
 
+    @property
+    def convs(self) -> list[FrozenConv]:
+        """The branch's convolutions, in order."""
+        return list(self.branch)
+
     def shortcut(self, x: Tensor) -> Tensor | None:
         """S(x) (B, C', H', W'), or None where the block has no shortcut."""
         if self.projection is not None:
@@ -57,7 +62,7 @@ class Block(nn.Module):
     def flops(self, height: int) -> BlockFlops:
         """Operations for one image whose input is (C, height, height)."""
         total, out = 0, height
-        for conv in self.branch:
+        for conv in self.convs:
             n, out = conv.flops(out)
             total += n
         kept = self.projection.flops(height)[0] if self.projection is not None else 0
@@ -104,6 +109,8 @@ class BackboneInfo:
 
 class Backbone(nn.Module):
     """Frozen stem, blocks and tail with their facts. Image (B, 3, S, S) -> features (B, feature_size)."""
+
+    blocks: Sequence[Block]  # an nn.ModuleList
 
     def __init__(self, stem: Stem, blocks: list[Block], tail: Tail, info: BackboneInfo):
         super().__init__()

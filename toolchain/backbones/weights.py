@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
 from da3.toolchain.errors import WeightsError
+from torch import Tensor
 
 IMAGENET_URLS = {
     "mobilenet_v2": "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
@@ -139,7 +138,9 @@ def _read_safetensors(path: Path) -> WeightsFile:
             meta = file.metadata() or {}
             state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise WeightsError(f"weights file {path} cannot be read ({error}): it is truncated or no safetensors") from error
+        raise WeightsError(
+            f"weights file {path} cannot be read ({error}): it is truncated or no safetensors"
+        ) from error
     try:
         found = WeightsFile(
             {k: v.float() if v.is_floating_point() else v for k, v in state.items()},

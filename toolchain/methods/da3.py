@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import Tensor
-
 from da3.toolchain.backbones import WeightsFile, load_backbone
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods.base import Learner, Task
 from da3.toolchain.model import DomainModel, Output
+from torch import Tensor
 
 # The budget is asked for gradually: first learn with every block, then close gates, then settle.
 GATES_FROM, BUDGET_FROM = 0.2, 0.6

@@ -1,0 +1,147 @@
+"""The ``da3`` command line from outside: help that teaches, one line per error, the whole path of a user."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from da3.toolchain.cli import app
+from typer.testing import CliRunner
+
+DA3 = [sys.executable, "-m", "da3.toolchain.main"]
+PHOTO = "data/signs/val/class0/0.jpg"
+COMMANDS = ["train", "export", "run-engine", "calibrate", "domains", "bench", "demo", "doctor"]
+
+
+def run(*words, cwd, stdin=None):
+    return subprocess.run([*DA3, *map(str, words)], capture_output=True, text=True, cwd=cwd, input=stdin)
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS), ["domains", "add"], ["bench", "run"]])
+def test_help_teaches(command):
+    done = CliRunner().invoke(app, [*command, "--help"])
+    assert done.exit_code == 0
+    assert len(done.output) > 180
+    if not command:
+        assert all(name in done.output for name in COMMANDS)
+    if command in (["train"], ["export"], ["run-engine"], ["calibrate"]):
+        assert f"Example: da3 {command[0]} " in done.output
+
+
+@pytest.fixture(scope="module")
+def workplace(photos, tmp_path_factory):
+    """A folder in which the user's commands were typed, with two domains exported."""
+    folder = tmp_path_factory.mktemp("workplace")
+    (folder / "data").mkdir()
+    for domain in ("signs", "letters"):
+        (folder / "data" / domain).symlink_to(photos)
+        words = ["train", "--domain", domain, "--weights", "demo", "--size", 32, "--epochs", 3, "--keep", 0.8]
+        trained = run(*words, cwd=folder)
+        assert trained.returncode == 0, trained.stderr
+        assert f"next: da3 export --domain {domain}" in trained.stdout
+        assert "epoch 3/3" in trained.stderr and "images/s" in trained.stderr
+        exported = run("export", "--domain", domain, cwd=folder)
+        assert exported.returncode == 0, exported.stderr
+        assert "end to end, one by one" in exported.stdout and "FAILED" not in exported.stdout
+    return folder
+
+
+def test_the_users_path(workplace, photos):
+    photo = photos / "val" / "class1" / "0.jpg"
+    done = run("run-engine", "--domain", "signs", photo, photos / "val" / "class0", "--repeat", 2, cwd=workplace)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith(f"{photo}: class") and sum(".jpg: class" in line for line in lines) == 5
+    assert "p50" in done.stdout and "p99" in done.stdout and "FLOPs skipped" in done.stdout
+
+
+def test_json_is_the_same_as_the_runtimes(workplace, photos):
+    words = ["--bundle", "bundle", "--domain", "letters", "--json", "--top-k", "2", "-"]
+    paths = "\n".join(str(p) for p in sorted((photos / "val").rglob("*.jpg")))
+    ours = run("run-engine", *words, cwd=workplace, stdin=paths)
+    other = subprocess.run(
+        [sys.executable, "-m", "da3.runtime", *words],
+        capture_output=True,
+        text=True,
+        cwd=workplace,
+        input=paths,
+    )
+    a, b = json.loads(ours.stdout), json.loads(other.stdout)
+    assert a["predictions"] == b["predictions"] and len(a["predictions"]) == 12
+    assert a["flops_share"] == b["flops_share"] <= 1
+    assert set(a["latency_ms"]) == {"p50", "p90", "p99"}
+    assert {"path", "label", "probability", "blocks_run", "blocks_skipped"} <= set(a["predictions"][0])
+
+
+def test_domains_come_and_go(workplace, tmp_path):
+    listed = run("domains", "list", cwd=workplace)
+    assert "signs" in listed.stdout and "letters" in listed.stdout and "mobilenet_v2 at 32 px" in listed.stdout
+    assert run("domains", "pack", "signs", "--out", tmp_path, cwd=workplace).returncode == 0
+    assert run("domains", "remove", "signs", cwd=workplace).returncode == 0
+    assert "signs" not in run("domains", "list", cwd=workplace).stdout
+    gone = run("domains", "remove", "signs", cwd=workplace)
+    assert gone.returncode == 1 and "letters" in gone.stderr
+    assert run("domains", "add", tmp_path / "signs.da3", cwd=workplace).returncode == 0
+    again = run("domains", "add", tmp_path / "signs.da3", cwd=workplace)
+    assert again.returncode == 1 and "--replace" in again.stderr
+
+
+def test_calibrate_and_bench(workplace, photos):
+    done = run("calibrate", "--domain", "letters", "--data", photos / "val", "--target-skip", 0.3, cwd=workplace)
+    assert done.returncode == 0 and "before" in done.stdout and "after" in done.stdout
+    words = [
+        "bench",
+        "run",
+        "bundle",
+        "--domain",
+        "letters",
+        "--images",
+        photos / "val",
+        "--repeats",
+        2,
+        "--json",
+    ]
+    report = json.loads(run(*words, cwd=workplace).stdout)
+    assert {row["name"] for row in report["rows"]} == {"all-on", "gated"}
+    assert report["conditions"]["repeats"] == 2
+
+
+def test_standalone(workplace):
+    done = run("export", "--domain", "signs", "--standalone", "signs.onnx", cwd=workplace)
+    assert done.returncode == 0 and (workplace / "signs.onnx").stat().st_size > 100_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "--domain", "x"], "pass --data FOLDER"),
+        (["train", "--domain", "x", "--data", "nowhere", "--weights", "demo"], "nowhere does not exist"),
+        (["train", "--domain", "signs"], "--resume"),
+        (
+            ["train", "--domain", "x", "--data", "data/signs", "--weights", "none.pth"],
+            "none.pth does not exist",
+        ),
+        (["export", "--domain", "x"], "train the domain first"),
+        (["run-engine", PHOTO, "--domain", "signz"], "letters"),
+        (["run-engine", "nothing.jpg", "--domain", "signs"], "nothing.jpg"),
+        (["run-engine", PHOTO, "--bundle", "nowhere"], "nowhere"),
+        (["calibrate", "--domain", "signs", "--data", "nowhere", "--target-skip", "0.3"], "nowhere"),
+        (["domains", "add", "nothing.da3"], "nothing.da3"),
+        (["bench", "run", "nowhere"], "nowhere"),
+    ],
+)
+def test_errors_are_one_line(words, message, workplace):
+    done = run(*words, cwd=workplace)
+    assert done.returncode == 1, done.stdout
+    assert message in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_debug_shows_the_traceback(workplace):
+    done = run("export", "--domain", "x", "--debug", cwd=workplace)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "CheckpointError" in done.stderr
+
+
+def test_wrong_usage_is_exit_code_two(workplace):
+    assert run("train", cwd=workplace).returncode == 2
+    assert run("run-engine", "--no-such-option", cwd=workplace).returncode == 2

@@ -1,8 +1,15 @@
 """Train the demo's backbone, MobileNetV2 of width 0.5 at 64 px, on generated images only.
 
-    python examples/train_demo_backbone.py --minutes 25 --out demo.safetensors
+    python examples/train_demo_backbone.py --epochs 30 --probe
 
-HEADER
+Data: 354 classes drawn here and nowhere else. Greek, Cyrillic, Armenian and Georgian letters, arrows and signs from
+the DejaVu and STIX fonts that ship with matplotlib (without those whose drawing matches a Latin letter or a digit;
+cousins such as the Greek nu stay), polygons, stars, textures, and invented handwritten characters; every picture
+has its own pose, colours, noise and blur.
+Licence: nothing is downloaded, so the weights are under this project's (Apache-2.0).
+Shipped run: the command above, 768,000 images, 25.5 minutes on one core of an AMD EPYC that was shared with other
+work. In evaluation mode 90.8 % right on drawings trained on, 91.3 % on drawings held out (one font or variant in
+eight). Frozen, with logistic regression on top: digits 93.3 %, glyphs 82.3 % (toolchain/demo_data.py).
 """
 
 from __future__ import annotations
@@ -368,6 +375,7 @@ def save(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     save_file(half, partial, weights.metadata(ARCH) | facts)
+    partial.chmod(0o644)  # safetensors writes for the owner only; this file is to be packaged
     os.replace(partial, path)
 
 

@@ -81,8 +81,8 @@ def _statistics(mean: Tensor, mean_square: Tensor) -> tuple[Tensor, Tensor]:
 class DomainModel(nn.Module):
     """Image (B, 3, S, S) -> Output. Only adaptors, gates and head have parameters; the backbone has buffers.
 
-    ``gating``: "off" runs every block; "sampled" draws gates with the Gumbel-sigmoid trick and passes gradients
-    straight through (training); "hard" thresholds logits at ``theta`` (deployment).
+    ``gating``: "off" runs every block; "sampled" draws gates with the Gumbel-sigmoid trick, its noise scaled by
+    ``noise``, and passes gradients straight through (training); "hard" thresholds logits at ``theta`` (deployment).
     """
 
     adaptors: Sequence[Adaptor]  # an nn.ModuleList
@@ -110,6 +110,7 @@ class DomainModel(nn.Module):
         self.gated = gated
         self.gating = "off"
         self.theta = 0.0
+        self.noise = 1.0
 
     @property
     def least_share(self) -> float:
@@ -147,7 +148,7 @@ class DomainModel(nn.Module):
             return (logit > self.theta).to(logit.dtype)
         # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
         # arXiv 1611.00712); forward uses its rounding, backward its slope.
-        noisy = logit + torch.logit(torch.rand_like(logit).clamp(1e-6, 1 - 1e-6))
+        noisy = logit + self.noise * torch.logit(torch.rand_like(logit).clamp(1e-6, 1 - 1e-6))
         soft = torch.sigmoid(noisy)
         hard = (noisy > 0).to(logit.dtype)
         return hard + soft - soft.detach()

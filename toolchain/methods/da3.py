@@ -10,8 +10,10 @@ from da3.toolchain.methods.base import Learner, Task
 from da3.toolchain.model import DomainModel, Output
 from torch import Tensor
 
-# The budget is asked for gradually: first learn with every block, then close gates, then settle.
+# The budget is asked for gradually: first learn with every block, then close gates, then settle. The gates' noise
+# fades meanwhile, so that the budget is met by the very decisions that will be deployed.
 GATES_FROM, BUDGET_FROM = 0.2, 0.6
+NOISE, NOISE_UNTIL = 0.5, 0.8
 BUDGET_WEIGHT = 10.0
 
 
@@ -46,8 +48,8 @@ class Da3(Learner):
     def train_mode(self, progress: float) -> None:
         self.model.train()
         self.model.gating = "sampled" if self.gated and progress >= GATES_FROM else "off"
-        ramp = min(max((progress - GATES_FROM) / (BUDGET_FROM - GATES_FROM), 0.0), 1.0)
-        self.target = 1.0 - (1.0 - self.keep) * ramp
+        self.target = 1.0 - (1.0 - self.keep) * _ramp(progress, GATES_FROM, BUDGET_FROM)
+        self.model.noise = NOISE * (1.0 - _ramp(progress, BUDGET_FROM, NOISE_UNTIL))
 
     def eval_mode(self) -> None:
         self.model.eval()
@@ -61,3 +63,8 @@ class Da3(Learner):
         if self.model.gating == "sampled":
             loss = loss + BUDGET_WEIGHT * (output.share.mean() - self.target).square()
         return loss
+
+
+def _ramp(progress: float, start: float, end: float) -> float:
+    """0 up to ``start``, 1 from ``end`` on, straight between."""
+    return min(max((progress - start) / (end - start), 0.0), 1.0)

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from da3.calib.errors import CalibrationError
 from da3.runtime import Runtime
 from da3.runtime.errors import ImageError
 from da3.runtime.images import list_labelled
 from da3.runtime.packs import update_domain
 from da3.runtime.scheduler import flops_share
-from numpy.typing import NDArray
 
 MOST_PHOTOS = 1000  # a share of FLOPs is known to about a point by then, and each candidate runs them all
 SEARCH_STEPS = 12

@@ -27,14 +27,15 @@ import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
-from da3.toolchain.backbones import build_network, load_backbone, load_weights
-from da3.toolchain.backbones.weights import WeightsFile, backbone_keys
-from da3.toolchain.demo_data import DOMAINS, write_domain
 from matplotlib.ft2font import FT2Font
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from da3.toolchain.backbones import build_network, load_backbone, load_weights
+from da3.toolchain.backbones.weights import WeightsFile, backbone_keys
+from da3.toolchain.demo_data import DOMAINS, write_domain
 
 ARCH, WIDTH, SIZE = "mobilenet_v2", 0.5, 64
 CANVAS = 96  # masks are larger than the picture, so that a turned texture still fills it

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from da3.export.errors import ExportError
 from da3.export.segments import deploy
 from da3.export.standalone import standalone

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from da3.toolchain.backbones.layers import FrozenConv
 from da3.toolchain.backbones.split import Block, Stem, Tail
-from onnx import TensorProto, helper, numpy_helper
 
 OPSET, IR_VERSION = 13, 7
 Shape = Sequence[int | str]

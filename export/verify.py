@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
 from da3.export.errors import ExportError
 from da3.runtime import Domain, Runtime
 from da3.runtime.backends import Backend, choose
@@ -14,8 +17,6 @@ from da3.runtime.bundle import Bundle
 from da3.runtime.records import Step
 from da3.toolchain.frozen import run_block
 from da3.toolchain.model import DomainModel
-from numpy.typing import NDArray
-from torch import Tensor
 
 TOLERANCE = 1e-4  # largest difference over largest magnitude
 

@@ -8,11 +8,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
+from safetensors.torch import save
+from torch import Tensor
+
 from da3.export.segments import Deployment
 from da3.runtime.preprocess import Preprocessing
 from da3.toolchain.model import DomainModel
-from safetensors.torch import save
-from torch import Tensor
 
 FORMAT = 1
 _HALF_LIMIT = 60000.0  # float16 ends at 65504

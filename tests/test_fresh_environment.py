@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.toolchain.progress import SilentReporter

@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.methods import Learner, Task, method
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor
 
 FORMAT = 1
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
+
 from da3.runtime.errors import Da3Error
 from da3.toolchain.defaults import DEFAULTS
-from rich.console import Console
 
 app = typer.Typer(
     name="da3",
@@ -27,7 +28,7 @@ bench_app = typer.Typer(help="Measure, side by side and alternating in one proce
 app.add_typer(domains_app, name="domains")
 app.add_typer(bench_app, name="bench")
 
-out = Console(highlight=False)
+out = Console(highlight=False, markup=False)
 DomainOption = Annotated[str, typer.Option("--domain", "-d", help="name of the domain, such as flowers")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="folder of training runs")]
 BundleOption = Annotated[Path, typer.Option("--bundle", "-b", help="bundle folder (or zip, to read)")]
@@ -147,7 +148,11 @@ def export(
     from da3.export.exporter import export_domain, export_standalone
     from da3.toolchain.tables import checks_table
 
-    done = export_domain(domain, runs, bundle) if standalone is None else export_standalone(domain, runs, standalone)
+    with Console(stderr=True).status("writing and verifying"):
+        if standalone is None:
+            done = export_domain(domain, runs, bundle)
+        else:
+            done = export_standalone(domain, runs, standalone)
     out.print(checks_table(done.checks))
     what = "new bundle" if done.new_bundle and standalone is None else "added" if standalone is None else "wrote"
     out.print(f"{what}: {done.path} ({domain}: {done.domain_bytes / 1e3:,.0f} KB)", soft_wrap=True)
@@ -264,7 +269,8 @@ def bench_run(
     from da3.runtime.bench import bench_bundle
     from da3.toolchain.tables import bench_table
 
-    report = bench_bundle(bundle, domain, images, BENCH_PHOTOS, repeats, batch_size, threads)
+    with Console(stderr=True).status("measuring"):
+        report = bench_bundle(bundle, domain, images, BENCH_PHOTOS, repeats, batch_size, threads)
     out.print(json.dumps(report), soft_wrap=True) if json_ else out.print(bench_table(report))
 
 
@@ -291,4 +297,4 @@ def demo(
     from da3.toolchain.demo import run_demo
     from da3.toolchain.tables import demo_table
 
-    out.print(demo_table(run_demo(to, seed, out)))
+    out.print(demo_table(run_demo(to, seed)))

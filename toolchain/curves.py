@@ -44,7 +44,8 @@ def draw(runs: dict[str, list[dict[str, float]]]) -> bytes:
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         if title != "loss":
-            axis.set_ylim(0, 1.03)
+            lowest = min(row[key] for history in runs.values() for row in history for key in (train, val))
+            axis.set_ylim(max(0.0, lowest - 0.1), 1.03)
     panels[0].legend(fontsize=8)
     data = BytesIO()
     figure.savefig(data, format="png", dpi=110)

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
+from torch import Tensor
+
 from da3.runtime.errors import ImageError
 from da3.runtime.images import list_labelled
 from da3.runtime.preprocess import Preprocessing, decode
 from da3.toolchain.errors import DataError
-from PIL import Image
-from torch import Tensor
 
 Photo = tuple[str, int]  # path, label
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from rich.console import Console
+
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.runtime.bench import compare, switch_us
@@ -17,12 +19,11 @@ from da3.toolchain.demo_data import DOMAINS, write_domain
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.interrupt import stop_on_interrupt
 from da3.toolchain.options import TrainOptions
-from da3.toolchain.progress import ConsoleReporter, SilentReporter
+from da3.toolchain.progress import ConsoleReporter
 from da3.toolchain.train import Result, train
-from rich.console import Console
 
 KEEP = 0.65
-EPOCHS, LINEAR_EPOCHS = 12, 8
+EPOCHS, LINEAR_EPOCHS = 20, 10
 TIMED_PHOTOS, REPEATS = 30, 8
 
 
@@ -47,15 +48,17 @@ class DemoReport:
     curves: Path
 
 
-def run_demo(folder: Path, seed: int, console: Console) -> DemoReport:
+def run_demo(folder: Path, seed: int = 0) -> DemoReport:
     """Write photos, train, export and run ``DOMAINS`` below ``folder``. Raises Da3Error, like its steps."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
     bundle, histories = folder / "bundle", {}
     linear: dict[str, float] = {}
     for domain in DOMAINS:
-        console.print(f"\n[bold]{domain}[/]: writing its photos to {folder / 'photos' / domain}")
+        console.print(f"\n{domain}: writing its photos to {folder / 'photos' / domain}")
         write_domain(domain, folder / "photos", seed)
+        console.print("for comparison, a linear probe on the frozen backbone:")
         linear[domain] = _accuracy(_train(folder, domain, seed, "linear"))
-        console.print(f"linear probe on the frozen backbone: {linear[domain]:.1%}; now adaptors and gates")
+        console.print(f"{linear[domain]:.1%} on its validation pictures; now da3's adaptors and gates:")
         histories[domain] = _train(folder, domain, seed, "da3").history
         done = export_domain(domain, folder / "runs", bundle)
         worst = max(check.error for check in done.checks)
@@ -79,8 +82,8 @@ def _train(folder: Path, domain: str, seed: int, method: str) -> Result:
         flip=False,
         overwrite=True,
     )
-    with ConsoleReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
-        result = train(options, reporter if full else SilentReporter(), stop)
+    with ConsoleReporter(lines=full) as reporter, stop_on_interrupt(reporter.note) as stop:
+        result = train(options, reporter, stop)
     if not result.finished:
         raise TrainingError("the demo was stopped: run it again to start over")
     return result

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from da3.runtime.errors import Da3Error
 from da3.toolchain.errors import DataError
 

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from da3.runtime.preprocess import Preprocessing
 from da3.toolchain import checkpoint as ckpt
 from da3.toolchain.checkpoint import Checkpoint, Progress, RunConfig, write_atomically
@@ -21,7 +23,6 @@ from da3.toolchain.data import Augmentation, Loader, PhotoSet
 from da3.toolchain.errors import CheckpointError, TrainingError
 from da3.toolchain.methods import Learner
 from da3.toolchain.progress import Reporter
-from torch import Tensor
 
 SAVE_EVERY = 60.0  # seconds between checkpoints inside an epoch
 STATISTICS_PHOTOS = 256

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor, nn
+
 from da3.toolchain.adaptor import Adaptor, AdaptorSpec, grid_side
 from da3.toolchain.backbones import Backbone
 from da3.toolchain.frozen import run_block
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from typing import Protocol
 
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
 from da3.toolchain.checkpoint import Progress as RunProgress
 from da3.toolchain.checkpoint import RunConfig
 from da3.toolchain.data import PhotoSet
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
 
 class Reporter(Protocol):
@@ -26,7 +27,9 @@ class Reporter(Protocol):
 class ConsoleReporter:
     """Reports a run to people; use as a context manager so that the bar always ends cleanly."""
 
-    def __init__(self, console: Console | None = None):
+    def __init__(self, console: Console | None = None, lines: bool = True):
+        """``lines``: also print what is trained and how each epoch ended."""
+        self.lines = lines
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.bar = Progress(
             SpinnerColumn(),
@@ -62,9 +65,9 @@ class ConsoleReporter:
 
     def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None:
         for path, reason in photos.unreadable:
-            self.console.print(f"[yellow]skipped[/] {reason if path in reason else f'{path}: {reason}'}")
+            self.note(f"skipped: {reason if path in reason else f'{path}: {reason}'}")
         begun = progress.epoch or progress.step
-        self.console.print(
+        self._line(
             f"{config.domain}: {len(photos.train)} photos to train on, {len(photos.val)} to validate on, "
             f"{len(photos.classes)} classes; {config.method} on {config.backbone} at {config.size} px, "
             f"{trainable:,} parameters to train"
@@ -89,14 +92,18 @@ class ConsoleReporter:
 
     def epoch(self, row: dict[str, float]) -> None:
         gated = f"  block FLOPs run {row['val_share']:.0%}" if row["train_share"] < 1 or row["val_share"] < 1 else ""
-        self.console.print(
+        self._line(
             f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.3f}  "
             f"accuracy {row['train_accuracy']:.1%}  validation {row['val_accuracy']:.1%}{gated}  "
             f"{row['images_per_second']:.0f} images/s  memory {row['memory_mb']:.0f} MB"
         )
 
     def note(self, text: str) -> None:
-        self.console.print(text)
+        self.console.print(text, markup=False)
+
+    def _line(self, text: str) -> None:
+        if self.lines:
+            self.note(text)
 
 
 class SilentReporter:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+
 from da3.toolchain import checkpoint as ckpt
 from da3.toolchain.backbones import load_weights
 from da3.toolchain.checkpoint import BackboneStore, Checkpoint
@@ -18,6 +18,8 @@ from da3.toolchain.methods import method
 from da3.toolchain.options import TrainOptions
 from da3.toolchain.preprocessing import preprocessing_of
 from da3.toolchain.progress import Reporter
+
+RUN_FILES = ("best.safetensors", "last.safetensors", "metrics.jsonl", "curves.png", "samples.npy")
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     preprocessing = preprocessing_of(config.size, weights)
     run = Run(config, learner, photos, preprocessing, workers, device, folder, reporter)
     if resumed is None:
-        if options.overwrite and folder.exists():
-            shutil.rmtree(folder)
+        for name in RUN_FILES:  # those of an earlier run, with --overwrite; whatever else is there is not ours
+            (folder / name).unlink(missing_ok=True)
         store.put(config.backbone, weights)
         run.begin()
     else:

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from da3.calib import calibrate
 from da3.calib.errors import CalibrationError
 from da3.export.exporter import export_domain

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+
 from da3.export import exporter
 from da3.export.errors import ExportError
 from da3.export.exporter import export_domain, export_standalone

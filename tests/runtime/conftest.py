@@ -6,9 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import da3.runtime
 import pytest
 import synthetic_bundle
+
+import da3.runtime
 
 
 @pytest.fixture(scope="session")

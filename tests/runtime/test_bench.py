@@ -5,11 +5,12 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
+from synthetic_bundle import images
+
 from da3.runtime.bench import bench_bundle, cold_load_ms, compare, switch_us
 from da3.runtime.errors import DomainError, ImageError
 from da3.runtime.scheduler import flops_share
-from PIL import Image
-from synthetic_bundle import images
 
 
 @pytest.mark.parametrize("batch", [1, 4])

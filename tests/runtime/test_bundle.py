@@ -5,9 +5,10 @@ import zipfile
 
 import numpy as np
 import pytest
+from synthetic_bundle import file_entry, images, read_manifest, write_domain, write_manifest
+
 from da3.runtime import BackendError, Bundle, BundleError, DomainError, Runtime
 from da3.runtime.bundle import read_domain, read_pack
-from synthetic_bundle import file_entry, images, read_manifest, write_domain, write_manifest
 
 
 def zipped(folder, out, prefix=""):

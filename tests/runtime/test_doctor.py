@@ -4,6 +4,7 @@ import sys
 import types
 
 import pytest
+
 from da3.runtime import doctor
 
 

@@ -5,9 +5,10 @@ import time
 
 import numpy as np
 import pytest
+from synthetic_bundle import BLOCKS, SIZE, Backbone, images, write_domain
+
 from da3.runtime import BackendError, DomainError, ImageError, Runtime
 from da3.runtime.backends.ort import OrtBackend
-from synthetic_bundle import BLOCKS, SIZE, Backbone, images, write_domain
 
 
 class CountingBackend(OrtBackend):

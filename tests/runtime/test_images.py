@@ -3,6 +3,7 @@
 import io
 
 import pytest
+
 from da3.runtime.errors import ImageError
 from da3.runtime.images import expand, list_labelled
 

@@ -6,8 +6,9 @@ import sys
 import time
 from pathlib import Path
 
-import da3.runtime
 import pytest
+
+import da3.runtime
 
 FOLDER = Path(da3.runtime.__file__).parent
 SOURCES = sorted(FOLDER.rglob("*.py"))

@@ -4,9 +4,10 @@ import os
 import shutil
 
 import pytest
+from synthetic_bundle import write_domain
+
 from da3.runtime import BundleError, DomainError, Runtime
 from da3.runtime.packs import add_pack, list_domains, remove_domain, update_domain, write_pack
-from synthetic_bundle import write_domain
 
 
 def snapshot(folder):

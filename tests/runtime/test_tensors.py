@@ -5,9 +5,10 @@ import struct
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
+
 from da3.runtime.errors import BundleError
 from da3.runtime.tensors import parse_safetensors
-from safetensors.numpy import save
 
 
 def raw(header, body=b""):

@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
+
 from da3.toolchain.backbones import NAMES, build_network, load_backbone, load_weights, random_weights
 from da3.toolchain.backbones import weights as weights_module
 from da3.toolchain.backbones.layers import conv_bn
 from da3.toolchain.backbones.weights import load_into
 from da3.toolchain.errors import WeightsError
-from safetensors.torch import save_file
 
 WIDTHS = [*((name, 1.0) for name in NAMES), ("mobilenet_v2", 0.5), ("mobilenet_v2", 1.4)]
 

@@ -5,8 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from da3.toolchain.cli import app
 from typer.testing import CliRunner
+
+from da3.toolchain.cli import app
 
 DA3 = [sys.executable, "-m", "da3.toolchain.main"]
 PHOTO = "data/signs/val/class0/0.jpg"

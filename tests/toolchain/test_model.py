@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from da3.toolchain.adaptor import AdaptorSpec, grid_side
 from da3.toolchain.backbones import NAMES, load_backbone, random_weights
 from da3.toolchain.frozen import run_block

@@ -11,6 +11,8 @@ import time
 import numpy as np
 import pytest
 import torch
+from PIL import Image
+
 from da3.runtime.errors import Da3Error
 from da3.toolchain import checkpoint as ckpt
 from da3.toolchain.backbones import NAMES, load_weights
@@ -19,7 +21,6 @@ from da3.toolchain.loop import schedule
 from da3.toolchain.methods import METHODS
 from da3.toolchain.progress import SilentReporter
 from da3.toolchain.train import train
-from PIL import Image
 
 
 class Stops(SilentReporter):
@@ -206,7 +207,9 @@ def test_resume_with_other_options_is_refused(small_run):
         train(small_run(), SilentReporter())
     with pytest.raises(TrainingError, match="exclude each other"):
         train(small_run(resume=True, overwrite=True), SilentReporter())
+    (small_run().folder / "notes.txt").write_text("mine")
     assert train(small_run(overwrite=True), SilentReporter()).finished
+    assert (small_run().folder / "notes.txt").exists(), "what a run did not write is not its to delete"
 
 
 def test_resume_of_nothing_starts(small_run):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from da3.toolchain.backbones.mobilenet_v2 import MobileNetV2
 from da3.toolchain.backbones.resnet import ResNet
 from da3.toolchain.backbones.split import Backbone, BackboneInfo, Block

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from da3.toolchain.frozen import activate
 from torch import Tensor, nn
+
+from da3.toolchain.frozen import activate
 
 Pads = tuple[int, int, int, int]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from torch import Tensor, nn
+
 from da3.toolchain.backbones.layers import FrozenConv, conv_bn
 from da3.toolchain.backbones.split import Block, Stem, Tail
-from torch import Tensor, nn
 
 # t (expansion), c (channels), n (repeats), s (stride of the first): table 2 of the paper.
 SETTINGS = [

@@ -6,9 +6,10 @@ The 50 is torchvision's "v1.5": the stride sits in the bottleneck's 3x3.
 from __future__ import annotations
 
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from da3.toolchain.backbones.layers import FrozenConv, conv_bn
 from da3.toolchain.backbones.split import Block, Stem, Tail
-from torch import Tensor, nn
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from da3.toolchain.backbones.layers import FrozenConv
 from da3.toolchain.frozen import run_block
-from torch import Tensor, nn
 
 
 class Stem(nn.Module):

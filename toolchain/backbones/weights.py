@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from da3.toolchain.errors import WeightsError
 from torch import Tensor
+
+from da3.toolchain.errors import WeightsError
 
 IMAGENET_URLS = {
     "mobilenet_v2": "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",

@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.model import Output
-from torch import Tensor, nn
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from torch import Tensor
+
 from da3.toolchain.backbones import WeightsFile, load_backbone
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods.base import Learner, Task
 from da3.toolchain.model import DomainModel, Output
-from torch import Tensor
 
 # The budget is asked for gradually: first learn with every block, then close gates, then settle. The gates' noise
 # fades meanwhile, so that the budget is met by the very decisions that will be deployed.
@@ -56,7 +57,7 @@ class Da3(Learner):
         self.model.gating = "hard" if self.gated else "off"
 
     def is_final(self, progress: float) -> bool:
-        return not self.gated or progress >= BUDGET_FROM
+        return not self.gated or progress >= NOISE_UNTIL
 
     def loss(self, output: Output, labels: Tensor, smoothing: float) -> Tensor:
         loss = super().loss(output, labels, smoothing)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from da3.toolchain.backbones import Network, WeightsFile, build_network
 from da3.toolchain.backbones.weights import load_into
 from da3.toolchain.methods.base import Learner, Task
 from da3.toolchain.model import Output
-from torch import Tensor
 
 
 class Finetune(Learner):

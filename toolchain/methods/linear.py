@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor, nn
+
 from da3.toolchain.backbones import Backbone, WeightsFile, load_backbone
 from da3.toolchain.methods.base import Learner, Task
 from da3.toolchain.model import Head, Output
-from torch import Tensor, nn
 
 
 class LinearModel(nn.Module):

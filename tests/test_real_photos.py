@@ -1,0 +1,56 @@
+"""Real photos and an ImageNet backbone, where they lie beside the checkout: the figures of the README can be had again."""
+
+import numpy as np
+import pytest
+
+from da3.calib import calibrate
+from da3.export.exporter import export_domain
+from da3.runtime import Runtime
+from da3.runtime.images import list_labelled
+from da3.runtime.packs import write_pack
+from da3.toolchain.options import TrainOptions
+from da3.toolchain.progress import SilentReporter
+from da3.toolchain.train import train
+
+
+@pytest.fixture
+def flowers(shared_photos, shared_weights, tmp_path):
+    """A function that trains on flowers and returns the Result."""
+
+    def run(domain="flowers", **changes):
+        options = TrainOptions(
+            domain, str(shared_photos / "flowers"), tmp_path / "runs", weights=str(shared_weights), **changes
+        )
+        return train(options, SilentReporter())
+
+    return run
+
+
+def test_an_imagenet_backbone_exports_and_its_pack_is_small(flowers, shared_photos, tmp_path):
+    flowers(epochs=1, size=64, keep=0.8)
+    done = export_domain("flowers", tmp_path / "runs", tmp_path / "bundle")  # verifies to 1e-4
+    assert (tmp_path / "bundle" / "manifest.json").stat().st_size < 100_000
+    pack = write_pack(tmp_path / "bundle", "flowers", tmp_path)
+    assert done.domain_bytes < 1_000_000 and (tmp_path / "flowers.da3").samefile(pack)
+    with Runtime(tmp_path / "bundle") as runtime:
+        assert len(runtime.run(shared_photos / "flowers" / "val" / "roses", "flowers")) == 30
+
+
+@pytest.mark.slow
+def test_da3_is_at_or_above_full_fine_tuning_and_skips_blocks(flowers, shared_photos, tmp_path):
+    """Same epochs, same images, 160 px; then gated: the exported engine skips a quarter and still sees flowers."""
+    common = {"epochs": 12, "size": 160}
+    tuned = flowers("tuned", method="finetune", **common)
+    adapted = flowers("adapted", **common)
+    assert adapted.best["val_accuracy"] >= tuned.best["val_accuracy"]
+    flowers("gated", keep=0.7, **common)
+    export_domain("gated", tmp_path / "runs", tmp_path / "bundle")
+    done = calibrate(tmp_path / "bundle", "gated", shared_photos / "flowers" / "val", 0.25)
+    with Runtime(tmp_path / "bundle") as runtime:
+        classes, photos = list_labelled(shared_photos / "flowers" / "val", runtime.use("gated").classes)
+        found = runtime.run([path for path, _ in photos])
+    right = np.mean([p.index == label for p, (_, label) in zip(found, photos, strict=True)])
+    share = np.mean([p.flops_share for p in found])
+    assert share == pytest.approx(done.after.flops_share, abs=1e-6) and share <= 0.755
+    assert right == pytest.approx(done.after.accuracy, abs=1e-6) and right > 0.78
+    assert len(classes) == 5

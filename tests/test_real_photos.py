@@ -1,4 +1,4 @@
-"""Real photos and an ImageNet backbone, where they lie beside the checkout: the figures of the README can be had again."""
+"""Real photos and an ImageNet backbone, where they lie beside the checkout: the figures of the README, again."""
 
 import numpy as np
 import pytest

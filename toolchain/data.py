@@ -190,8 +190,7 @@ class Loader:
             return np.stack(list(pool.map(self._plain, sorted(order))))
 
     def _plain(self, index: int) -> np.ndarray:
-        path = self.photos[index][0]
-        return self.preprocessing.load(path)
+        return self.preprocessing.load(self.photos[index][0])
 
     def _batches(self, order: np.ndarray, make: Callable[[int], np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         size = self.batch_size

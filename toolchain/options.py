@@ -66,6 +66,7 @@ class TrainOptions:
             "epochs": (1, 100_000),
             "batch_size": (1, 4096),
             "keep": (0.0, 1.0),
+            "seed": (0, 2**31),
             "label_smoothing": (0.0, 0.9),
         }
         for name, (low, high) in limits.items():

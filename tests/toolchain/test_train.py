@@ -259,6 +259,7 @@ def test_diverging_stops_with_advice_and_a_good_checkpoint(small_run, monkeypatc
         ({"keep": 1.5}, TrainingError, "--keep 1.5"),
         ({"keep": 0.05}, TrainingError, "cannot go below 0"),
         ({"lr": -1.0}, TrainingError, "--lr -1"),
+        ({"seed": -1}, TrainingError, "--seed -1"),
         ({"method": "magic"}, TrainingError, "known are: da3"),
         ({"domain": "../etc"}, TrainingError, "letters, digits"),
         ({"device": "tpu9"}, TrainingError, "use cpu or cuda"),

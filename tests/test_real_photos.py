@@ -37,20 +37,29 @@ def test_an_imagenet_backbone_exports_and_its_pack_is_small(flowers, shared_phot
 
 
 @pytest.mark.slow
-def test_da3_is_at_or_above_full_fine_tuning_and_skips_blocks(flowers, shared_photos, tmp_path):
-    """Same epochs, same images, 160 px; then gated: the exported engine skips a quarter and still sees flowers."""
-    common = {"epochs": 12, "size": 160}
-    tuned = flowers("tuned", method="finetune", **common)
-    adapted = flowers("adapted", **common)
-    assert adapted.best["val_accuracy"] >= tuned.best["val_accuracy"]
-    flowers("gated", keep=0.7, **common)
+def test_da3_is_at_or_above_full_fine_tuning(flowers):
+    """Same images, same epochs, 160 px, three seeds: one seed's 150 validation photos decide little."""
+    best = {
+        method: np.mean(
+            [
+                flowers(f"{method}{seed}", method=method, seed=seed, epochs=12, size=160).best["val_accuracy"]
+                for seed in range(3)
+            ]
+        )
+        for method in ("da3", "finetune")
+    }
+    assert best["da3"] >= best["finetune"] > 0.8
+
+
+@pytest.mark.slow
+def test_a_gated_engine_skips_a_quarter_and_still_sees_flowers(flowers, shared_photos, tmp_path):
+    flowers("gated", keep=0.7, epochs=12, size=160)
     export_domain("gated", tmp_path / "runs", tmp_path / "bundle")
     done = calibrate(tmp_path / "bundle", "gated", shared_photos / "flowers" / "val", 0.25)
     with Runtime(tmp_path / "bundle") as runtime:
-        classes, photos = list_labelled(shared_photos / "flowers" / "val", runtime.use("gated").classes)
+        _, photos = list_labelled(shared_photos / "flowers" / "val", runtime.use("gated").classes)
         found = runtime.run([path for path, _ in photos])
     right = np.mean([p.index == label for p, (_, label) in zip(found, photos, strict=True)])
     share = np.mean([p.flops_share for p in found])
     assert share == pytest.approx(done.after.flops_share, abs=1e-6) and share <= 0.755
     assert right == pytest.approx(done.after.accuracy, abs=1e-6) and right > 0.78
-    assert len(classes) == 5

@@ -44,7 +44,8 @@ def find_photos(folder: str | Path, seed: int, val_share: float = 0.2) -> PhotoS
     """
     root = Path(folder).expanduser()
     if not root.is_dir():
-        raise DataError(f"photo folder {root} does not exist: pass --data FOLDER with one subfolder per class")
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise DataError(f"photo folder {root} {what}: pass --data FOLDER with one subfolder per class")
     if (root / "train").is_dir():
         classes, train = _labelled(root / "train")
         if not (root / "val").is_dir():

@@ -24,7 +24,6 @@ from da3.runtime.scheduler import flops_share
 MOST_PHOTOS = 1000  # a share of FLOPs is known to about a point by then, and each candidate runs them all
 SEARCH_STEPS = 12
 BATCH = 16
-CLOSE_ENOUGH = 0.005
 
 Pixels = NDArray[np.uint8]
 
@@ -106,12 +105,12 @@ def _search(
     start: Score,
     on_step: Callable[[int], None],
 ) -> Score:
-    """Bisect theta in [low, high] for a share at or just below ``target``; the closest such score met."""
-    best = start if start.flops_share <= target + CLOSE_ENOUGH else None
+    """Bisect theta in [low, high] for a share at or below ``target``; the closest such score met."""
+    best = start if start.flops_share <= target else None
     for step in range(SEARCH_STEPS):
         score = measure((low + high) / 2)
         on_step(step + 1)
-        if score.flops_share <= target + CLOSE_ENOUGH:
+        if score.flops_share <= target:
             high = score.theta
             if best is None or score.flops_share >= best.flops_share:
                 best = score

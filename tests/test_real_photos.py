@@ -61,5 +61,5 @@ def test_a_gated_engine_skips_a_quarter_and_still_sees_flowers(flowers, shared_p
         found = runtime.run([path for path, _ in photos])
     right = np.mean([p.index == label for p, (_, label) in zip(found, photos, strict=True)])
     share = np.mean([p.flops_share for p in found])
-    assert share == pytest.approx(done.after.flops_share, abs=1e-6) and share <= 0.755
+    assert share == pytest.approx(done.after.flops_share, abs=1e-6) and share <= 0.75
     assert right == pytest.approx(done.after.accuracy, abs=1e-6) and right > 0.78

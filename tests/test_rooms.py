@@ -78,7 +78,7 @@ def all_modules():
                 yield found.name
 
 
-@pytest.mark.parametrize("name", all_modules())
+@pytest.mark.parametrize("name", list(all_modules()))
 def test_every_module_imports_and_says_what_it_is_for(name):
     module = importlib.import_module(name)
     assert module.__doc__ or not Path(module.__file__).read_text().strip(), f"{name} has no docstring"

@@ -35,8 +35,7 @@ def score(bundle, folder):
 def test_meets_the_budget(target, bundle, photos):
     done = calibrate(bundle, "signs", photos, target)
     assert done.photos == 12 and not done.unreadable
-    # Twelve photos make steps of the share, so it may fall short of the target by one block of one photo or so.
-    assert done.after.flops_share <= 1 - target + 0.005
+    assert done.after.flops_share <= 1 - target
     assert (done.after.accuracy, done.after.flops_share) == pytest.approx(score(bundle, photos / "val"), abs=1e-6)
     described = json.loads((bundle / "domains" / "signs" / "domain.json").read_text())
     assert described["theta"] == done.after.theta

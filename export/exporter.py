@@ -32,11 +32,14 @@ from da3.toolchain.preprocessing import preprocessing_of
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote. ``new_bundle``: the backbone was written too; ``domain_bytes``: the domain's own files."""
+    """What an export wrote: "a new bundle", "a domain into the bundle" or "one ONNX file" at ``path``.
+
+    ``domain_bytes``: the size of the domain's own files.
+    """
 
     path: Path
     checks: list[Check]
-    new_bundle: bool
+    what: str
     domain_bytes: int
 
 
@@ -79,7 +82,8 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
         add_pack(home, pack, replace=True)
         if new:
             os.rename(home, bundle)
-    return Exported(bundle, checks, new, sum(map(len, files.values())))
+    what = "a new bundle" if new else "a domain into the bundle"
+    return Exported(bundle, checks, what, sum(map(len, files.values())))
 
 
 def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
@@ -115,7 +119,7 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     )
     require([check])
     write_atomically(path, data)
-    return Exported(path, [check], True, len(data))
+    return Exported(path, [check], "one ONNX file", len(data))
 
 
 def _load(domain: str, runs: Path) -> tuple[Checkpoint, WeightsFile]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from da3.export.errors import ExportError
+from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
 from da3.runtime.backends import Backend, choose
 from da3.runtime.bundle import Bundle
@@ -137,11 +137,12 @@ def relative_error(found: Array, expected: Array) -> float:
 
 
 def require(checks: list[Check]) -> None:
-    """Raise ExportError naming the worst check if any failed."""
+    """Raise VerificationError naming the worst check if any failed."""
     failed = [c for c in checks if not c.passed]
     if failed:
         worst = max(failed, key=lambda c: c.error)
-        raise ExportError(
+        raise VerificationError(
             f"verification failed in {len(failed)} of {len(checks)} checks; worst: {worst.name} ({worst.detail}), "
-            f"relative error {worst.error:.1e}, allowed {TOLERANCE:.0e}; nothing was written"
+            f"relative error {worst.error:.1e}, allowed {TOLERANCE:.0e}; nothing was written",
+            checks,
         )

@@ -145,17 +145,21 @@ def export(
 
     Example: da3 export --domain flowers
     """
+    from da3.export.errors import VerificationError
     from da3.export.exporter import export_domain, export_standalone
-    from da3.toolchain.tables import checks_table
+    from da3.toolchain.tables import checks_table, export_summary
 
-    with Console(stderr=True).status("writing and verifying"):
-        if standalone is None:
-            done = export_domain(domain, runs, bundle)
-        else:
-            done = export_standalone(domain, runs, standalone)
+    try:
+        with Console(stderr=True).status("writing and verifying"):
+            if standalone is None:
+                done = export_domain(domain, runs, bundle)
+            else:
+                done = export_standalone(domain, runs, standalone)
+    except VerificationError as error:
+        out.print(checks_table(error.checks))
+        raise
     out.print(checks_table(done.checks))
-    what = "new bundle" if done.new_bundle and standalone is None else "added" if standalone is None else "wrote"
-    out.print(f"{what}: {done.path} ({domain}: {done.domain_bytes / 1e3:,.0f} KB)", soft_wrap=True)
+    out.print(export_summary(domain, done), soft_wrap=True)
 
 
 @app.command("run-engine")

@@ -14,6 +14,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from da3.calib import Calibration
+    from da3.export.exporter import Exported
     from da3.export.verify import Check
     from da3.toolchain.demo import DemoReport, DemoRow
     from da3.toolchain.train import Result
@@ -55,6 +56,11 @@ def checks_table(checks: list[Check]) -> Table:
     for check in checks:
         table.add_row(check.name, check.detail, f"{check.error:.1e}", "ok" if check.passed else "FAILED")
     return table
+
+
+def export_summary(domain: str, done: Exported) -> str:
+    """What an export wrote, and where."""
+    return f"wrote {done.what}: {done.path} ({domain}: {done.domain_bytes / 1e3:,.0f} KB)"
 
 
 def calibration_table(done: Calibration) -> Table:

@@ -75,7 +75,7 @@ def trained(small_run):
 def test_export_equals_torch(arch, trained, tmp_path):
     runs = trained(backbone=arch, keep=0.9, epochs=1, size=64)
     done = export_domain("signs", runs, tmp_path / "bundle")
-    assert done.new_bundle and all(check.error <= 1e-4 for check in done.checks)
+    assert done.what == "a new bundle" and all(check.error <= 1e-4 for check in done.checks)
     bundle = Bundle(done.path)
     bundle.verify()
     domain = read_domain(bundle, "signs")
@@ -144,7 +144,7 @@ def test_second_domain_adds_only_its_own_files(trained, tmp_path):
     trained("letters", seed=5)
     done = export_domain("letters", runs, tmp_path / "bundle")
     after = hashes(tmp_path / "bundle")
-    assert not done.new_bundle
+    assert done.what == "a domain into the bundle"
     assert {k: v for k, v in after.items() if not k.startswith("domains/letters/")} == before
     assert len(after) == len(before) + 2
     # Exporting again gives the same bytes, here and in a bundle of its own.

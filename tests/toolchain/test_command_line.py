@@ -7,6 +7,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
+from da3.export import exporter
 from da3.toolchain.cli import app
 
 DA3 = [sys.executable, "-m", "da3.toolchain.main"]
@@ -110,6 +111,20 @@ def test_calibrate_and_bench(workplace, photos):
 def test_standalone(workplace):
     done = run("export", "--domain", "signs", "--standalone", "signs.onnx", cwd=workplace)
     assert done.returncode == 0 and (workplace / "signs.onnx").stat().st_size > 100_000
+
+
+def test_a_failed_export_shows_its_table(workplace, monkeypatch):
+    """In this process, so that one stored weight can be made wrong."""
+    real = exporter.domain_files
+
+    def wrong(model, tensors, *facts):
+        return real(model, {**tensors, "head.bias": tensors["head.bias"] + 1}, *facts)
+
+    monkeypatch.setattr(exporter, "domain_files", wrong)
+    monkeypatch.chdir(workplace)
+    done = CliRunner().invoke(app, ["export", "--domain", "signs", "--bundle", "another"])
+    assert done.exit_code == 1 and "FAILED" in done.output and "ok" in done.output
+    assert "nothing was written" in str(done.exception) and not (workplace / "another").exists()
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from da3.runtime.errors import Da3Error
-from da3.toolchain.defaults import DEFAULTS
+from da3.toolchain.defaults import DEFAULT_BATCH, DEFAULTS
 
 app = typer.Typer(
     name="da3",
@@ -85,7 +85,9 @@ def train(
         int | None,
         typer.Option(help="image side in pixels, a multiple of 32 (default: what the weights state)"),
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(help=f"photos a step {_default('batch_size')}")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=f"photos a step (default: {DEFAULT_BATCH}, fewer for fewer than 256 photos)")
+    ] = None,
     lr: Annotated[float | None, typer.Option(help="highest learning rate (default: the method's)")] = None,
     seed: Annotated[int | None, typer.Option(help=f"same seed, same result {_default('seed')}")] = None,
     flip: Annotated[

@@ -7,9 +7,10 @@ DEFAULTS: dict[str, object] = {
     "backbone": "mobilenet_v2",
     "weights": "imagenet",
     "epochs": 15,
-    "batch_size": 32,
     "keep": 1.0,
     "seed": 0,
     "flip": True,
     "label_smoothing": 0.1,
 }
+
+DEFAULT_BATCH = 32  # and fewer for fewer than 256 photos: see TrainOptions.config

@@ -9,7 +9,7 @@ from pathlib import Path
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.checkpoint import RunConfig
-from da3.toolchain.defaults import DEFAULTS
+from da3.toolchain.defaults import DEFAULT_BATCH, DEFAULTS
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 
@@ -73,6 +73,8 @@ class TrainOptions:
             value = self.pick(name)
             if not low <= value <= high:  # type: ignore[operator]
                 raise TrainingError(f"--{name.replace('_', '-')} {value}: must be between {low} and {high}")
+        if self.batch_size is not None and not 1 <= self.batch_size <= 4096:
+            raise TrainingError(f"--batch-size {self.batch_size}: must be between 1 and 4096")
         if self.lr is not None and not 0 < self.lr < 10:
             raise TrainingError(f"--lr {self.lr}: must be above 0 and below 10")
 
@@ -88,8 +90,8 @@ class TrainOptions:
             f"(looked for data/{self.domain} and photos/{self.domain})"
         )
 
-    def config(self, weights: WeightsFile, classes: tuple[str, ...]) -> RunConfig:
-        """The configuration of a new run."""
+    def config(self, weights: WeightsFile, classes: tuple[str, ...], photos: int) -> RunConfig:
+        """The configuration of a new run on ``photos`` training photos."""
         name = str(self.pick("method"))
         arch = str(self.pick("backbone"))
         return RunConfig(
@@ -101,7 +103,8 @@ class TrainOptions:
             classes=classes,
             size=self.size or weights.input_size,
             epochs=self.pick("epochs"),  # type: ignore[arg-type]
-            batch_size=self.pick("batch_size"),  # type: ignore[arg-type]
+            # A few dozen photos in batches of 32 would make a step or two an epoch, too few to learn from.
+            batch_size=self.batch_size or min(DEFAULT_BATCH, max(8, photos // 8)),
             lr=method(name).default_lr if self.lr is None else self.lr,
             keep=self.pick("keep"),  # type: ignore[arg-type]
             seed=self.pick("seed"),  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         data, seed = resumed.config.data, resumed.config.seed
         weights = store.get(resumed.config.backbone, resumed.config.weights_sha256)
     photos = find_photos(data, seed)
-    config = resumed.config if resumed else options.config(weights, photos.classes)
+    config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
     if photos.classes != config.classes:
         raise TrainingError(f"the classes in {data} changed since the run began: start again with --overwrite")
     torch.manual_seed(config.seed)

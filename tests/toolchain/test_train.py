@@ -297,6 +297,13 @@ def test_changed_classes_stop_a_resume(photos, small_run, tmp_path):
         train(small_run(resume=True, data=str(folder)), SilentReporter())
 
 
+@pytest.mark.parametrize(("photos", "batch"), [(10, 8), (100, 12), (300, 32), (10_000, 32)])
+def test_few_photos_get_small_batches(photos, batch, small_run, weights_files):
+    weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
+    assert small_run(batch_size=None).config(weights, ("a", "b"), photos).batch_size == batch
+    assert small_run(batch_size=5).config(weights, ("a", "b"), photos).batch_size == 5
+
+
 def test_schedule():
     assert schedule(0.0, 0.2) == pytest.approx(0.04)
     assert schedule(0.2, 0.2) == pytest.approx(1.0)

@@ -64,7 +64,6 @@ class TrainOptions:
             raise TrainingError(f"--size {self.size}: use a multiple of 32, such as 96, 128, 160 or 224")
         limits = {
             "epochs": (1, 100_000),
-            "batch_size": (1, 4096),
             "keep": (0.0, 1.0),
             "seed": (0, 2**31),
             "label_smoothing": (0.0, 0.9),

@@ -121,9 +121,14 @@ class DomainModel(nn.Module):
 
     def forward(self, image: Tensor, values: dict[str, Tensor] | None = None) -> Output:
         """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, g1, ...)."""
+
+        def note(**found: Tensor | None) -> None:
+            if values is not None:
+                values.update({name: value for name, value in found.items() if value is not None})
+
         with torch.no_grad():  # nothing before the first adaptor is trained
             x = self.backbone.stem(image)
-        kept: dict[str, Tensor | None] = {"image": image, "x0": x}
+        note(image=image, x0=x)
         gates: list[Tensor] = []
         everyone = x.new_ones(len(x))
         logit: Tensor | None = None
@@ -133,13 +138,10 @@ class DomainModel(nn.Module):
             x = run_block(block, x, a, gate)
             gates.append(everyone if gate is None else gate)
             logit = next_logit
-            if values is not None:
-                kept |= {f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x}
+            note(**{f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x})
         features = self.backbone.tail(x)
         logits = self.head(features)
-        if values is not None:
-            kept |= {"features": features, "logits": logits}
-            values.update({k: v for k, v in kept.items() if v is not None})
+        note(features=features, logits=logits)
         stacked = torch.stack(gates, 1)  # (B, blocks)
         return Output(logits, 1.0 - (1.0 - stacked) @ self.branch_share, stacked)
 

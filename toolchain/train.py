@@ -50,6 +50,9 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     else:
         data, seed = resumed.config.data, resumed.config.seed
         weights = store.get(resumed.config.backbone, resumed.config.weights_sha256)
+        given = options.weights and load_weights(options.weights, resumed.config.backbone)
+        if given and given.sha256(resumed.config.backbone) != resumed.config.weights_sha256:
+            raise TrainingError(f"cannot resume {folder} with other weights than it was started with: {given.source}")
     photos = find_photos(data, seed)
     config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
     if photos.classes != config.classes:

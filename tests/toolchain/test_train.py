@@ -203,6 +203,8 @@ def test_resume_with_other_options_is_refused(small_run):
     train(small_run(), stop, stop)
     with pytest.raises(TrainingError, match=r"--epochs was 2, now 3.*--lr was 0\.004, now 0\.1"):
         train(small_run(resume=True, epochs=3, lr=0.1), SilentReporter())
+    with pytest.raises(TrainingError, match="cannot resume .* with other weights"):
+        train(small_run(resume=True, weights="demo"), SilentReporter())
     with pytest.raises(TrainingError, match="already holds a run.*--resume.*--overwrite"):
         train(small_run(), SilentReporter())
     with pytest.raises(TrainingError, match="exclude each other"):

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from da3.toolchain.train import Result
 
 
+NEAR_BUDGET = 0.05  # how far above --keep a share of block FLOPs may stay without a word
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A bar on stderr; yields ``show(what, done, total)``."""
@@ -44,6 +47,11 @@ def training_summary(result: Result) -> str:
             f"best: {result.best['val_accuracy']:.1%} on the validation photos{gated} "
             f"(epoch {result.best['epoch']:.0f}); in {result.folder}"
         )
+        if result.best["val_share"] > result.config.keep + NEAR_BUDGET:
+            lines.append(
+                f"that is more than --keep {result.config.keep:g} asked for: the run was too short for its gates to "
+                f"settle. Train for more epochs, or lower the share with da3 calibrate after the export"
+            )
     if result.unreadable:
         lines.append(f"{len(result.unreadable)} photos could not be read and were skipped")
     lines.append(f"next: da3 export --domain {result.folder.name}")

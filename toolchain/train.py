@@ -10,7 +10,7 @@ import torch
 
 from da3.toolchain import checkpoint as ckpt
 from da3.toolchain.backbones import load_weights
-from da3.toolchain.checkpoint import BackboneStore, Checkpoint
+from da3.toolchain.checkpoint import BackboneStore, Checkpoint, RunConfig
 from da3.toolchain.data import default_workers, drop_unreadable, find_photos
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.loop import Run
@@ -27,6 +27,7 @@ class Result:
     """How a run ended. ``finished`` is False when it was stopped; it can then be resumed."""
 
     folder: Path
+    config: RunConfig
     finished: bool
     best: dict[str, float] | None
     history: list[dict[str, float]]
@@ -75,7 +76,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     trainable = sum(p.numel() for p in learner.parameters())
     reporter.started(config, run.progress, photos, trainable)
     finished = run.loop(stop)
-    return Result(folder, finished, run.progress.best, run.progress.history, photos.unreadable)
+    return Result(folder, config, finished, run.progress.best, run.progress.history, photos.unreadable)
 
 
 def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:

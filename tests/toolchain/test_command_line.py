@@ -30,6 +30,26 @@ def test_help_teaches(command):
         assert f"Example: da3 {command[0]} " in done.output
 
 
+def test_a_run_too_short_for_its_budget_says_so(photos, tmp_path):
+    words = [
+        "train",
+        "--domain",
+        "x",
+        "--data",
+        photos,
+        "--weights",
+        "demo",
+        "--size",
+        32,
+        "--epochs",
+        1,
+        "--keep",
+        0.6,
+    ]
+    done = run(*words, cwd=tmp_path)
+    assert done.returncode == 0 and "more than --keep 0.6 asked for" in done.stdout
+
+
 @pytest.fixture(scope="module")
 def workplace(photos, tmp_path_factory):
     """A folder in which the user's commands were typed, with two domains exported."""

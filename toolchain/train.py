@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from da3.toolchain import checkpoint as ckpt
+from da3.toolchain.allocator import keep_freed_memory
 from da3.toolchain.backbones import load_weights
 from da3.toolchain.checkpoint import BackboneStore, Checkpoint, RunConfig
 from da3.toolchain.data import default_workers, drop_unreadable, find_photos
@@ -41,6 +42,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear line.
     """
     options.check()
+    keep_freed_memory()
     device = _device(options.device)
     folder = options.folder
     resumed = _find_run(options, reporter)

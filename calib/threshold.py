@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from da3.calib.errors import CalibrationError
 from da3.runtime import Runtime
 from da3.runtime.errors import ImageError
-from da3.runtime.images import list_labelled
+from da3.runtime.images import evenly, list_labelled
 from da3.runtime.packs import update_domain
 from da3.runtime.scheduler import flops_share
 
@@ -154,9 +154,7 @@ def _load(
     runtime: Runtime, folder: str, classes: tuple[str, ...], on_progress: Callable[[str, int, int], None]
 ) -> tuple[Pixels, NDArray[np.int64], list[tuple[str, str]]]:
     """Photos (N, S, S, 3) uint8 and labels (N,), at most MOST_PHOTOS, spread evenly."""
-    _, photos = list_labelled(folder, classes)
-    if len(photos) > MOST_PHOTOS:
-        photos = [photos[i] for i in np.linspace(0, len(photos) - 1, MOST_PHOTOS).astype(int)]
+    photos = evenly(list_labelled(folder, classes)[1], MOST_PHOTOS)
     pixels, labels, unreadable = [], [], []
     for done, (path, label) in enumerate(photos, 1):
         try:

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -27,11 +26,12 @@ import torch.nn.functional as F
 from generated_images import SIZE, Drawings, batch, draw_all
 from PIL import Image
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import save_file
+from safetensors.torch import save as serialise
 from torch import nn
 
 from da3.toolchain.backbones import build_network, load_backbone, load_weights
 from da3.toolchain.backbones.weights import WeightsFile, backbone_keys
+from da3.toolchain.checkpoint import write_atomically
 from da3.toolchain.demo_data import DOMAINS, write_domain
 
 ARCH, WIDTH = "mobilenet_v2", 0.5
@@ -123,11 +123,7 @@ def save(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
     broken = [key for key, value in half.items() if not torch.isfinite(value).all()]
     if broken:
         raise SystemExit(f"not saved, training diverged: {', '.join(broken[:4])} not finite in float16; lower --lr")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    save_file(half, partial, weights.metadata(ARCH) | facts)
-    partial.chmod(0o644)  # safetensors writes for the owner only; this file is to be packaged
-    os.replace(partial, path)
+    write_atomically(path, serialise(half, weights.metadata(ARCH) | facts))
 
 
 def main() -> None:

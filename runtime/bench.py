@@ -8,7 +8,7 @@ import numpy as np
 
 from .engine import Runtime
 from .errors import ImageError
-from .images import expand
+from .images import evenly, expand
 from .records import Array
 from .scheduler import flops_share
 from .stats import conditions, percentiles_ms
@@ -81,9 +81,7 @@ def bench_bundle(
         name = runtime.use_only().name if domain is None else runtime.load(domain).name
         size = runtime.preprocessing.size
         if images:
-            paths = expand(images)
-            few = np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)
-            pixels = np.concatenate(list(runtime.prepare([paths[i] for i in few])))
+            pixels = np.concatenate(list(runtime.prepare(evenly(expand(images), most))))
         else:
             pixels = np.random.RandomState(0).normal(0, 1, (most, 3, size, size)).astype(np.float32)
         report = compare(runtime, pixels, name, repeats, batch_size)

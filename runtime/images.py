@@ -3,12 +3,15 @@
 import glob
 import os
 import sys
-from typing import Iterable, List, Optional, TextIO, Tuple, Union
+from typing import Iterable, List, Optional, Sequence, TextIO, Tuple, TypeVar, Union
+
+import numpy as np
 
 from .errors import ImageError
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
 ARRAY_SUFFIX = ".npy"
+T = TypeVar("T")
 
 
 def is_image_name(path: str) -> bool:
@@ -98,3 +101,8 @@ def _walk(folder: str) -> List[str]:
         folders[:] = sorted(n for n in folders if not n.startswith("."))
         paths.extend(os.path.join(root, n) for n in names if is_image_name(n))
     return sorted(paths)
+
+
+def evenly(items: Sequence[T], most: int) -> List[T]:
+    """At most `most` of the items, in order and spread evenly over them."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(most, len(items))).astype(int)]

@@ -10,8 +10,9 @@ import os
 import shutil
 import tempfile
 import zipfile
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Union
+from typing import Any, BinaryIO, Dict, List, Optional, Union
 
+from .atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
 from .domain import WEIGHTS, check_fits, read_domain_files
 from .errors import BundleError, DomainError
@@ -101,7 +102,7 @@ def update_domain(
         except ValueError:
             raise DomainError("metrics of domain %s must be finite numbers" % name)
         try:
-            _replace_file(path, lambda file: file.write(data))
+            replace_file(path, lambda file: file.write(data))
         except OSError as error:
             raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
         return read_domain(opened, name)
@@ -118,7 +119,7 @@ def write_pack(bundle: Path, name: str, out: Path) -> str:
         read_domain(opened, name)  # never hand on what would be refused
         content = _content(opened.files, "domains/%s/" % name)
     try:
-        _replace_file(path, lambda file: _zip(file, content))
+        replace_file(path, lambda file: _zip(file, content))
     except OSError as error:
         raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
     return path
@@ -140,21 +141,6 @@ def _fill(folder: str, content: Dict[str, bytes]) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())  # a board that loses power must not keep an empty file under a good name
-
-
-def _replace_file(path: str, write: Callable[[BinaryIO], Any]) -> None:
-    """What `write` writes appears at `path` whole, or not at all."""
-    handle, fresh = tempfile.mkstemp(prefix=".writing-", dir=os.path.dirname(os.path.abspath(path)))
-    try:
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(fresh, 0o644)  # mkstemp's is for the owner alone
-        os.replace(fresh, path)
-    finally:
-        if os.path.exists(fresh):
-            os.remove(fresh)
 
 
 def _swap_in(fresh: str, place: str) -> None:

@@ -23,14 +23,15 @@ def conditions() -> Dict[str, Any]:
     """The machine and the versions a figure was measured with."""
     return {
         "machine": "%s %s, %s" % (platform.system(), platform.machine(), _processor()),
-        "cpus": _usable_cpus(),
+        "cpus": usable_cpus(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "onnxruntime": distribution_version("onnxruntime") or distribution_version("onnxruntime-gpu"),
     }
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """Cores this process may use, which can be fewer than the machine has."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from da3.runtime.atomic import replace_file
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.errors import CheckpointError
@@ -121,17 +121,9 @@ def read(path: Path) -> Checkpoint:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` in one step, safe against a crash or power cut half-way."""
+    """Replace ``path`` by ``data`` in one step, making its folder if need be."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    replace_file(str(path), lambda file: file.write(data))
 
 
 class BackboneStore:

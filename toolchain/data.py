@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ from torch import Tensor
 from da3.runtime.errors import ImageError
 from da3.runtime.images import list_labelled
 from da3.runtime.preprocess import Preprocessing, decode
+from da3.runtime.stats import usable_cpus
 from da3.toolchain.errors import DataError
 
 Photo = tuple[str, int]  # path, label
@@ -214,5 +214,4 @@ class Loader:
 
 def default_workers() -> int:
     """One decoding thread per core this process may use, four at most."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(4, cores)
+    return min(4, usable_cpus())

@@ -11,7 +11,7 @@ from rich.console import Console
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.runtime.bench import compare, switch_us
-from da3.runtime.images import list_labelled
+from da3.runtime.images import evenly, list_labelled
 from da3.runtime.packs import write_pack
 from da3.toolchain.checkpoint import write_atomically
 from da3.toolchain.curves import draw
@@ -102,8 +102,7 @@ def _measure(folder: Path, bundle: Path, linear: dict[str, float]) -> list[DemoR
             _, photos = list_labelled(folder / "photos" / domain / "val", classes)
             predictions = runtime.run([path for path, _ in photos])
             right = [p.index == label for p, (_, label) in zip(predictions, photos, strict=True)]
-            few = np.linspace(0, len(photos) - 1, TIMED_PHOTOS).astype(int)
-            images = np.concatenate(list(runtime.prepare([photos[k][0] for k in few])))
+            images = np.concatenate(list(runtime.prepare([path for path, _ in evenly(photos, TIMED_PHOTOS)])))
             all_on, gated = compare(runtime, images, domain, REPEATS)["rows"]
             other = DOMAINS[1 - i]
             switch = switch_us(runtime, other, domain)["switch_us"]

@@ -7,6 +7,7 @@ handed to the next as it is; only gates and logits are fetched with `to_host`, a
 sent with `to_device`. To add a backend: subclass `Backend` in a file of its own and name it in `choose`.
 """
 
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, Callable, List, Optional
 
 from ..errors import BackendError
@@ -21,18 +22,18 @@ Run = Callable[[List[Any]], List[Any]]
 NAMES = ("auto", "onnxruntime")
 
 
-class Backend:
+class Backend(ABC):
     """Base class. `name` is what users type; `threads` None means the library's own choice."""
 
     name = "none"
 
+    @abstractmethod
     def open(self, segment: Segment, bundle: "Bundle") -> Run:
         """A function for one segment. Several segments may name one file: open the file once.
 
         Raises BackendError when the file cannot be used, BundleError when it is not the file the manifest
         names.
         """
-        raise NotImplementedError
 
     def to_device(self, array: Array) -> Any:
         """A float32 C-contiguous array -> what this backend's segments take."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Dict, List, Optional, Union
 
 from ..errors import BackendError
 from ..records import Segment
+from ..stats import usable_cpus
 from . import Backend, Run
 
 if TYPE_CHECKING:
@@ -120,9 +121,7 @@ def _share_pool(ort: Any, threads: Optional[int]) -> bool:
 
 def _default_threads() -> int:
     """0, ONNX Runtime's own choice (the physical cores), unless this process may only use some of them."""
-    if not hasattr(os, "sched_getaffinity"):
-        return 0
-    usable = len(os.sched_getaffinity(0))
+    usable = usable_cpus()
     return usable if usable < (os.cpu_count() or 1) else 0
 
 

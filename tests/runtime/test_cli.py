@@ -146,19 +146,27 @@ def test_doctor(call, built, bundle):
     assert done.returncode == 1 and "error:" in done.stderr
 
 
-def test_a_reader_that_leaves(package_root, built, tmp_path):
-    np.save(tmp_path / "many.npy", images(2000))
-    command = [
-        sys.executable,
-        *MODULE,
-        str(tmp_path / "many.npy"),
-        "--bundle",
-        str(built[0]),
-        "--domain",
-        "signs",
-    ]
-    env = dict(os.environ, PYTHONPATH=str(package_root))
-    process = subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture
+def start(package_root, built, tmp_path):
+    """A function that starts the command line on ``count`` images from a .npy file."""
+
+    def run(count, *options):
+        np.save(tmp_path / "images.npy", images(count))
+        words = [tmp_path / "images.npy", "--bundle", built[0], "--domain", "signs", *options]
+        env = dict(os.environ, PYTHONPATH=str(package_root))
+        return subprocess.Popen(
+            [sys.executable, *MODULE, *map(str, words)],
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    return run
+
+
+def test_a_reader_that_leaves(start):
+    process = start(2000)
     process.stdout.readline()
     process.stdout.close()
     assert process.stderr.read() == ""
@@ -166,25 +174,8 @@ def test_a_reader_that_leaves(package_root, built, tmp_path):
     process.wait(60)
 
 
-def test_interrupt(package_root, built, tmp_path):
-    np.save(tmp_path / "one.npy", images(1))
-    command = [
-        sys.executable,
-        *MODULE,
-        str(tmp_path / "one.npy"),
-        "--bundle",
-        str(built[0]),
-        "--domain",
-        "signs",
-    ]
-    env = dict(os.environ, PYTHONPATH=str(package_root))
-    process = subprocess.Popen(
-        [*command, "--repeat", "100000000"],
-        env=env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+def test_interrupt(start):
+    process = start(1, "--repeat", "100000000")
     time.sleep(2)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)

@@ -15,6 +15,7 @@ from da3.runtime.atomic import replace_file
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.errors import CheckpointError
+from da3.toolchain.lean import Lean
 from da3.toolchain.methods import Learner, Task, method
 
 FORMAT = 1
@@ -39,16 +40,18 @@ class RunConfig:
     flip: bool
     label_smoothing: float
     adaptor: AdaptorSpec
+    lean: Lean = field(default_factory=Lean)
 
     @property
     def task(self) -> Task:
-        return Task(self.backbone, self.size, len(self.classes), self.keep, self.adaptor)
+        return Task(self.backbone, self.size, len(self.classes), self.keep, self.adaptor, self.lean)
 
     @classmethod
     def from_json(cls, data: dict[str, object]) -> RunConfig:
-        values = {f.name: data[f.name] for f in fields(cls)}
+        values = {f.name: data[f.name] for f in fields(cls) if f.name != "lean"}
         values["classes"] = tuple(values["classes"])  # type: ignore[arg-type]
         values["adaptor"] = AdaptorSpec(**values["adaptor"])  # type: ignore[arg-type]
+        values["lean"] = Lean(**data.get("lean", {}))  # type: ignore[arg-type]
         return cls(**values)  # type: ignore[arg-type]
 
 

@@ -152,7 +152,7 @@ def _random_box(width: int, height: int, rng: np.random.Generator) -> tuple[floa
 
 
 class Loader:
-    """Photos -> normalised batches, decoded ``workers`` threads ahead of the training step.
+    """Photos -> batches of pixels, decoded ``workers`` threads ahead of the training step.
 
     Threads, not processes: Pillow decodes outside Python's lock, and a board has no memory for a process per worker.
     A photo's augmentation depends on (seed, epoch, its index) alone, so any step of any epoch can be made again.
@@ -167,7 +167,7 @@ class Loader:
         return max(1, len(self.photos) // self.batch_size)
 
     def evaluation(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every photo in order, resized and centre-cropped as at inference: (B, 3, S, S) float32, (B,) int64."""
+        """Every photo in order, resized and centre-cropped as at inference: uint8 (B, S, S, 3), int64 (B,)."""
         yield from self._batches(np.arange(len(self.photos)), self._plain)
 
     def training(
@@ -207,7 +207,7 @@ class Loader:
                 indices, futures = waiting.popleft()
                 pixels = np.stack([f.result() for f in futures])
                 labels = torch.tensor([self.photos[i][1] for i in indices])
-                yield torch.from_numpy(self.preprocessing.normalise(pixels)), labels
+                yield torch.from_numpy(pixels), labels
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

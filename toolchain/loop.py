@@ -66,8 +66,7 @@ class Run:
     def _statistics_batches(self, count: int) -> Iterator[Tensor]:
         pixels = self.train_loader.sample(count, self.config.seed)
         for start in range(0, count, 32):
-            batch = self.train_loader.preprocessing.normalise(pixels[start : start + 32])
-            yield torch.from_numpy(batch).to(self.device)
+            yield self.learner.normalise(torch.from_numpy(pixels[start : start + 32]).to(self.device))
             self.reporter.preparing(min(start + 32, count), count)
 
     def go_on_from(self, found: Checkpoint) -> None:
@@ -108,17 +107,17 @@ class Run:
     def _train_epoch(self, stop: Callable[[], bool]) -> bool:
         progress, config = self.progress, self.config
         batches = self.train_loader.training(self.augmentation, config.seed, progress.epoch, progress.step)
-        for images, labels in batches:
+        for pixels, labels in batches:
             if stop():
                 batches.close()
                 return False
-            self._step(images.to(self.device), labels.to(self.device))
+            self._step(pixels.to(self.device), labels.to(self.device))
             self.reporter.step(progress.epoch, progress.step, self.steps, progress.sums, memory_bytes(self.device))
             if time.monotonic() - self.saved_at > SAVE_EVERY:
                 self.save()
         return True
 
-    def _step(self, images: Tensor, labels: Tensor) -> None:
+    def _step(self, pixels: Tensor, labels: Tensor) -> None:
         progress = self.progress
         done = progress.epoch * self.steps + progress.step
         # Noise is a function of the step alone, so that a resumed run draws what an uninterrupted one would have.
@@ -126,24 +125,20 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(done)
         self.learner.train_mode(done / self.total)
-        output = self.learner.forward(images)
-        loss = self.learner.loss(output, labels, self.config.label_smoothing)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise TrainingError(
-                f"the loss became {value} in epoch {progress.epoch + 1}: try a lower --lr (it is {self.config.lr:g}); "
-                f"{self.folder / 'last.safetensors'} still holds the state before"
-            )
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        result = self.learner.step(pixels, labels, self.config.label_smoothing)
+        if not math.isfinite(result.loss):
+            raise TrainingError(
+                f"the loss became {result.loss} in epoch {progress.epoch + 1}: try a lower --lr "
+                f"(it is {self.config.lr:g}); {self.folder / 'last.safetensors'} still holds the state before"
+            )
         self.optimizer.step()
-        correct = float((output.logits.argmax(1) == labels).sum())
         count = len(labels)
         for key, amount in {
             "photos": count,
-            "loss": value * count,
-            "correct": correct,
-            "share": float(output.share.detach().sum()),
+            "loss": result.loss * count,
+            "correct": result.correct,
+            "share": result.share,
         }.items():
             progress.sums[key] = progress.sums.get(key, 0.0) + amount
         progress.step += 1
@@ -158,11 +153,11 @@ class Run:
         self.learner.eval_mode()
         photos = loss = correct = share = 0.0
         batches = self.val_loader.evaluation()
-        for images, labels in batches:
+        for pixels, labels in batches:
             if stop():
                 batches.close()
                 return None
-            output = self.learner.forward(images.to(self.device))
+            output = self.learner.predict(pixels.to(self.device))
             labels = labels.to(self.device)
             photos += len(labels)
             loss += float(F.cross_entropy(output.logits, labels, reduction="sum"))

@@ -88,6 +88,7 @@ class DomainModel(nn.Module):
 
     adaptors: Sequence[Adaptor]  # an nn.ModuleList
     branch_share: Tensor  # (blocks,) of the block FLOPs
+    running_share: Tensor  # scalar: of block FLOPs run by recent training batches
 
     def __init__(self, backbone: Backbone, spec: AdaptorSpec, size: int, classes: int, gated: bool):
         """``gated``: gates are trained; otherwise they are there, open and frozen, so that the graphs are the same."""
@@ -105,6 +106,7 @@ class DomainModel(nn.Module):
             adaptors.append(Adaptor(block.in_channels, block.out_channels, mid, side, next_gated))
         self.adaptors = nn.ModuleList(adaptors)
         self.head = Head(backbone.feature_size, classes)
+        self.register_buffer("running_share", torch.ones(()))
         for name, parameter in self.named_parameters():
             if name.endswith((".gate", ".gate_bias")):
                 parameter.requires_grad_(gated)
@@ -119,8 +121,11 @@ class DomainModel(nn.Module):
         shares = self.branch_share.tolist()
         return 1.0 - sum(s for s, g in zip(shares, self.backbone.gateable, strict=True) if g)
 
-    def forward(self, image: Tensor, values: dict[str, Tensor] | None = None) -> Output:
-        """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, g1, ...)."""
+    def forward(self, image: Tensor, values: dict[str, Tensor] | None = None, draws: Tensor | None = None) -> Output:
+        """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, g1, ...).
+
+        ``draws`` (B, blocks), uniform in 0..1, is the randomness of sampled gates; drawn here if not given.
+        """
 
         def note(**found: Tensor | None) -> None:
             if values is not None:
@@ -132,9 +137,15 @@ class DomainModel(nn.Module):
         gates: list[Tensor] = []
         everyone = x.new_ones(len(x))
         logit: Tensor | None = None
+        if draws is None and self.gating == "sampled":
+            draws = torch.rand(len(x), len(self.adaptors), device=x.device)
         for i, (block, adaptor) in enumerate(zip(self.backbone.blocks, self.adaptors, strict=True)):
             a, next_logit = adaptor(x)
-            gate = None if logit is None or self.gating == "off" else self._decide(logit)
+            gate = (
+                None
+                if logit is None or self.gating == "off"
+                else self._decide(logit, None if draws is None else draws[:, i])
+            )
             x = run_block(block, x, a, gate)
             gates.append(everyone if gate is None else gate)
             logit = next_logit
@@ -145,13 +156,13 @@ class DomainModel(nn.Module):
         stacked = torch.stack(gates, 1)  # (B, blocks)
         return Output(logits, 1.0 - (1.0 - stacked) @ self.branch_share, stacked)
 
-    def _decide(self, logit: Tensor) -> Tensor:
+    def _decide(self, logit: Tensor, draw: Tensor | None) -> Tensor:
         """Gate logits (B,) -> gates (B,) of 0 and 1."""
-        if self.gating == "hard":
+        if self.gating == "hard" or draw is None:
             return (logit > self.theta).to(logit.dtype)
         # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
         # arXiv 1611.00712); forward uses its rounding, backward its slope.
-        noisy = logit + self.noise * torch.logit(torch.rand_like(logit).clamp(1e-6, 1 - 1e-6))
+        noisy = logit + self.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6))
         soft = torch.sigmoid(noisy)
         hard = (noisy > 0).to(logit.dtype)
         return hard + soft - soft.detach()

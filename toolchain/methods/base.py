@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile
+from da3.toolchain.lean import Lean
 from da3.toolchain.model import Output
+
+EVALUATION_SLICE = 8  # images at a time where no gradients are recorded: larger is no faster on a CPU
 
 
 @dataclass(frozen=True)
@@ -23,6 +27,16 @@ class Task:
     classes: int
     keep: float
     adaptor: AdaptorSpec
+    lean: Lean = field(default_factory=Lean)
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One batch: its mean loss, how many predictions were right, and the summed share of block FLOPs run."""
+
+    loss: float
+    correct: int
+    share: float
 
 
 class Learner(ABC):
@@ -31,14 +45,16 @@ class Learner(ABC):
     name: str
     default_lr: float
     warm_up: float = 0.1  # share of all steps during which the learning rate rises
+    sliceable: bool = False  # whether a batch may be cut: no sample's gradient depends on another sample
     model: nn.Module
 
-    @abstractmethod
-    def __init__(self, task: Task, weights: WeightsFile): ...
+    def __init__(self, task: Task, weights: WeightsFile):
+        self.task = task
+        self.mean, self.std = weights.mean, weights.std
 
     @abstractmethod
     def forward(self, images: Tensor) -> Output:
-        """Logits, and which blocks ran, in the mode last set."""
+        """Normalised images (B, 3, S, S) -> logits, and which blocks ran, in the mode last set."""
 
     @abstractmethod
     def domain_state(self) -> dict[str, Tensor]:
@@ -52,7 +68,7 @@ class Learner(ABC):
         self.model.load_state_dict(state, strict=False)
 
     def prepare(self, images: Iterable[Tensor]) -> None:
-        """Look at some training images (B, 3, S, S) before the first step. Default: nothing to do."""
+        """Look at some normalised training images (B, 3, S, S) before the first step. Default: nothing to do."""
 
     def train_mode(self, progress: float) -> None:
         """Get ready for a training step, ``progress`` (0 to 1) of the way through all steps."""
@@ -66,10 +82,58 @@ class Learner(ABC):
         """Whether what is trained at ``progress`` already meets the task, so it may be kept as the best."""
         return True
 
-    def loss(self, output: Output, labels: Tensor, smoothing: float) -> Tensor:
-        """Training loss (scalar) of one batch."""
-        return F.cross_entropy(output.logits, labels, label_smoothing=smoothing)
-
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser updates."""
         return [p for p in self.model.parameters() if p.requires_grad]
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 (B, S, S, 3) -> float32 (B, 3, S, S), the numbers of ``Preprocessing.normalise``."""
+        images = pixels.float().div_(255)  # the operations of Preprocessing.normalise, in its order: the same bits
+        images -= torch.tensor(self.mean, device=pixels.device)
+        images /= torch.tensor(self.std, device=pixels.device)
+        return images.permute(0, 3, 1, 2)
+
+    # -- one batch
+
+    def step(self, pixels: Tensor, labels: Tensor, smoothing: float) -> StepResult:
+        """Forward and backward of a batch, in slices where the method allows; adds to every parameter's ``grad``.
+
+        pixels uint8 (B, S, S, 3), labels int64 (B,). Any slicing gives the same gradients up to rounding.
+        """
+        count = len(labels)
+        loss = share = 0.0
+        correct = 0
+        self.begin_batch(count)
+        for part in self._slices(count):
+            output = self.forward_part(self.normalise(pixels[part]), part)
+            part_loss = self.loss(output, labels[part], smoothing, count)
+            part_loss.backward()
+            loss += float(part_loss.detach())
+            correct += int((output.logits.argmax(1) == labels[part]).sum())
+            share += float(output.share.detach().sum())
+        self.end_batch(share / count)
+        return StepResult(loss, correct, share)
+
+    def _slices(self, count: int) -> Iterator[slice]:
+        size = (self.task.lean.micro_batch or count) if self.sliceable else count
+        return (slice(i, min(i + size, count)) for i in range(0, count, size))
+
+    def begin_batch(self, count: int) -> None:
+        """Draw what is random about a batch of ``count`` as a whole, so that slicing does not change it."""
+
+    def forward_part(self, images: Tensor, part: slice) -> Output:
+        """``forward`` of the samples ``part`` of the batch begun last."""
+        return self.forward(images)
+
+    def end_batch(self, share: float) -> None:
+        """Take note of the mean share of block FLOPs that the batch ran."""
+
+    def loss(self, output: Output, labels: Tensor, smoothing: float, count: int) -> Tensor:
+        """What these samples contribute (a scalar) to the mean loss of a batch of ``count``."""
+        return F.cross_entropy(output.logits, labels, label_smoothing=smoothing, reduction="sum") / count
+
+    @torch.no_grad()
+    def predict(self, pixels: Tensor) -> Output:
+        """Output for uint8 (B, S, S, 3) without gradients, a few images at a time: a batch needs no more memory."""
+        parts = [self.forward(self.normalise(part)) for part in pixels.split(EVALUATION_SLICE)]
+        return Output(*(torch.cat([getattr(p, name) for p in parts]) for name in ("logits", "share", "gates")))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from da3.toolchain.backbones import WeightsFile, load_backbone
@@ -16,6 +17,7 @@ from da3.toolchain.model import DomainModel, Output
 GATES_FROM, BUDGET_FROM = 0.2, 0.6
 NOISE, NOISE_UNTIL = 0.5, 0.8
 BUDGET_WEIGHT = 10.0
+SHARE_RATE = 0.5  # of the newest batch in the running share
 
 
 class Da3(Learner):
@@ -24,9 +26,11 @@ class Da3(Learner):
     name = "da3"
     default_lr = 4e-3
     warm_up = 0.2
+    sliceable = True
     model: DomainModel
 
     def __init__(self, task: Task, weights: WeightsFile):
+        super().__init__(task, weights)
         backbone = load_backbone(task.arch, weights)
         self.gated = task.keep < 1.0
         self.keep = self.target = task.keep
@@ -59,11 +63,25 @@ class Da3(Learner):
     def is_final(self, progress: float) -> bool:
         return not self.gated or progress >= NOISE_UNTIL
 
-    def loss(self, output: Output, labels: Tensor, smoothing: float) -> Tensor:
-        loss = super().loss(output, labels, smoothing)
+    def begin_batch(self, count: int) -> None:
+        # Drawn on the CPU for the whole batch: the same on every device and for every slicing.
+        self._draws = torch.rand(count, len(self.model.adaptors))
+
+    def forward_part(self, images: Tensor, part: slice) -> Output:
+        return self.model(images, draws=self._draws[part].to(images.device))
+
+    def loss(self, output: Output, labels: Tensor, smoothing: float, count: int) -> Tensor:
+        loss = super().loss(output, labels, smoothing, count)
         if self.model.gating == "sampled":
-            loss = loss + BUDGET_WEIGHT * (output.share.mean() - self.target).square()
+            # d/d share of BUDGET_WEIGHT (share - target)^2, with the share that recent batches ran: linear in every
+            # sample, so that a batch can be cut into slices.
+            slope = 2 * BUDGET_WEIGHT * (float(self.model.running_share) - self.target)
+            loss = loss + slope * output.share.sum() / count
         return loss
+
+    def end_batch(self, share: float) -> None:
+        if self.model.gating == "sampled":
+            self.model.running_share.lerp_(torch.as_tensor(share), SHARE_RATE)
 
 
 def _ramp(progress: float, start: float, end: float) -> float:

@@ -18,6 +18,7 @@ class Finetune(Learner):
     model: Network
 
     def __init__(self, task: Task, weights: WeightsFile):
+        super().__init__(task, weights)
         self.model = build_network(task.arch, weights.width, weights.padding, task.classes)
         load_into(self.model, weights)
 

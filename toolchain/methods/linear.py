@@ -30,9 +30,11 @@ class Linear(Learner):
 
     name = "linear"
     default_lr = 4e-3
+    sliceable = True
     model: LinearModel
 
     def __init__(self, task: Task, weights: WeightsFile):
+        super().__init__(task, weights)
         self.model = LinearModel(load_backbone(task.arch, weights), task.classes)
 
     def forward(self, images: Tensor) -> Output:

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from da3.runtime.errors import Da3Error
+from da3.toolchain.bench_cli import bench_app
 from da3.toolchain.defaults import DEFAULT_BATCH, DEFAULTS
 
 app = typer.Typer(
@@ -24,7 +25,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 domains_app = typer.Typer(help="List, add, remove or pack the domains of a bundle.", no_args_is_help=True)
-bench_app = typer.Typer(help="Measure, side by side and alternating in one process.", no_args_is_help=True)
 app.add_typer(domains_app, name="domains")
 app.add_typer(bench_app, name="bench")
 
@@ -32,7 +32,6 @@ out = Console(highlight=False, markup=False)
 DomainOption = Annotated[str, typer.Option("--domain", "-d", help="name of the domain, such as flowers")]
 RunsOption = Annotated[Path, typer.Option("--runs", help="folder of training runs")]
 BundleOption = Annotated[Path, typer.Option("--bundle", "-b", help="bundle folder (or zip, to read)")]
-BENCH_PHOTOS = 32
 
 
 def run() -> None:
@@ -257,27 +256,6 @@ def domains_pack(
     from da3.runtime.packs import write_pack
 
     out.print(f"wrote {write_pack(bundle, name, to)}", soft_wrap=True)
-
-
-@bench_app.command("run")
-def bench_run(
-    bundle: Annotated[Path, typer.Argument(help="bundle folder or zip")] = Path("bundle"),
-    domain: Annotated[str | None, typer.Option("--domain", "-d", help="default: the only one")] = None,
-    images: Annotated[
-        list[str] | None, typer.Option(help="photos to time (default: noise, on which gates mean little)")
-    ] = None,
-    repeats: Annotated[int, typer.Option(help="timed runs of each batch", min=1)] = 20,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
-    json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
-) -> None:
-    """Time gated runs against all blocks on, alternating; and switching between domains, and loading one."""
-    from da3.runtime.bench import bench_bundle
-    from da3.toolchain.tables import bench_table
-
-    with Console(stderr=True).status("measuring"):
-        report = bench_bundle(bundle, domain, images, BENCH_PHOTOS, repeats, batch_size, threads)
-    out.print(json.dumps(report), soft_wrap=True) if json_ else out.print(bench_table(report))
 
 
 @app.command()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
 from io import BytesIO
@@ -21,6 +19,7 @@ from da3.toolchain.checkpoint import Checkpoint, Progress, RunConfig, write_atom
 from da3.toolchain.curves import write_reports
 from da3.toolchain.data import Augmentation, Loader, PhotoSet
 from da3.toolchain.errors import CheckpointError, TrainingError
+from da3.toolchain.memory import peak_bytes
 from da3.toolchain.methods import Learner
 from da3.toolchain.progress import Reporter
 
@@ -112,7 +111,7 @@ class Run:
                 batches.close()
                 return False
             self._step(pixels.to(self.device), labels.to(self.device))
-            self.reporter.step(progress.epoch, progress.step, self.steps, progress.sums, memory_bytes(self.device))
+            self.reporter.step(progress.epoch, progress.step, self.steps, progress.sums, peak_bytes(self.device))
             if time.monotonic() - self.saved_at > SAVE_EVERY:
                 self.save()
         return True
@@ -176,7 +175,7 @@ class Run:
             "lr": self.learning_rate((progress.epoch + 1) * self.steps - 1),
             "seconds": round(seconds, 3),
             "images_per_second": round(rate, 1),
-            "memory_mb": round(memory_bytes(self.device) / 1e6, 1),
+            "memory_mb": round(peak_bytes(self.device) / 1e6, 1),
         }
         progress.history.append(row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
@@ -209,11 +208,3 @@ def schedule(progress: float, warm_up: float) -> float:
     if progress < warm_up:
         return 0.04 + 0.96 * progress / warm_up
     return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
-
-
-def memory_bytes(device: torch.device) -> int:
-    """Most memory held so far: of the process on a CPU, of PyTorch's allocator on a GPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

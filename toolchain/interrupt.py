@@ -25,3 +25,13 @@ def stop_on_interrupt(say: Callable[[str], None]) -> Iterator[Callable[[], bool]
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def end_on_sigterm() -> Iterator[None]:
+    """Within the block SIGTERM ends work as Ctrl-C does, with everything that is to be cleaned up on the way."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 KEEP_PRECISIONS = ("fp32", "bf16", "int8")
 BACKBONE_PRECISIONS = ("fp32", "bf16")
 GRADIENTS = ("exact", "skip-path")
+CHOICES = {"keep_precision": KEEP_PRECISIONS, "backbone_precision": BACKBONE_PRECISIONS, "gradient": GRADIENTS}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.checkpoint import RunConfig
 from da3.toolchain.defaults import DEFAULT_BATCH, DEFAULTS
 from da3.toolchain.errors import TrainingError
+from da3.toolchain.lean import CHOICES, Lean
 from da3.toolchain.methods import method
 
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -41,6 +42,17 @@ class TrainOptions:
     device: str = "cpu"
     resume: bool = False
     overwrite: bool = False
+    # The levers of lean.Lean.
+    keep_precision: str | None = None
+    backbone_precision: str | None = None
+    gradient: str | None = None
+    micro_batch: int | None = None
+
+    @property
+    def lean(self) -> Lean:
+        """The levers as given, the rest at their defaults."""
+        given = {f.name: getattr(self, f.name) for f in fields(Lean)}
+        return Lean(**{name: value for name, value in given.items() if value is not None})
 
     @property
     def folder(self) -> Path:
@@ -74,6 +86,12 @@ class TrainOptions:
                 raise TrainingError(f"--{name.replace('_', '-')} {value}: must be between {low} and {high}")
         if self.batch_size is not None and not 1 <= self.batch_size <= 4096:
             raise TrainingError(f"--batch-size {self.batch_size}: must be between 1 and 4096")
+        if self.micro_batch is not None and not 0 <= self.micro_batch <= 4096:
+            raise TrainingError(f"--micro-batch {self.micro_batch}: must be between 0 and 4096")
+        for name, known in CHOICES.items():
+            value = getattr(self, name)
+            if value not in (None, *known):
+                raise TrainingError(f"--{name.replace('_', '-')} {value}: use {' or '.join(known)}")
         if self.lr is not None and not 0 < self.lr < 10:
             raise TrainingError(f"--lr {self.lr}: must be above 0 and below 10")
 
@@ -110,16 +128,18 @@ class TrainOptions:
             flip=self.pick("flip"),  # type: ignore[arg-type]
             label_smoothing=self.pick("label_smoothing"),  # type: ignore[arg-type]
             adaptor=AdaptorSpec(),
+            lean=self.lean,
         )
 
     def check_same(self, config: RunConfig) -> None:
         """Raise TrainingError if an option given now differs from what the run was started with."""
+        before = {f.name: getattr(config, f.name) for f in fields(config)} | config.lean.to_json()
         changed = [
-            f"--{f.name.replace('_', '-')} was {getattr(config, f.name)}, now {getattr(self, f.name)}"
+            f"--{f.name.replace('_', '-')} was {before[f.name]}, now {getattr(self, f.name)}"
             for f in fields(self)
-            if hasattr(config, f.name)
+            if f.name in before
             and f.name not in ("domain", "data")
-            and getattr(self, f.name) not in (None, getattr(config, f.name))
+            and getattr(self, f.name) not in (None, before[f.name])
         ]
         if self.data is not None and self.data_folder() != config.data:
             changed.append(f"--data was {config.data}, now {self.data_folder()}")

@@ -43,7 +43,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     """
     options.check()
     keep_freed_memory()
-    device = _device(options.device)
+    device = device_named(options.device)
     folder = options.folder
     resumed = _find_run(options, reporter)
     store = BackboneStore(options.runs)
@@ -100,7 +100,8 @@ def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:
     return found
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str) -> torch.device:
+    """The device called ``name``. Raises TrainingError if it is unknown or not there."""
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -14,7 +14,7 @@ def train_table(report: Mapping[str, Any]) -> Table:
     """What training costs, a line per method; in brackets the figure over fine-tuning's."""
     rows = report["rows"]
     table = Table(title="training, one method a process, in turns")
-    table.add_column("method")
+    table.add_column("method", overflow="fold")
     for name in ("kept per image", "peak growth", "step, median", "IQR", "trained", "stored"):
         table.add_column(name, justify="right", overflow="fold")
     gated = any(row["flops_share"] < 1 for row in rows)
@@ -68,7 +68,7 @@ def accuracy_table(report: Mapping[str, Any]) -> Table:
     """Accuracy on the validation photos, a line per domain and method, and the mean over domains."""
     table = Table(title="accuracy on the validation photos, mean over seeds and standard deviation")
     for name in ("domain", "method"):
-        table.add_column(name)
+        table.add_column(name, overflow="fold")
     for name in ("last epoch", "best epoch", "block FLOPs run", "seeds"):
         table.add_column(name, justify="right")
     sections: dict[str, list[Mapping[str, Any]]] = {}

@@ -12,6 +12,7 @@ from da3.toolchain.cli import app
 
 DA3 = [sys.executable, "-m", "da3.toolchain.main"]
 PHOTO = "data/signs/val/class0/0.jpg"
+BENCHES = ["run", "train", "accuracy"]
 COMMANDS = ["train", "export", "run-engine", "calibrate", "domains", "bench", "demo", "doctor"]
 
 
@@ -19,7 +20,9 @@ def run(*words, cwd, stdin=None):
     return subprocess.run([*DA3, *map(str, words)], capture_output=True, text=True, cwd=cwd, input=stdin)
 
 
-@pytest.mark.parametrize("command", [[], *([c] for c in COMMANDS), ["domains", "add"], ["bench", "run"]])
+@pytest.mark.parametrize(
+    "command", [[], *([c] for c in COMMANDS), ["domains", "add"], *(["bench", b] for b in BENCHES)]
+)
 def test_help_teaches(command):
     done = CliRunner().invoke(app, [*command, "--help"])
     assert done.exit_code == 0

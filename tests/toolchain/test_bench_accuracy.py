@@ -1,0 +1,256 @@
+"""``da3 bench accuracy``: ordinary runs, trained once, summed up as numpy sums them up."""
+
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from rich.console import Console
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from da3.toolchain import bench_accuracy as bench
+from da3.toolchain import checkpoint as ckpt
+from da3.toolchain.backbones import load_weights, random_weights
+from da3.toolchain.bench_accuracy import AccuracyPlan, bench_accuracy, domains_in
+from da3.toolchain.bench_progress import SilentBenchReporter
+from da3.toolchain.bench_scores import Key, Score, summarise
+from da3.toolchain.bench_tables import accuracy_table
+from da3.toolchain.child import ChildError
+from da3.toolchain.cli import app
+from da3.toolchain.errors import CheckpointError, DataError, TrainingError
+from da3.toolchain.lean import Lean
+from da3.toolchain.options import TrainOptions
+from da3.toolchain.progress import SilentReporter
+from da3.toolchain.train import train
+from da3.toolchain.variants import parse
+
+SILENT = SilentBenchReporter()
+
+
+@pytest.fixture(scope="module")
+def root(photos, tmp_path_factory):
+    """Two domains side by side, and folders that are none."""
+    folder = tmp_path_factory.mktemp("domains")
+    for name in ("letters", "signs"):
+        (folder / name).symlink_to(photos)
+    (folder / "notes").mkdir()
+    (folder / ".hidden" / "train").mkdir(parents=True)
+    (folder / "README.md").write_text("no domain")
+    return folder
+
+
+@pytest.fixture
+def plan(root, weights_files, tmp_path):
+    def make(words=("linear",), **changes):
+        settings = {"seeds": 2, "epochs": 2, "size": 32, "batch_size": 8, "domains": ["letters", "signs"], **changes}
+        weights = {"weights": str(weights_files["mobilenet_v2"]), **changes}["weights"]
+        return AccuracyPlan(root, tmp_path / "out", parse(words), **{**settings, "weights": weights})
+
+    return make
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Runs the children's work in this process, which saves their start; lists what was asked for."""
+    asked = []
+
+    class Here:
+        def __init__(self, module, request, threads):
+            self.options = TrainOptions(**{**request, "runs": bench.Path(request["runs"])})
+            asked.append(self.options)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc):
+            pass
+
+        def answers(self):
+            yield {"done": 0.5}
+            yield {"finished": train(self.options, SilentReporter()).finished}
+
+        def ask_to_stop(self):
+            pass
+
+    monkeypatch.setattr(bench, "Child", Here)
+    # Most of the time of runs this small would be spent on their pictures.
+    monkeypatch.setattr(bench, "draw_accuracy", lambda report: b"")
+    monkeypatch.setattr("da3.toolchain.curves.draw", lambda runs: b"")
+    return asked
+
+
+def test_the_command_trains_once_and_refuses_other_options(root, weights_files, tmp_path):
+    """In real processes, from the command line."""
+    words = ["--data", root, "--domains", "signs", "--methods", "linear", "--seeds", 1, "--epochs", 1, "--size", 32]
+    words += ["--weights", weights_files["mobilenet_v2"], "--no-flip", "signs", "--out", tmp_path / "out"]
+
+    def call(*more):
+        return CliRunner().invoke(app, ["bench", "accuracy", *map(str, (*words, *more))])
+
+    first = call("--json", "--plot", tmp_path / "copy.png")
+    assert first.exit_code == 0, (first.output, first.exception)
+    report = json.loads(first.stdout)
+    last = tmp_path / "out" / "runs" / "linear" / "seed-0" / "signs" / "last.safetensors"
+    trained = last.stat().st_mtime_ns
+    assert ckpt.read(last).config.flip is False
+    (row,) = report["rows"]
+    assert (row["method"], row["domain"], row["seeds"], row["last_std"]) == ("linear", "signs", [0], None)
+    assert json.loads((tmp_path / "out" / "results.json").read_text()) == report
+    picture = (tmp_path / "out" / "results.png").read_bytes()
+    assert picture.startswith(b"\x89PNG") and (tmp_path / "copy.png").read_bytes() == picture
+
+    again = call()
+    assert again.exit_code == 0 and "1 of 1 runs are there already" in again.stderr
+    assert last.stat().st_mtime_ns == trained
+
+    other = call("--epochs", 2)
+    assert other.exit_code == 1 and isinstance(other.exception, TrainingError)
+    assert "epochs was 1, now 2" in str(other.exception) and "--overwrite" in str(other.exception)
+
+
+def test_means_and_deviations_are_numpys(plan, here):
+    words = ["linear,da3:keep=0.9"]  # of each, two seeds on two domains
+    report = bench_accuracy(plan(words), SILENT)
+    assert len(here) == 8 and report["remaining"] == 0 and report["failed"] == []
+    assert {(row["method"], row["domain"]) for row in report["rows"]} == {
+        (m, d) for m in ("linear", "da3:keep=0.9") for d in ("letters", "signs")
+    }
+    values = {}
+    for row in report["rows"]:
+        folder = plan(words).out / "runs" / row["method"].replace(":", "-").replace("=", "-")
+        for which in ("last", "best"):
+            found = []
+            for seed in (0, 1):
+                history = [
+                    json.loads(line)["val_accuracy"]
+                    for line in (folder / f"seed-{seed}" / row["domain"] / "metrics.jsonl").open()
+                ]
+                # With --keep only the last epoch of two is final, and may be the best.
+                found.append(history[-1] if which == "last" or "keep" in row["method"] else max(history))
+            assert row[which] == found
+            assert row[f"{which}_mean"] == pytest.approx(np.mean(found))
+            assert row[f"{which}_std"] == pytest.approx(np.std(found, ddof=1))
+            values[row["method"], row["domain"], which] = found
+    for row in report["overall"]:
+        means = np.mean([values[row["method"], d, "last"] for d in ("letters", "signs")], 0)
+        assert row["last"] == pytest.approx(list(means))
+        assert row["last_mean"] == pytest.approx(means.mean())
+        assert row["last_std"] == pytest.approx(means.std(ddof=1))
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(accuracy_table(report))
+    text = console.export_text()
+    assert "mean of the domains" in text and "letters" in text
+    first = report["rows"][0]
+    assert f"{100 * first['last_mean']:.1f} +- {100 * first['last_std']:.1f} %" in text
+
+
+def test_a_stopped_run_is_resumed_and_nothing_is_trained_twice(plan, here):
+    whole = plan(domains=["signs"], seeds=1)
+    (options,) = whole.cells().values()
+    steps = iter(range(100))
+    assert not train(options, SilentReporter(), lambda: next(steps) > 2).finished
+    bench_accuracy(whole, SILENT)
+    assert [o.resume for o in here] == [True]
+    score = bench_accuracy(whole, SILENT)["rows"][0]["last"]
+    assert len(here) == 1
+    straight = train(bench._changed(options, runs=whole.out / "straight"), SilentReporter())
+    assert score == [straight.history[-1]["val_accuracy"]]
+
+
+def test_other_options_are_refused_before_anything_is_trained(plan, here, weights_files, tmp_path):
+    bench_accuracy(plan(domains=["signs"], seeds=1), SILENT)
+    here.clear()
+    weights = random_weights("mobilenet_v2", 0.35, seed=1)
+    other = tmp_path / "other.safetensors"
+    save_file(weights.state, other, weights.metadata("mobilenet_v2"))
+    for changes, message in (
+        ({"epochs": 3}, "epochs was 2, now 3"),
+        ({"size": 64}, "size was 32, now 64"),
+        ({"batch_size": 4}, "batch-size was 8, now 4"),
+        ({"no_flip": ("signs",)}, "flip was True, now False"),
+        ({"weights": str(other)}, "weights-sha256 was"),
+    ):
+        with pytest.raises(TrainingError, match=message) as raised:
+            bench_accuracy(plan(seeds=1, **changes), SILENT)
+        assert "\n" not in str(raised.value)
+    assert here == []
+    report = bench_accuracy(plan(seeds=1, epochs=1, overwrite=True), SILENT)
+    assert {o.domain: o.overwrite for o in here} == {"letters": False, "signs": True} and report["remaining"] == 0
+
+
+def test_a_damaged_run_is_refused_or_replaced(plan, here):
+    asked = plan(domains=["signs"], seeds=1, epochs=1)
+    last = asked.out / "runs" / "linear" / "seed-0" / "signs" / "last.safetensors"
+    last.parent.mkdir(parents=True)
+    last.write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="damaged"):
+        bench_accuracy(asked, SILENT)
+    assert bench_accuracy(plan(domains=["signs"], seeds=1, epochs=1, overwrite=True), SILENT)["remaining"] == 0
+
+
+def test_levers_count_only_where_they_mean_something(small_run, weights_files):
+    weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
+    for name, levers in (("finetune", 0), ("linear", 0), ("da3", 2)):
+        config = small_run(method=name).config(weights, ("a", "b"), 10)
+        other = replace(config, lean=Lean("int8", gradient="skip-path"))
+        assert len(bench.differences(config, other)) == levers
+        assert bench.differences(config, config) == []
+    grid = replace(config, adaptor=replace(config.adaptor, grid=4))
+    assert "adaptor" in bench.differences(grid, config)[0]
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(plan, here, monkeypatch):
+    fine = bench.Child.answers
+
+    def answers(self):
+        if self.options.domain == "letters":
+            raise ChildError("its process was killed by SIGKILL")
+        yield from fine(self)
+
+    monkeypatch.setattr(bench.Child, "answers", answers)
+    report = bench_accuracy(plan(seeds=1, epochs=1, jobs=2), SILENT)
+    assert [row["domain"] for row in report["rows"]] == ["signs"] and report["overall"] == []
+    assert report["failed"] == [
+        {"method": "linear", "domain": "letters", "seed": 0, "error": "its process was killed by SIGKILL"}
+    ]
+    assert report["remaining"] == 1
+
+
+def test_a_wish_to_stop_leaves_the_rest_for_later(plan, here):
+    asked = plan(seeds=1, epochs=1)
+    report = bench_accuracy(asked, SILENT, stop=lambda: len(here) >= 1)
+    assert [row["domain"] for row in report["rows"]] == ["letters"]
+    assert report["remaining"] == 1 and report["failed"] == []
+    assert bench_accuracy(asked, SILENT)["remaining"] == 0 and len(here) == 2
+
+
+def test_incomplete_seeds_are_left_out_of_the_overall_mean():
+    scores = {
+        Key("a", "x", 0): Score(0.5, 0.6, 1.0),
+        Key("a", "y", 0): Score(0.7, 0.7, 0.5),
+        Key("a", "x", 1): Score(0.9, 0.9, 1.0),
+    }
+    found = summarise(["a", "b"], ["x", "y"], scores)
+    (overall,) = found["overall"]
+    assert overall["seeds"] == [0] and overall["last"] == [pytest.approx(0.6)] and overall["last_std"] is None
+    assert overall["flops_share"] == 0.75
+    assert [row["seeds"] for row in found["rows"]] == [[0, 1], [0]]
+
+
+def test_domains_are_found_or_named(root, photos, tmp_path):
+    assert domains_in(root) == ["letters", "signs"]
+    assert domains_in(root, "signs, letters,signs") == ["signs", "letters"]
+    for folder, names, message in (
+        (root, "signz", "there are letters, signs"),
+        (photos, None, "pass the folder above"),
+        (tmp_path / "nowhere", None, "no such folder"),
+    ):
+        with pytest.raises(DataError, match=message):
+            domains_in(folder, names)
+
+
+def test_no_flip_names_a_domain(plan):
+    with pytest.raises(TrainingError, match="--no-flip signz"):
+        plan(no_flip=("signz",)).cells()

@@ -1,0 +1,64 @@
+"""Methods with options: read as written, refused in one line that says what is known."""
+
+import pytest
+
+from da3.toolchain.errors import TrainingError
+from da3.toolchain.lean import Lean
+from da3.toolchain.methods import METHODS
+from da3.toolchain.variants import check_shared, parse
+
+
+def test_options_follow_their_method():
+    found = parse(["finetune, da3:keep=0.6,gradient=skip-path,linear", "da3:micro_batch=2"])
+    assert [v.label for v in found] == ["finetune", "da3:keep=0.6,gradient=skip-path", "linear", "da3:micro-batch=2"]
+    assert [v.method for v in found] == ["finetune", "da3", "linear", "da3"]
+    assert (found[1].keep, found[1].lean) == (0.6, Lean(gradient="skip-path"))
+    assert found[3].lean == Lean(micro_batch=2)
+    assert found[1].folder == "da3-keep-0.6-gradient-skip-path"
+
+
+def test_nothing_named_is_every_method():
+    assert [v.label for v in parse([])] == list(METHODS)
+    assert all(v.keep == 1 and v.lean == Lean() for v in parse([]))
+
+
+def test_shared_options_go_where_they_mean_something_and_yield():
+    shared = {"keep": 0.5, "micro-batch": 1, "gradient": None}
+    finetune, linear, da3, own = parse(["finetune,linear,da3,da3:keep=0.9"], shared)
+    assert (finetune.keep, finetune.lean) == (1.0, Lean())
+    assert (linear.keep, linear.lean) == (1.0, Lean(micro_batch=1))
+    assert (da3.keep, da3.lean) == (0.5, Lean(micro_batch=1))
+    assert (own.keep, own.lean) == (0.9, Lean(micro_batch=1))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["bogus"], "known are: da3"),
+        (["da3:kep=0.6"], "it takes keep, micro-batch"),
+        (["finetune:keep=0.6"], "it takes no options"),
+        (["linear:keep=0.6"], "it takes micro-batch"),
+        (["da3:keep=two"], "keep must be a number from 0 to 1"),
+        (["da3:keep=nan"], "keep must be a number"),
+        (["da3:keep"], "keep must be a number"),
+        (["da3:micro-batch=-1"], "whole number"),
+        (["da3:gradient=none"], "exact or skip-path"),
+        (["da3:keep=0.5,keep=0.6"], "given twice"),
+        (["da3:"], "has no option ''"),
+        (["keep=0.6"], "da3:keep=0.6"),
+        (["da3,keep=0.6"], "needs a method before it"),
+        (["da3,,linear"], "comma between"),
+        ([""], "comma between"),
+        (["da3,linear", "da3"], "names da3 twice"),
+    ],
+)
+def test_what_makes_no_sense_is_one_line(words, message):
+    with pytest.raises(TrainingError) as raised:
+        parse(words)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_shared_values_are_checked():
+    check_shared({"keep": 0.5, "gradient": None, "micro-batch": 0})
+    with pytest.raises(TrainingError, match="--keep-precision fp8: must be fp32 or bf16 or int8"):
+        check_shared({"keep-precision": "fp8"})

@@ -23,10 +23,10 @@ from da3.runtime.backends.ort import open_session
 from da3.runtime.bundle import Bundle
 from da3.runtime.packs import add_pack
 from da3.runtime.preprocess import Preprocessing
-from da3.toolchain.backbones import Network, WeightsFile, freeze
+from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.checkpoint import BackboneStore, Checkpoint, read, write_atomically
-from da3.toolchain.methods.linear import LinearModel
-from da3.toolchain.model import DomainModel, Head
+from da3.toolchain.methods.ordinary import Ordinary
+from da3.toolchain.model import DomainModel
 from da3.toolchain.preprocessing import preprocessing_of
 
 
@@ -90,24 +90,20 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     """Write one ordinary ONNX file of the domain, all blocks on, verified like a bundle."""
     found, weights = _load(domain, runs)
     config = found.config
-    model = found.learner(weights).model
-    if isinstance(model, DomainModel):
+    learner = found.learner(weights)
+    adaptors = None
+    if isinstance(learner, Ordinary):
+        backbone, head = learner.frozen()
+    else:
+        model = learner.model
+        assert isinstance(model, DomainModel)
         load_stored(model, stored_tensors(model))  # the same numbers as the bundle's
         model.gating = "off"
-        adaptors = list(model.adaptors)
-        data = standalone(model.backbone, adaptors, model.head, config.size, len(config.classes))
-    elif isinstance(model, LinearModel):
-        data = standalone(model.backbone, None, model.head, config.size, len(config.classes))
-    else:
-        assert isinstance(model, Network)
-        head = Head(model.feature_size, len(config.classes))
-        head.load_domain_tensors({"mean": head.mean, "weight": model.head.weight, "bias": model.head.bias})
-        tuned = freeze(model, config.backbone, weights)
-        data = standalone(tuned, None, head, config.size, len(config.classes))
+        backbone, adaptors, head = model.backbone, list(model.adaptors), model.head
+    data = standalone(backbone, adaptors, head, config.size, len(config.classes))
     images = _samples(runs / domain, preprocessing_of(config.size, weights))
     with torch.no_grad():
-        answer = model(torch.from_numpy(images))
-    expected = (answer if isinstance(answer, torch.Tensor) else answer.logits).numpy()
+        expected = learner.forward(torch.from_numpy(images)).logits.numpy()
     session = open_session(data)  # one that shares the process's thread pool with any open Runtime
     (logits,) = session.run(["logits"], {"image": images})
     same = bool((logits.argmax(1) == expected.argmax(1)).all())

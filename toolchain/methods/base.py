@@ -67,6 +67,10 @@ class Learner(ABC):
             raise KeyError(f"expected {len(own)} tensors, found {len(state)}")
         self.model.load_state_dict(state, strict=False)
 
+    def domain_bytes(self) -> int:
+        """Bytes to store this domain: every floating-point number of ``domain_state()`` in fp16, as packs have it."""
+        return sum(2 * tensor.numel() for tensor in self.domain_state().values() if tensor.is_floating_point())
+
     def prepare(self, images: Iterable[Tensor]) -> None:
         """Look at some normalised training images (B, 3, S, S) before the first step. Default: nothing to do."""
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from da3.toolchain.backbones import Backbone, WeightsFile, load_backbone
-from da3.toolchain.methods.base import Learner, Task
+from da3.toolchain.methods.base import Task
+from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.model import Head, Output
 
 
@@ -25,23 +26,27 @@ class LinearModel(nn.Module):
         return self.head(features)
 
 
-class Linear(Learner):
+class Linear(Ordinary):
     """Trains the head alone."""
 
     name = "linear"
     default_lr = 4e-3
     sliceable = True
     model: LinearModel
+    model_type: type[LinearModel] = LinearModel
 
     def __init__(self, task: Task, weights: WeightsFile):
         super().__init__(task, weights)
-        self.model = LinearModel(load_backbone(task.arch, weights), task.classes)
+        self.model = self.model_type(load_backbone(task.arch, weights), task.classes)
 
     def forward(self, images: Tensor) -> Output:
         return Output.ungated(self.model(images), len(self.model.backbone.blocks))
 
     def domain_state(self) -> dict[str, Tensor]:
         return {k: v for k, v in self.model.state_dict().items() if k.startswith("head.")}
+
+    def frozen(self) -> tuple[Backbone, Head]:
+        return self.model.backbone, self.model.head
 
     @torch.no_grad()
     def prepare(self, images: Iterable[Tensor]) -> None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+WIDEST = 24  # characters of a method's label on one line
+
 
 def train_table(report: Mapping[str, Any]) -> Table:
     """What training costs, a line per method; in brackets the figure over fine-tuning's."""
     rows = report["rows"]
     table = Table(title="training, one method a process, in turns")
-    table.add_column("method", overflow="fold")
-    for name in ("kept per image", "peak growth", "step, median", "IQR", "trained", "stored"):
+    labels = {row["method"]: re.sub("([:,])", r"\1\n", row["method"]) for row in rows}  # where they may best be broken
+    longest = max((len(line) for label in labels.values() for line in label.split("\n")), default=0)
+    table.add_column("method", min_width=min(longest, WIDEST), overflow="fold")
+    for name in ("kept per image", "peak growth", "step, median", "trained", "stored"):
         table.add_column(name, justify="right", overflow="fold")
     gated = any(row["flops_share"] < 1 for row in rows)
     if gated:
@@ -24,18 +29,20 @@ def train_table(report: Mapping[str, Any]) -> Table:
 
         def cell(key: str, text: str, row: Mapping[str, Any] = row) -> str:
             ratio = (row["ratios"] or {}).get(key)
-            return text if ratio is None else f"{text}\n(x{digits(ratio)})"
+            return text if ratio is None else f"{text}\n(x{digits(ratio, 2)})"
 
         kept = row["kept_bytes_per_image"]
         cells = [
             cell("kept_bytes_per_image", "-" if kept is None else size(kept)),
             cell("peak_growth_bytes", size(row["peak_growth_bytes"])),
-            cell("step_seconds_median", f"{digits(row['step_seconds_median'])} s"),
-            f"{digits(row['step_seconds_iqr'])} s",
+            cell(
+                "step_seconds_median",
+                f"{digits(row['step_seconds_median'])} s\nIQR {digits(row['step_seconds_iqr'], 2)}",
+            ),
             cell("trainable_parameters", f"{row['trainable_parameters']:,}"),
             cell("domain_bytes", size(row["domain_bytes"])),
         ]
-        table.add_row(escape(row["method"]), *cells, *([f"{row['flops_share']:.1%}"] if gated else []))
+        table.add_row(escape(labels[row["method"]]), *cells, *([f"{row['flops_share']:.1%}"] if gated else []))
     lines = [f"{f['method']} failed: {f['error']}" for f in report["failed"]]
     table.caption = escape("\n".join([*lines, conditions_line(report["conditions"])]))
     return table
@@ -46,14 +53,12 @@ def conditions_line(conditions: Mapping[str, Any]) -> str:
     return ", ".join(f"{k} {v}" for k, v in conditions.items() if v is not None and not isinstance(v, Mapping))
 
 
-def digits(value: float) -> str:
-    """Three significant digits, never with an exponent: 1,234, 56.7, 0.0123."""
+def digits(value: float, count: int = 3) -> str:
+    """``count`` significant digits, never with an exponent: 1,234, 56.7, 0.0123."""
     if value == 0:
         return "0"
-    if abs(value) >= 100:
-        return f"{value:,.0f}"
-    places = min(2 - math.floor(math.log10(abs(value))), 12)
-    return f"{value:.{places}f}"
+    places = min(max(count - 1 - math.floor(math.log10(abs(value))), 0), 12)
+    return f"{value:,.{places}f}"
 
 
 def size(count: float) -> str:

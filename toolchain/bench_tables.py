@@ -7,29 +7,30 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-WIDEST = 24  # characters of a method's label on one line
+WIDEST = 18  # characters of a method's label on one line
 
 
 def train_table(report: Mapping[str, Any]) -> Table:
-    """What training costs, a line per method; in brackets the figure over fine-tuning's."""
+    """What training costs, a row per method; below each figure, how many times fine-tuning's it is.
+
+    In brackets the share of block FLOPs that ran, where that is not all.
+    """
     rows = report["rows"]
-    table = Table(title="training, one method a process, in turns")
+    table = Table(title="training, one method a process, in turns", box=box.SIMPLE_HEAD)
     labels = {row["method"]: re.sub("([:,])", r"\1\n", row["method"]) for row in rows}  # where they may best be broken
     longest = max((len(line) for label in labels.values() for line in label.split("\n")), default=0)
     table.add_column("method", min_width=min(longest, WIDEST), overflow="fold")
-    for name in ("kept per image", "peak growth", "step, median", "trained", "stored"):
+    for name in ("kept\nper image", "peak\ngrowth", "step,\nmedian", "trained", "stored"):
         table.add_column(name, justify="right", overflow="fold")
-    gated = any(row["flops_share"] < 1 for row in rows)
-    if gated:
-        table.add_column("block FLOPs run", justify="right")
     for row in rows:
 
         def cell(key: str, text: str, row: Mapping[str, Any] = row) -> str:
             ratio = (row["ratios"] or {}).get(key)
-            return text if ratio is None else f"{text}\n(x{digits(ratio, 2)})"
+            return text if ratio is None else f"{text}\nx{digits(ratio, 2)}"
 
         kept = row["kept_bytes_per_image"]
         cells = [
@@ -39,10 +40,11 @@ def train_table(report: Mapping[str, Any]) -> Table:
                 "step_seconds_median",
                 f"{digits(row['step_seconds_median'])} s\nIQR {digits(row['step_seconds_iqr'], 2)}",
             ),
-            cell("trainable_parameters", f"{row['trainable_parameters']:,}"),
+            cell("trainable_parameters", _count(row["trainable_parameters"])),
             cell("domain_bytes", size(row["domain_bytes"])),
         ]
-        table.add_row(escape(labels[row["method"]]), *cells, *([f"{row['flops_share']:.1%}"] if gated else []))
+        ran = f"\n({row['flops_share']:.1%} run)" if row["flops_share"] < 1 else ""
+        table.add_row(escape(labels[row["method"]] + ran), *cells)
     lines = [f"{f['method']} failed: {f['error']}" for f in report["failed"]]
     table.caption = escape("\n".join([*lines, conditions_line(report["conditions"])]))
     return table
@@ -59,6 +61,10 @@ def digits(value: float, count: int = 3) -> str:
         return "0"
     places = min(max(count - 1 - math.floor(math.log10(abs(value))), 0), 12)
     return f"{value:,.{places}f}"
+
+
+def _count(number: int) -> str:
+    return f"{digits(number / 1e6)} M" if number >= 1e6 else f"{number:,}"
 
 
 def size(count: float) -> str:

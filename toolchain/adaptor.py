@@ -14,10 +14,14 @@ three into the matrices.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from da3.toolchain.frozen import PooledInput, cell_means
+from da3.toolchain.kept import Kept
 
 OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under the training noise
 
@@ -43,6 +47,31 @@ def grid_side(height: int, most: int) -> int:
     if 2 * small >= min(most, height):
         return small
     return min(d for d in divisors if d > most)
+
+
+class _AdaptorPass(torch.autograd.Function):
+    """``Adaptor.compute`` that keeps p alone, at the precision asked for, and computes the rest again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, p: Tensor, adaptor: Adaptor, precision: str, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)  # an unused logit has no gradient rather than zeros
+        ctx.kept, ctx.adaptor, ctx.dtype = Kept(p, precision), adaptor, p.dtype
+        return adaptor.compute(p)
+
+    @staticmethod
+    def backward(ctx: Any, d_a: Tensor, d_logit: Tensor | None) -> tuple[Tensor | None, ...]:
+        wanted = ctx.needs_input_grad
+        p = ctx.kept.restore(ctx.dtype).requires_grad_(wanted[0])
+        inputs = [t for t, w in zip((p, *ctx.adaptor.parameters()), (wanted[0], *wanted[3:]), strict=True) if w]
+        with torch.enable_grad():
+            a, logit = ctx.adaptor.compute(p)
+        pairs = [(t, d) for t, d in ((a, d_a), (logit, d_logit)) if t is not None and d is not None]
+        found = torch.autograd.grad([t for t, _ in pairs], inputs, [d for _, d in pairs], allow_unused=True)
+        grads = iter(found)
+        d_p = next(grads) if wanted[0] else None
+        return d_p, None, None, *(next(grads) if w else None for w in wanted[3:])
 
 
 class Adaptor(nn.Module):
@@ -72,16 +101,24 @@ class Adaptor(nn.Module):
         self.std.copy_(std)
         self.out_scale.fill_(out_scale)
 
-    def pool(self, x: Tensor) -> Tensor:
-        """Mean of each of G x G cells: (B, C, H, H) -> (B, C, G*G)."""
-        return F.avg_pool2d(x, x.shape[-1] // self.side).flatten(2)
+    def forward(self, x: Tensor, keep_precision: str = "fp32") -> tuple[Tensor, Tensor, Tensor | None]:
+        """x (B, C, H, H) -> x itself, to be read by the block; a (B, C', G, G); the next gate's logit (B,) or None.
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        Whatever gradient flows into the returned x and a comes out at the given x. Between forward and backward only
+        the pooled input is kept, at ``keep_precision``; h is computed again from it.
+        """
+        if not torch.is_grad_enabled():
+            return x, *self.compute(cell_means(x, self.side))
+        x, p = PooledInput.apply(x, self.side)
+        return x, *_AdaptorPass.apply(p, self, keep_precision, *self.parameters())
+
+    def compute(self, p: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The formulas above: p (B, G*G, C) -> a (B, C', G, G), and the logit (B,) where there is a gate."""
         weight, bias = self.folded_down()
-        h = F.relu(weight @ self.pool(x) + bias[:, None])  # (B, m, G*G)
-        a = self.out_scale * (self.up @ h + self.up_bias[:, None])  # (B, C', G*G)
-        logit = None if self.gate is None else h.mean(2) @ self.gate + self.gate_bias  # (B,)
-        return a.unflatten(2, (self.side, self.side)), logit
+        h = F.relu(F.linear(p, weight, bias))  # (B, G*G, m)
+        a = self.out_scale * F.linear(h, self.up, self.up_bias)  # (B, G*G, C')
+        logit = None if self.gate is None else h.mean(1) @ self.gate + self.gate_bias
+        return a.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2), logit
 
     def folded_down(self) -> tuple[Tensor, Tensor]:
         """W_d and b_d with the fixed normalisation folded in: (m, C), (m,)."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from da3.toolchain.adaptor import Adaptor, AdaptorSpec, grid_side
 from da3.toolchain.backbones import Backbone
-from da3.toolchain.frozen import run_block
+from da3.toolchain.frozen import cell_means, run_block
+from da3.toolchain.lean import Lean
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,18 @@ def _statistics(mean: Tensor, mean_square: Tensor) -> tuple[Tensor, Tensor]:
     return mean, std.clamp_min(floor)
 
 
+class _Round(torch.autograd.Function):
+    """Straight-through: rounds its input, and lets the gradient through as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, soft: Tensor) -> Tensor:
+        return (soft > 0.5).to(soft.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return grad
+
+
 class DomainModel(nn.Module):
     """Image (B, 3, S, S) -> Output. Only adaptors, gates and head have parameters; the backbone has buffers.
 
@@ -90,10 +104,18 @@ class DomainModel(nn.Module):
     branch_share: Tensor  # (blocks,) of the block FLOPs
     running_share: Tensor  # scalar: of block FLOPs run by recent training batches
 
-    def __init__(self, backbone: Backbone, spec: AdaptorSpec, size: int, classes: int, gated: bool):
+    def __init__(
+        self,
+        backbone: Backbone,
+        spec: AdaptorSpec,
+        size: int,
+        classes: int,
+        gated: bool,
+        lean: Lean = Lean(),  # noqa: B008 (immutable)
+    ):
         """``gated``: gates are trained; otherwise they are there, open and frozen, so that the graphs are the same."""
         super().__init__()
-        self.backbone, self.spec, self.size = backbone, spec, size
+        self.backbone, self.spec, self.size, self.lean = backbone, spec, size, lean
         flops = backbone.block_flops(size)
         total = sum(f.branch + f.shortcut for f in flops)
         shares = torch.tensor([f.branch / total for f in flops])
@@ -140,13 +162,13 @@ class DomainModel(nn.Module):
         if draws is None and self.gating == "sampled":
             draws = torch.rand(len(x), len(self.adaptors), device=x.device)
         for i, (block, adaptor) in enumerate(zip(self.backbone.blocks, self.adaptors, strict=True)):
-            a, next_logit = adaptor(x)
+            x, a, next_logit = adaptor(x, self.lean.keep_precision)
             gate = (
                 None
                 if logit is None or self.gating == "off"
                 else self._decide(logit, None if draws is None else draws[:, i])
             )
-            x = run_block(block, x, a, gate)
+            x = run_block(block, x, a, gate, self.lean.gradient == "skip-path")
             gates.append(everyone if gate is None else gate)
             logit = next_logit
             note(**{f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x})
@@ -163,9 +185,7 @@ class DomainModel(nn.Module):
         # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
         # arXiv 1611.00712); forward uses its rounding, backward its slope.
         noisy = logit + self.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6))
-        soft = torch.sigmoid(noisy)
-        hard = (noisy > 0).to(logit.dtype)
-        return hard + soft - soft.detach()
+        return _Round.apply(torch.sigmoid(noisy))
 
     @torch.no_grad()
     def fit_normalisation(self, batches: Iterable[Tensor]) -> None:
@@ -183,9 +203,9 @@ class DomainModel(nn.Module):
         for image in batches:
             x = self.backbone.stem(image)
             for i, (block, adaptor) in enumerate(zip(self.backbone.blocks, self.adaptors, strict=True)):
-                add(i, adaptor.pool(x).transpose(1, 2).flatten(0, 1))
+                add(i, cell_means(x, adaptor.side).flatten(0, 1))
                 x = run_block(block, x)
-            add(blocks, self.adaptors[-1].pool(x).transpose(1, 2).flatten(0, 1))
+            add(blocks, cell_means(x, self.adaptors[-1].side).flatten(0, 1))
             add(blocks + 1, self.backbone.tail(x))
         found = [_statistics(*(total / count)) for total, count in zip(sums, counts, strict=True)]
         for i, adaptor in enumerate(self.adaptors):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from da3.toolchain.backbones.layers import Read
 from da3.toolchain.backbones.mobilenet_v2 import MobileNetV2
 from da3.toolchain.backbones.resnet import ResNet
 from da3.toolchain.backbones.split import Backbone, BackboneInfo, Block
-from da3.toolchain.backbones.weights import WeightsFile, load_into, load_weights
+from da3.toolchain.backbones.weights import WeightsFile, check_fit, load_weights
 from da3.toolchain.errors import WeightsError
 
 NAMES = ("mobilenet_v2", "resnet18", "resnet34", "resnet50")
@@ -39,8 +40,8 @@ def build_network(arch: str, width: float = 1.0, padding: str = "torch", classes
     return ResNet(arch, classes)
 
 
-def freeze(network: Network, arch: str, weights: WeightsFile) -> Backbone:
-    """Cut ``network`` into a frozen Backbone, batch norm folded in."""
+def freeze(network: Network, arch: str, weights: WeightsFile, read: Read = getattr) -> Backbone:
+    """Cut ``network`` into a frozen Backbone, batch norm folded in; ``read`` as in ``FrozenConv.fold``."""
     network.eval()
     info = BackboneInfo(
         arch,
@@ -51,14 +52,16 @@ def freeze(network: Network, arch: str, weights: WeightsFile) -> Backbone:
         weights.input_size,
         weights.sha256(arch),
     )
-    return Backbone(*network.split(), info).eval()
+    return Backbone(*network.split(read), info).eval()
 
 
 def load_backbone(arch: str, weights: WeightsFile) -> Backbone:
-    """The frozen backbone ``arch`` with ``weights`` loaded."""
-    network = build_network(arch, weights.width, weights.padding)
-    load_into(network, weights)
-    return freeze(network, arch, weights)
+    """The frozen backbone ``arch`` with ``weights``, read one by one: in memory there is never a second copy."""
+    with torch.device("meta"):
+        network = build_network(arch, weights.width, weights.padding)
+    check_fit(network, weights)
+    names = {module: name for name, module in network.named_modules()}
+    return freeze(network, arch, weights, lambda module, key: weights.state[f"{names[module]}.{key}"])
 
 
 @torch.no_grad()

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.toolchain.frozen import activate
+from da3.toolchain.frozen import ConvPass
+from da3.toolchain.kernels import convolve
 
 Pads = tuple[int, int, int, int]
+Read = Callable[[nn.Module, str], Tensor]
+_FOLD_AT_ONCE = 2**18  # weights
 
 
 def stride2_pads(kernel: int, padding: str) -> Pads:
@@ -54,23 +59,33 @@ class FrozenConv(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int, pads: Pads, groups: int, activation: str | None):
         super().__init__()
-        self.register_buffer("weight", weight.contiguous())
+        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
         self.register_buffer("bias", bias.contiguous())
+        self.kernel = weight.shape[-1]
         self.stride, self.pads, self.groups, self.activation = stride, pads, groups, activation
 
     @classmethod
-    def fold(cls, conv: ExplicitConv2d, bn: nn.BatchNorm2d, activation: str | None) -> FrozenConv:
+    def fold(cls, conv: ExplicitConv2d, bn: nn.BatchNorm2d, activation: str | None, read: Read = getattr) -> FrozenConv:
         """Fold ``bn`` (eval statistics) into ``conv``: W' = W g / sqrt(v + eps), b' = b - m g / sqrt(v + eps).
 
-        Computed in float64 and rounded once.
+        Computed in float64 and rounded once, a few rows of W at a time: a backbone is never in memory twice.
+        ``read`` gives a module's tensor by name, which need not be in the module.
         """
-        scale = bn.weight.detach().double() / torch.sqrt(bn.running_var.double() + bn.eps)
-        weight = conv.weight.detach().double() * scale.view(-1, 1, 1, 1)
-        bias = bn.bias.detach().double() - bn.running_mean.double() * scale
-        return cls(weight.float(), bias.float(), conv.stride[0], conv.pads, conv.groups, activation)
+        scale = read(bn, "weight").detach().double() / torch.sqrt(read(bn, "running_var").double() + bn.eps)
+        bias = read(bn, "bias").detach().double() - read(bn, "running_mean").double() * scale
+        given = read(conv, "weight").detach()
+        weight = torch.empty(given.shape, memory_format=torch.channels_last)
+        rows = max(1, _FOLD_AT_ONCE // given[0].numel())
+        for start in range(0, len(given), rows):
+            part = slice(start, start + rows)
+            weight[part] = given[part].double() * scale[part].view(-1, 1, 1, 1)
+        return cls(weight, bias.float(), conv.stride[0], conv.pads, conv.groups, activation)
 
     def forward(self, x: Tensor) -> Tensor:
-        return activate(_conv(x, self.weight, self.bias, self.stride, self.pads, self.groups), self.activation)
+        """(B, cin, H, H) -> (B, cout, H', H'). Blocks do not call this: theirs is ``frozen.run_block``."""
+        if torch.is_grad_enabled() and (x.requires_grad or self.bias.requires_grad):
+            return ConvPass.apply(x, self.bias, self)
+        return convolve(self, x.contiguous(memory_format=torch.channels_last), activation=self.activation)
 
     def flops(self, height: int) -> tuple[int, int]:
         """(floating-point operations for one image whose input is height x height, output height)."""

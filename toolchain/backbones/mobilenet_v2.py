@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from da3.toolchain.backbones.layers import FrozenConv, conv_bn
+from da3.toolchain.backbones.layers import FrozenConv, Read, conv_bn
 from da3.toolchain.backbones.split import Block, Stem, Tail
 
 # t (expansion), c (channels), n (repeats), s (stride of the first): table 2 of the paper.
@@ -30,8 +30,8 @@ class ConvBnRelu6(nn.Sequential):
     def __init__(self, cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, padding: str = "torch"):
         super().__init__(*conv_bn(cin, cout, kernel, stride, groups, padding), nn.ReLU6())
 
-    def fold(self) -> FrozenConv:
-        return FrozenConv.fold(self[0], self[1], "relu6")
+    def fold(self, read: Read) -> FrozenConv:
+        return FrozenConv.fold(self[0], self[1], "relu6", read)
 
 
 class InvertedResidual(nn.Module):
@@ -47,9 +47,9 @@ class InvertedResidual(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv(x) if self.residual else self.conv(x)
 
-    def split(self, name: str) -> Block:
+    def split(self, name: str, read: Read) -> Block:
         *hidden, conv, bn = self.conv
-        branch = [layer.fold() for layer in hidden] + [FrozenConv.fold(conv, bn, None)]
+        branch = [layer.fold(read) for layer in hidden] + [FrozenConv.fold(conv, bn, None, read)]
         return Block(name, branch, "identity" if self.residual else None, None)
 
 
@@ -77,11 +77,11 @@ class MobileNetV2(nn.Module):
     def head(self) -> nn.Linear:
         return self.classifier[1]
 
-    def split(self) -> tuple[Stem, list[Block], Tail]:
-        """Stem, blocks and tail with batch norm folded in."""
+    def split(self, read: Read = getattr) -> tuple[Stem, list[Block], Tail]:
+        """Stem, blocks and tail with batch norm folded in; ``read`` as in ``FrozenConv.fold``."""
         stem, *blocks, last = self.features
         return (
-            Stem(stem.fold(), max_pool=False),
-            [b.split(name) for b, name in zip(blocks, BLOCK_NAMES, strict=True)],
-            Tail(last.fold()),
+            Stem(stem.fold(read), max_pool=False),
+            [b.split(name, read) for b, name in zip(blocks, BLOCK_NAMES, strict=True)],
+            Tail(last.fold(read)),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.toolchain.backbones.layers import FrozenConv, conv_bn
+from da3.toolchain.backbones.layers import FrozenConv, Read, conv_bn
 from da3.toolchain.backbones.split import Block, Stem, Tail
 
 DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
@@ -45,9 +45,9 @@ class Residual(nn.Module):
                 y = F.relu(y)
         return F.relu(y + (x if self.downsample is None else self.downsample(x)))
 
-    def split(self, name: str) -> Block:
-        branch = [FrozenConv.fold(conv, bn, act) for conv, bn, act in self._layers()]
-        shortcut = "identity" if self.downsample is None else FrozenConv.fold(*self.downsample, None)
+    def split(self, name: str, read: Read) -> Block:
+        branch = [FrozenConv.fold(conv, bn, act, read) for conv, bn, act in self._layers()]
+        shortcut = "identity" if self.downsample is None else FrozenConv.fold(*self.downsample, None, read)
         return Block(name, branch, shortcut, "relu")
 
 
@@ -79,11 +79,11 @@ class ResNet(nn.Module):
     def head(self) -> nn.Linear:
         return self.fc
 
-    def split(self) -> tuple[Stem, list[Block], Tail]:
-        """Stem, blocks and tail with batch norm folded in."""
+    def split(self, read: Read = getattr) -> tuple[Stem, list[Block], Tail]:
+        """Stem, blocks and tail with batch norm folded in; ``read`` as in ``FrozenConv.fold``."""
         blocks = [
-            residual.split(f"layer{stage}.{i}")
+            residual.split(f"layer{stage}.{i}", read)
             for stage in range(1, 5)
             for i, residual in enumerate(getattr(self, f"layer{stage}"))
         ]
-        return Stem(FrozenConv.fold(self.conv1, self.bn1, "relu"), max_pool=True), blocks, Tail(None)
+        return Stem(FrozenConv.fold(self.conv1, self.bn1, "relu", read), max_pool=True), blocks, Tail(None)

@@ -54,11 +54,10 @@ class Block(nn.Module):
         """The branch's convolutions, in order."""
         return list(self.branch)
 
-    def shortcut(self, x: Tensor) -> Tensor | None:
-        """S(x) (B, C', H', W'), or None where the block has no shortcut."""
-        if self.projection is not None:
-            return self.projection(x)
-        return x if self.has_shortcut else None
+    @property
+    def every_conv(self) -> list[FrozenConv]:
+        """The branch's convolutions, then the projection if there is one."""
+        return self.convs if self.projection is None else [*self.convs, self.projection]
 
     def flops(self, height: int) -> BlockFlops:
         """Operations for one image whose input is (C, height, height)."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import urllib.error
-from collections.abc import Iterable
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,11 +29,43 @@ _RANGES = {
 _CLASSIFIER = ("classifier.", "fc.")
 
 
+class StoredTensors(Mapping[str, Tensor]):
+    """The tensors of a safetensors file, floats as float32, each read when it is asked for and then forgotten.
+
+    The file is opened anew for every tensor, since an open one keeps all that was read of it in this process's memory.
+    """
+
+    def __init__(self, path: Path):
+        from safetensors import safe_open
+
+        self.path = path
+        with safe_open(path, framework="pt") as file:
+            self.names = list(file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(self.path, framework="pt") as file:
+                tensor = file.get_tensor(name).clone()
+        except (SafetensorError, OSError) as error:
+            if name not in self.names:
+                raise KeyError(name) from error
+            raise WeightsError(f"weights file {self.path} changed while it was in use ({error})") from error
+        return tensor.float() if tensor.is_floating_point() else tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 @dataclass(frozen=True)
 class WeightsFile:
     """A state dict with the facts its metadata states (torchvision's conventions where it states none)."""
 
-    state: dict[str, Tensor]
+    state: Mapping[str, Tensor]
     source: str
     arch: str | None = None
     width: float = 1.0
@@ -96,6 +129,14 @@ def load_weights(spec: str, arch: str) -> WeightsFile:
 
 def load_into(network: torch.nn.Module, weights: WeightsFile) -> None:
     """Load the backbone's tensors; the classifier stays as it is. Raises WeightsError naming what does not fit."""
+    check_fit(network, weights)
+    own = network.state_dict()
+    for key in backbone_keys(own):
+        own[key].copy_(weights.state[key])
+
+
+def check_fit(network: torch.nn.Module, weights: WeightsFile) -> None:
+    """Raise WeightsError naming the first tensor that is missing, unexpected, of another shape, or not finite."""
     wanted = network.state_dict()
     expected = set(backbone_keys(wanted))
     found = set(backbone_keys(weights.state))
@@ -104,14 +145,14 @@ def load_into(network: torch.nn.Module, weights: WeightsFile) -> None:
         parts = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
         raise WeightsError(f"weights {weights.source} do not fit this backbone: {'; '.join(parts)}")
     for key in sorted(expected):
-        have, want = tuple(weights.state[key].shape), tuple(wanted[key].shape)
+        tensor = weights.state[key]
+        have, want = tuple(tensor.shape), tuple(wanted[key].shape)
         if have != want:
             raise WeightsError(
                 f"weights {weights.source}: {key} has shape {have}, this backbone needs {want} (another width?)"
             )
-        if not torch.isfinite(weights.state[key]).all():
+        if not torch.isfinite(tensor).all():
             raise WeightsError(f"weights {weights.source}: {key} holds NaN or infinity; the file is damaged")
-    network.load_state_dict({k: weights.state[k] for k in expected}, strict=False)
 
 
 def _some(keys: list[str]) -> str:
@@ -137,14 +178,16 @@ def _read_safetensors(path: Path) -> WeightsFile:
     try:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
-            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+        state = StoredTensors(path)
+        for _ in state.values():  # a truncated file fails here, not in the middle of a run
+            pass
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"weights file {path} cannot be read ({error}): it is truncated or no safetensors"
         ) from error
     try:
         found = WeightsFile(
-            {k: v.float() if v.is_floating_point() else v for k, v in state.items()},
+            state,
             str(path),
             meta.get("arch"),
             float(meta.get("width", 1.0)),
@@ -164,7 +207,7 @@ def _read_safetensors(path: Path) -> WeightsFile:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # torch.load raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsError(f"weights file {path} cannot be read as a state dict ({reason[:120]})") from error

@@ -34,7 +34,7 @@ class Da3(Learner):
         backbone = load_backbone(task.arch, weights)
         self.gated = task.keep < 1.0
         self.keep = self.target = task.keep
-        self.model = DomainModel(backbone, task.adaptor, task.size, task.classes, self.gated)
+        self.model = DomainModel(backbone, task.adaptor, task.size, task.classes, self.gated, task.lean)
         if self.keep < self.model.least_share:
             raise TrainingError(
                 f"--keep {task.keep:g}: {task.arch} at {task.size} px cannot go below "

@@ -1,0 +1,231 @@
+"""The lean autograd functions against stock autograd in float64, for every kind of block and gate pattern."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from da3.toolchain import kernels
+from da3.toolchain.adaptor import Adaptor
+from da3.toolchain.backbones import load_backbone, random_weights
+from da3.toolchain.frozen import run_block
+from da3.toolchain.kept import Kept
+from da3.toolchain.lean import KEEP_PRECISIONS
+
+SIDE = 2
+# A backbone, its options, and the blocks that between them cover strides, shortcuts, activations and paddings.
+CASES = [
+    ("mobilenet_v2", {"width": 0.35}, (0, 1, 2)),
+    ("mobilenet_v2", {"width": 0.35, "padding": "tf"}, (1, 3)),
+    ("resnet18", {}, (0, 2)),
+    ("resnet50", {}, (0, 1, 3, 4)),
+]
+BLOCKS = [(arch, options, i) for arch, options, indices in CASES for i in indices]
+GATES = {"none": None, "all": [1, 1, 1], "some": [0, 1, 0], "nobody": [0, 0, 0]}
+
+
+@pytest.fixture(scope="module")
+def backbones():
+    made = {}
+
+    def get(arch, options):
+        key = (arch, *sorted(options.items()))
+        if key not in made:
+            made[key] = load_backbone(arch, random_weights(arch, **options)).double()
+        return made[key]
+
+    return get
+
+
+def stock_conv(conv, x):
+    top, left, bottom, right = conv.pads
+    y = F.conv2d(F.pad(x, (left, right, top, bottom)), conv.weight, conv.bias, conv.stride, 0, 1, conv.groups)
+    return {None: lambda t: t, "relu": F.relu, "relu6": F.relu6}[conv.activation](y)
+
+
+def stock_block(block, x, added, gate):
+    """The docstring's formula in ordinary operations. The gate multiplies the branch's cell means, for its gradient."""
+    branch = x
+    for conv in block.convs:
+        branch = stock_conv(conv, branch)
+    if gate is not None:
+        run = gate.detach().view(-1, 1, 1, 1)
+        means = F.avg_pool2d(branch, branch.shape[-1] // SIDE).detach()
+        # Worth zero, and its gradient by the gate is that of gate * (cell means), for the samples that ran.
+        slope = F.interpolate(means, scale_factor=branch.shape[-1] // SIDE) * run
+        branch = run * branch + (gate - gate.detach()).view(-1, 1, 1, 1) * slope
+    y = branch
+    if block.projection is not None:
+        y = y + stock_conv(block.projection, x)
+    elif block.has_shortcut:
+        y = y + x
+    if added is not None:
+        y = y + F.interpolate(added, scale_factor=y.shape[-1] // SIDE)
+    return F.relu(y) if block.activation == "relu" else y
+
+
+def gradients(function, inputs, weight):
+    leaves = [t.detach().clone().requires_grad_(True) for t in inputs]
+    out = function(*leaves)
+    found = torch.autograd.grad((out * weight).sum(), leaves, allow_unused=True)
+    return out.detach(), [torch.zeros_like(t) if g is None else g for t, g in zip(leaves, found, strict=True)]
+
+
+def assert_close(found, expected):
+    assert (found - expected).abs().max() <= 1e-10 * max(1.0, float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("pattern", GATES)
+@pytest.mark.parametrize(("arch", "options", "index"), BLOCKS, ids=lambda v: str(v))
+def test_gradients_equal_stock_autograd(arch, options, index, pattern, layout, backbones):
+    block = backbones(arch, options).blocks[index]
+    if GATES[pattern] is not None and not block.has_shortcut:
+        pytest.skip("no shortcut, so no gate")
+    torch.manual_seed(index)
+    x = torch.randn(3, block.in_channels, 8, 8, dtype=torch.float64).to(memory_format=layout)
+    height = block.flops(8).out_height
+    added = torch.randn(3, block.out_channels, SIDE, SIDE, dtype=torch.float64)
+    weight = torch.randn(3, block.out_channels, height, height, dtype=torch.float64).to(memory_format=layout)
+    inputs = [x, added]
+    if GATES[pattern] is not None:
+        inputs.append(torch.tensor(GATES[pattern], dtype=torch.float64))
+
+    def stock(x, added, gate=None):
+        return stock_block(block, x, added, gate)
+
+    def lean(x, added, gate=None):
+        return run_block(block, x, added, gate)
+
+    out, found = gradients(lean, inputs, weight)
+    expected_out, expected = gradients(stock, inputs, weight)
+    assert_close(out, expected_out)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+    with torch.no_grad():
+        assert_close(lean(*inputs), expected_out)
+
+
+@pytest.mark.parametrize(("arch", "options", "index"), BLOCKS, ids=lambda v: str(v))
+def test_biases_get_their_gradients(arch, options, index, backbones):
+    block = backbones(arch, options).blocks[index]
+    x = torch.randn(2, block.in_channels, 8, 8, dtype=torch.float64)
+    for conv in block.every_conv:
+        conv.bias.requires_grad_(True)
+    try:
+        biases = [conv.bias for conv in block.every_conv]
+        found = torch.autograd.grad(run_block(block, x).square().sum(), biases)
+        expected = torch.autograd.grad(stock_block(block, x, None, None).square().sum(), biases)
+    finally:
+        for conv in block.every_conv:
+            conv.bias.requires_grad_(False)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+
+
+@pytest.mark.parametrize(("arch", "options", "index"), BLOCKS, ids=lambda v: str(v))
+def test_skip_path_leaves_the_branch_out_of_the_gradient(arch, options, index, backbones):
+    block = backbones(arch, options).blocks[index]
+    x = torch.randn(2, block.in_channels, 8, 8, dtype=torch.float64)
+    height = block.flops(8).out_height
+    added = torch.randn(2, block.out_channels, SIDE, SIDE, dtype=torch.float64)
+    weight = torch.randn(2, block.out_channels, height, height, dtype=torch.float64)
+
+    def stock(x, added):
+        if not block.has_shortcut:  # there the branch is the only way
+            return stock_block(block, x, added, None)
+        branch = x
+        for conv in block.convs:
+            branch = stock_conv(conv, branch)
+        shortcut = x if block.projection is None else stock_conv(block.projection, x)
+        y = branch.detach() + shortcut + F.interpolate(added, scale_factor=height // SIDE)
+        return F.relu(y) if block.activation == "relu" else y
+
+    _, found = gradients(lambda x, a: run_block(block, x, a, None, True), [x, added], weight)
+    _, expected = gradients(stock, [x, added], weight)
+    for a, b in zip(found, expected, strict=True):
+        assert_close(a, b)
+
+
+def test_tail_and_lone_convolutions(backbones):
+    tail = backbones("mobilenet_v2", {"width": 0.35}).tail
+    x = torch.randn(2, tail.conv.weight.shape[1], 4, 4, dtype=torch.float64)
+    weight = torch.randn(2, tail.conv.weight.shape[0], dtype=torch.float64)
+    _, found = gradients(tail, [x], weight)
+    _, expected = gradients(lambda x: stock_conv(tail.conv, x).mean((2, 3)), [x], weight)
+    assert_close(found[0], expected[0])
+
+
+@pytest.mark.parametrize("precision", KEEP_PRECISIONS)
+def test_adaptor_gradients(precision):
+    torch.manual_seed(0)
+    adaptor = Adaptor(6, 5, 4, SIDE, gated=True).double()
+    with torch.no_grad():
+        for parameter in adaptor.parameters():
+            parameter.normal_()
+    x = torch.randn(3, 6, 8, 8, dtype=torch.float64)
+    parameters = list(adaptor.parameters())
+
+    def outcome(x, lean):
+        if lean:
+            same, a, logit = adaptor(x, precision)
+        else:
+            a, logit = adaptor.compute(F.avg_pool2d(x, 4).flatten(2).transpose(1, 2))
+            same = x
+        return same.square().sum() + a.square().sum() + logit.square().sum()
+
+    results = []
+    for lean in (True, False):
+        leaf = x.clone().requires_grad_(True)
+        results.append(torch.autograd.grad(outcome(leaf, lean), [leaf, *parameters]))
+    tolerance = {"fp32": 1e-12, "bf16": 2e-2, "int8": 2e-2}[precision]
+    for a, b in zip(*results, strict=True):
+        assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max()))
+    with torch.no_grad():
+        _, a, logit = adaptor(x)
+        expected_a, expected_logit = adaptor.compute(F.avg_pool2d(x, 4).flatten(2).transpose(1, 2))
+    assert_close(a, expected_a)
+    assert_close(logit, expected_logit)
+
+
+@pytest.mark.parametrize(("precision", "error"), [("fp32", 0.0), ("bf16", 2.0**-8), ("int8", 1.02 / 254)])
+def test_kept_tensors_come_back_within_their_precision(precision, error):
+    p = torch.randn(3, 9, 5) * torch.logspace(-3, 3, 5)
+    kept = Kept(p, precision)
+    found = kept.restore(torch.float32)
+    assert ((found - p).abs() <= error * p.abs().amax(1, keepdim=True)).all()
+    assert kept.values.data_ptr() != p.data_ptr(), "a view of a full-size tensor would keep it alive"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("arch", "options", "index"), BLOCKS, ids=lambda v: str(v))
+def test_the_fast_kernels_compute_the_same(arch, options, index, dtype, backbones):
+    """float32 and bfloat16 go other ways than float64: fused operators, and patches where positions are few."""
+    block = backbones(arch, options).blocks[index]
+    tolerance = {torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]
+    for height, batch in ((8, 3), (16, 2)):
+        for conv in block.every_conv:
+            x = torch.randn(batch, conv.weight.shape[1] * conv.groups, height, height, dtype=torch.float64)
+            x = x.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+            expected = stock_conv(conv, x)
+            weight = torch.randn_like(expected)
+            (slope,) = torch.autograd.grad((expected * weight).sum(), x)
+            small = copy.deepcopy(conv).to(dtype)
+            found = kernels.convolve(small, x.detach().to(dtype), None, conv.activation)
+            assert (found - expected).abs().max() <= tolerance * expected.abs().max()
+            onto = torch.randn_like(expected)
+            added = kernels.convolve(small, x.detach().to(dtype), onto.to(dtype), None)
+            plain = kernels.convolve(small, x.detach().to(dtype), None, None)
+            assert (added - plain - onto).abs().max() <= tolerance * (expected.abs().max() + onto.abs().max())
+            mask = torch.ones_like(expected)
+            if conv.activation is not None:
+                mask = (expected > 0) & (expected < 6) if conv.activation == "relu6" else expected > 0
+                found_mask = kernels.Mask(expected.detach().to(dtype), conv.activation)
+                near_six = (expected - 6).abs() < 0.05
+                assert ((found_mask(torch.ones_like(expected)) == 1) == mask)[~near_six].all()
+            grad = (weight * mask).to(dtype).contiguous(memory_format=torch.channels_last)
+            back = kernels.input_gradient(small, grad, height)
+            assert (back - slope).abs().max() <= tolerance * slope.abs().max()
+            with_onto = kernels.input_gradient(small, grad, height, x.detach().to(dtype))
+            assert (with_onto - slope - x).abs().max() <= tolerance * (slope.abs().max() + x.abs().max())

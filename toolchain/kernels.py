@@ -1,0 +1,226 @@
+"""Frozen convolutions and activation masks as fast as the device allows: forward, and the gradient of their input.
+
+Tensors are channels-last: a 1x1 convolution is then a matrix product on (B*H*W, C) as it lies in memory. On a CPU
+PyTorch hands such products to a library that leaves half of an AVX-512 core unused, so oneDNN is asked directly, which
+also adds and rectifies in the same pass and needs no second copy of the weights. Everything else (a GPU, float64, a
+PyTorch without oneDNN) takes PyTorch's public functions. Nothing here records gradients.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from da3.toolchain.backbones.layers import FrozenConv
+
+SIX = 6.0
+_UNARY = {None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, SIX])}
+
+
+@cache
+def _onednn(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's fused operators exist here for ``dtype`` and agree with PyTorch's own."""
+    if dtype not in (torch.float32, torch.bfloat16):
+        return False
+    try:
+        if dtype is torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        x = torch.linspace(-1, 1, 32).view(4, 8).to(dtype)
+        weight = torch.linspace(-1, 1, 40).view(5, 8).to(dtype)
+        found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "hardtanh", [0.0, SIX], "")
+        expected = (x.float() @ weight.float().T).clamp(0, SIX)
+        images = x.view(1, 2, 4, 4).contiguous(memory_format=torch.channels_last)
+        kernel = weight[:, :6].reshape(-1)[:18].view(1, 2, 3, 3)
+        conv = torch.ops.mkldnn._convolution_pointwise(images, kernel, None, [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
+        images_expected = F.conv2d(images.float(), kernel.float(), padding=1).relu()
+    except (AttributeError, RuntimeError, TypeError):  # another PyTorch: its private operators may differ
+        return False
+    close = 1e-5 if dtype is torch.float32 else 5e-2
+    return bool(
+        torch.allclose(found.float(), expected, atol=close)
+        and torch.allclose(conv.float(), images_expected, atol=close)
+    )
+
+
+def fast(x: Tensor) -> bool:
+    """Whether ``x`` is computed with by oneDNN directly."""
+    return x.device.type == "cpu" and _onednn(x.dtype)
+
+
+def activate_(x: Tensor, name: str | None) -> Tensor:
+    """Apply the activation called ``name`` in place: None, "relu" or "relu6"."""
+    if name == "relu":
+        return x.relu_()
+    if name == "relu6":
+        return x.clamp_(0, SIX)
+    return x
+
+
+def _rows(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B*H*W, C), without a copy where ``x`` is channels-last."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _image(rows: Tensor, like: Tensor) -> Tensor:
+    """(B*H*W, C) -> channels-last (B, C, H, W) with the B, H, W of ``like``."""
+    batch, _, height, width = like.shape
+    return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, onto: Tensor | None) -> Tensor:
+    """activation(x weight^T + bias + onto) of images x (B, C, H, W) and weight (C', C); onto (B, C', H, W)."""
+    rows = _rows(x)
+    if not fast(x):
+        found = _image(F.linear(rows, weight, bias), x)
+        return activate_(found if onto is None else found.add_(onto), activation)
+    name, scalars = _UNARY[activation]
+    if onto is None:
+        return _image(torch.ops.mkldnn._linear_pointwise(rows, weight, bias, name, scalars, ""), x)
+    found = torch.ops.mkldnn._linear_pointwise.binary(rows, _rows(onto), weight, bias, "add")
+    return activate_(_image(found, x), activation)
+
+
+def convolve(conv: FrozenConv, x: Tensor, onto: Tensor | None = None, activation: str | None = None) -> Tensor:
+    """activation(conv(x) + onto): x (B, C, H, W) -> a new tensor (B, C', H', W'); conv's own activation is not used.
+
+    ``onto`` (B, C', H', W') may be overwritten.
+    """
+    top, left, bottom, right = conv.pads
+    if conv.kernel == 1:
+        x = x if conv.stride == 1 else x[:, :, :: conv.stride, :: conv.stride]
+        return _product(x, conv.weight.flatten(1), conv.bias, activation, onto)
+    if (top, left) != (bottom, right):
+        x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
+    s = conv.stride
+    if not fast(x):
+        y = F.conv2d(x, conv.weight, conv.bias, s, (top, left), groups=conv.groups)
+        return activate_(y if onto is None else y.add_(onto), activation)
+    if _few_positions(conv, (x.shape[-1] + 2 * top - conv.kernel) // s + 1, len(x)):
+        return _convolve_patches(conv, x, onto, activation)
+    geometry = ([top, left], [s, s], [1, 1], conv.groups)
+    if onto is None:
+        return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *geometry, *_UNARY[activation], "")
+    torch.ops.mkldnn._convolution_pointwise_.binary(
+        onto, x, conv.weight, conv.bias, *geometry, "add", 1.0, "relu" if activation == "relu" else None, [], None
+    )
+    return onto if activation == "relu" else activate_(onto, activation)
+
+
+def input_gradient(conv: FrozenConv, grad: Tensor, height: int, onto: Tensor | None = None) -> Tensor:
+    """conv^T(grad) + onto: grad (B, C', H', W') -> a new tensor (B, C, height, height)."""
+    s = conv.stride
+    if conv.kernel == 1:
+        weight = conv.weight.flatten(1).T
+        if s == 1:
+            return _product(grad, weight, None, None, onto)
+        shape = (len(grad), height, height, weight.shape[0])
+        found = grad.new_zeros(shape).permute(0, 3, 1, 2) if onto is None else onto.clone()
+        found[:, :, ::s, ::s] += _product(grad, weight, None, None, None)
+        return found
+    if fast(grad) and _few_positions(conv, grad.shape[-1], len(grad)):
+        found = _patches_gradient(conv, grad, height)
+        return found if onto is None else found.add_(onto)
+    top, left, bottom, right = conv.pads
+    symmetric = (top, left) == (bottom, right)
+    padded = height + top + bottom
+    # A convolution that does not reach its last rows gives them no gradient: that many zeros are appended.
+    unreached = padded - ((grad.shape[-1] - 1) * s + conv.kernel)
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    pads = (top, left) if symmetric else (0, 0)
+    found = F.conv_transpose2d(grad, conv.weight, None, s, pads, unreached, conv.groups)
+    if not symmetric:
+        found = found[:, :, top : top + height, left : left + height]
+    return found if onto is None else found.add_(onto)
+
+
+# A convolution at few positions is mostly its weights, which oneDNN would copy into an order of its own at every call.
+# As one product with the k x k neighbourhood of each position, written out, the weights are read as they are.
+
+
+def _few_positions(conv: FrozenConv, side: int, batch: int) -> bool:
+    """Whether writing out the neighbourhoods copies less than a copy of the weights would."""
+    return conv.groups == 1 and batch * side * side <= conv.weight.shape[0]
+
+
+def _taps(conv: FrozenConv) -> Tensor:
+    """Weights (C', k*k*C) as they lie in memory."""
+    return conv.weight.permute(0, 2, 3, 1).flatten(1)
+
+
+def _convolve_patches(conv: FrozenConv, x: Tensor, onto: Tensor | None, activation: str | None) -> Tensor:
+    top, left, bottom, right = conv.pads
+    padded = F.pad(x.permute(0, 2, 3, 1), (0, 0, left, right, top, bottom))
+    k, s = conv.kernel, conv.stride
+    side = (padded.shape[1] - k) // s + 1
+    batch, row, column, one = padded.stride()
+    shape = (len(x), side, side, k, k, x.shape[1])
+    patches = padded.as_strided(shape, (batch, row * s, column * s, row, column, one)).flatten(3).permute(0, 3, 1, 2)
+    return _product(patches, _taps(conv), conv.bias, activation, onto)
+
+
+def _patches_gradient(conv: FrozenConv, grad: Tensor, height: int) -> Tensor:
+    top, left, bottom, right = conv.pads
+    k, s, side = conv.kernel, conv.stride, grad.shape[-1]
+    patches = _product(grad, _taps(conv).T, None, None, None).permute(0, 2, 3, 1).unflatten(3, (k, k, -1))
+    padded = grad.new_zeros(len(grad), height + top + bottom, height + left + right, patches.shape[-1])
+    for i in range(k):
+        for j in range(k):
+            padded[:, i : i + s * side : s, j : j + s * side : s] += patches[:, :, :, i, j]
+    return padded[:, top : top + height, left : left + height].permute(0, 3, 1, 2)
+
+
+class Mask:
+    """Where an activation let its input through, at 1 bit an element."""
+
+    def __init__(self, y: Tensor, activation: str):
+        """``y``: the activation's output, channels-last, of any floating type."""
+        self.shape = y.shape
+        rows = y.permute(0, 2, 3, 1)
+        if y.device.type == "cpu":
+            # Positive floats are positive integers, and of equal order.
+            kind, limit = _INTEGERS[y.dtype]
+            whole = rows.contiguous().view(kind).numpy()
+            passed = whole > 0
+            if activation == "relu6":
+                passed &= whole < limit
+            self.bits: np.ndarray | Tensor = np.packbits(passed)
+        else:
+            passed = rows > 0 if activation == "relu" else (rows > 0) & (rows < SIX)
+            flat = F.pad(passed.reshape(-1), (0, -passed.numel() % 8)).view(-1, 8)
+            self.bits = (flat * _powers(y.device)).sum(1, dtype=torch.uint8)
+
+    def __call__(self, grad: Tensor) -> Tensor:
+        """A channels-last copy of ``grad`` with zeros where nothing passed."""
+        return self.on_(grad.clone(memory_format=torch.channels_last))
+
+    def on_(self, grad: Tensor) -> Tensor:
+        """The same in place where ``grad`` is channels-last."""
+        batch, channels, height, width = self.shape
+        count = self.shape.numel()
+        if isinstance(self.bits, np.ndarray):
+            passed = torch.from_numpy(np.unpackbits(self.bits, count=count))
+        else:
+            passed = (self.bits[:, None] & _powers(grad.device)).ne(0).view(-1)[:count]
+        rows = passed.view(batch, height, width, channels)
+        if not grad.is_contiguous(memory_format=torch.channels_last):
+            grad = grad.contiguous(memory_format=torch.channels_last)
+        grad.permute(0, 2, 3, 1).mul_(rows)
+        return grad
+
+
+_INTEGERS = {  # by floating type: the integer type of its size, and 6.0 seen as one
+    torch.float64: (torch.int64, int(np.float64(SIX).view(np.int64))),
+    torch.float32: (torch.int32, int(np.float32(SIX).view(np.int32))),
+    torch.bfloat16: (torch.int16, int(np.float32(SIX).view(np.int32)) >> 16),
+}
+
+
+@cache
+def _powers(device: torch.device) -> Tensor:
+    return torch.tensor([128, 64, 32, 16, 8, 4, 2, 1], dtype=torch.uint8, device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from da3.runtime.backends.ort import open_session
 from da3.runtime.bundle import Bundle
 from da3.runtime.packs import add_pack
 from da3.runtime.preprocess import Preprocessing
+from da3.toolchain.adaptor import Adaptor
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.checkpoint import BackboneStore, Checkpoint, read, write_atomically
 from da3.toolchain.methods.ordinary import Ordinary
@@ -91,7 +92,7 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     found, weights = _load(domain, runs)
     config = found.config
     learner = found.learner(weights)
-    adaptors = None
+    adaptor_of: Callable[[int], Adaptor | None] = {}.get
     if isinstance(learner, Ordinary):
         backbone, head = learner.frozen()
     else:
@@ -99,8 +100,8 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
         assert isinstance(model, DomainModel)
         load_stored(model, stored_tensors(model))  # the same numbers as the bundle's
         model.gating = "off"
-        backbone, adaptors, head = model.backbone, list(model.adaptors), model.head
-    data = standalone(backbone, adaptors, head, config.size, len(config.classes))
+        backbone, adaptor_of, head = model.backbone, model.adaptor, model.head
+    data = standalone(backbone, adaptor_of, head, config.size, len(config.classes))
     images = _samples(runs / domain, preprocessing_of(config.size, weights))
     with torch.no_grad():
         expected = learner.forward(torch.from_numpy(images)).logits.numpy()

@@ -44,15 +44,18 @@ def deploy(model: DomainModel) -> Deployment:
     stem.output(stem.stem(stem.input("image", ("batch", 3, size, size)), backbone.stem), "x", shape)
     out.plan.append({"segment": out.add("stem", "backbone", stem), "inputs": ["image"], "outputs": ["x0"]})
 
-    for i, (block, adaptor) in enumerate(zip(backbone.blocks, model.adaptors, strict=True)):
-        _add_adaptor(out, i, adaptor, heights[i])
-        _add_block(out, i, block, adaptor.side, heights[i], heights[i + 1], backbone.gateable[i])
+    for i, block in enumerate(backbone.blocks):
+        adaptor = model.adaptor(i)
+        if adaptor is not None:
+            _add_adaptor(out, i, adaptor, heights[i])
+        side = None if adaptor is None else adaptor.side
+        _add_block(out, i, block, side, heights[i], heights[i + 1], model.gateable[i])
         flops = block.flops(heights[i])
         out.blocks.append(
             {
                 "name": block.name,
                 "flops": flops.branch + flops.shortcut,
-                "skip_flops": flops.shortcut if backbone.gateable[i] else None,
+                "skip_flops": flops.shortcut if model.gateable[i] else None,
             }
         )
 
@@ -94,19 +97,24 @@ def _add_adaptor(out: Deployment, i: int, adaptor: Adaptor, height: int) -> None
     )
 
 
-def _add_block(out: Deployment, i: int, block: Block, side: int, height: int, out_height: int, gateable: bool) -> None:
+def _add_block(
+    out: Deployment, i: int, block: Block, side: int | None, height: int, out_height: int, gateable: bool
+) -> None:
     def write(name: str, run: bool) -> str:
         graph = Graph(name)
         x = graph.input("x", ("batch", block.in_channels, height, height))
-        a = graph.input("a", ("batch", block.out_channels, side, side))
-        y = graph.block(x, block, graph.upsample(a, out_height // side), f"block_{i:02d}", run)
+        added = None
+        if side is not None:
+            a = graph.input("a", ("batch", block.out_channels, side, side))
+            added = graph.upsample(a, out_height // side)
+        y = graph.block(x, block, added, f"block_{i:02d}", run)
         shape: Shape = ("batch", block.out_channels, out_height, out_height)
         graph.output(y, "y", shape)
         return out.add(name, "backbone", graph)
 
     step: dict[str, object] = {
         "segment": write(f"block_{i:02d}", run=True),
-        "inputs": [f"x{i}", f"a{i}"],
+        "inputs": [f"x{i}", *([] if side is None else [f"a{i}"])],
         "outputs": [f"x{i + 1}"],
         "block": i,
     }

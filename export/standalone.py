@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from da3.export.graph import Graph
 from da3.toolchain.adaptor import Adaptor
 from da3.toolchain.backbones import Backbone
 from da3.toolchain.model import Head
 
 
-def standalone(backbone: Backbone, adaptors: list[Adaptor] | None, head: Head, size: int, classes: int) -> bytes:
+def standalone(
+    backbone: Backbone, adaptor_of: Callable[[int], Adaptor | None], head: Head, size: int, classes: int
+) -> bytes:
     """ONNX bytes: image (batch, 3, size, size) float32, preprocessed -> logits (batch, classes).
 
-    ``adaptors`` None for a network without them; ``head`` supplies the classifier.
+    ``adaptor_of`` gives the adaptor of a block's index, or None; ``head`` supplies the classifier.
     """
     graph = Graph("da3")
     x = graph.stem(graph.input("image", ("batch", 3, size, size)), backbone.stem)
     heights = backbone.heights(size)
     for i, block in enumerate(backbone.blocks):
         added = None
-        if adaptors is not None:
-            adaptor = adaptors[i]
+        adaptor = adaptor_of(i)
+        if adaptor is not None:
             names = {
                 name: graph.weight(f"adaptors.{i}.{name}", tensor.numpy())
                 for name, tensor in adaptor.domain_tensors().items()

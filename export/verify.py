@@ -86,7 +86,8 @@ def _check_step(
         expected = [values[name] for name in step.outputs]
         return [_run(step.segment, " ".join(step.outputs), bundle, backend, inputs, expected)]
     block = model.backbone.blocks[step.block]
-    x, a = (values[name] for name in step.inputs)
+    x, *added = (values[name] for name in step.inputs)
+    a = added[0] if added else None
     with torch.no_grad():
         checks = [_run(step.segment, block.name, bundle, backend, inputs, [run_block(block, x, a)])]
         if step.skip is not None:

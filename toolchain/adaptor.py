@@ -23,15 +23,26 @@ from torch import Tensor, nn
 from da3.toolchain.frozen import PooledInput, cell_means
 from da3.toolchain.kept import Kept
 
+RESNET_FIRST = 3  # the first three blocks of every ResNet here run at a quarter of the image's side
 OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under the training noise
 
 
 @dataclass(frozen=True)
 class AdaptorSpec:
-    """The shape of every adaptor: ``grid`` cells a side at most, mid channels = ``ratio`` x input channels."""
+    """The shape of every adaptor: ``grid`` cells a side at most, as many mid channels as input channels up to ``mid``.
+
+    Blocks before ``first`` have no adaptor, so no gradient is needed there.
+    """
 
     grid: int = 8
-    ratio: float = 1.0
+    mid: int = 320
+    first: int = 0
+
+    @classmethod
+    def of(cls, arch: str) -> AdaptorSpec:
+        """What suits the backbone ``arch``."""
+        # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
+        return cls() if arch == "mobilenet_v2" else cls(mid=32, first=RESNET_FIRST)
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)

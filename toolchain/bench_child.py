@@ -46,7 +46,7 @@ class Request:
 
     @property
     def task(self) -> Task:
-        return Task(self.backbone, self.size, CLASSES, self.keep, AdaptorSpec(), Lean(**self.lean))
+        return Task(self.backbone, self.size, CLASSES, self.keep, AdaptorSpec.of(self.backbone), Lean(**self.lean))
 
 
 @dataclass(frozen=True)
@@ -121,8 +121,7 @@ def kept_bytes_per_image(learner: Learner, pixels: Tensor, labels: Tensor) -> fl
     Of the whole slice that the method trains at once (the batch, or a micro-batch). None where the allocator does
     not tell. Take a step first: libraries allocate their own work space in it.
     """
-    micro = learner.task.lean.micro_batch if learner.sliceable else 0
-    count = min(micro or len(labels), len(labels))
+    count = min(learner.micro_batch, len(labels)) if learner.sliceable else len(labels)
     pixels, labels = pixels[:count], labels[:count]
     learner.train_mode(PROGRESS)
     gc.collect()
@@ -162,9 +161,9 @@ def gates_for(keep: float, branch_share: list[float], gateable: tuple[bool, ...]
 def _force_gates(learner: Learner, request: Request) -> None:
     """Untrained gates are all open, and would not show what the budget saves."""
     model, forward_part = learner.model, learner.forward_part
-    gates = gates_for(
-        request.keep, model.branch_share.tolist(), model.backbone.gateable, request.batch, request.seed
-    ).to(request.device)
+    gates = gates_for(request.keep, model.branch_share.tolist(), model.gateable, request.batch, request.seed).to(
+        request.device
+    )
 
     def forced(images: Tensor, part: slice) -> Output:
         model.forced = gates[part]

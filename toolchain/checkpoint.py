@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -80,7 +80,8 @@ class Checkpoint:
         """The trained model, rebuilt around the backbone's ``weights`` and ready to evaluate."""
         if weights.sha256(self.config.backbone) != self.config.weights_sha256:
             raise CheckpointError(f"{self.path} was trained on other backbone weights than {weights.source}")
-        learner = method(self.config.method)(self.config.task, weights)
+        # What memory was saved in training is no matter now: a bundle's backbone is float32, and shared by its domains.
+        learner = method(self.config.method)(replace(self.config.task, lean=Lean()), weights)
         restore(learner, self)
         learner.eval_mode()
         return learner

@@ -13,6 +13,7 @@ from rich.console import Console
 from da3.runtime.errors import Da3Error
 from da3.toolchain.bench_cli import bench_app
 from da3.toolchain.defaults import DEFAULT_BATCH, DEFAULTS
+from da3.toolchain.lean import Lean, slice_size
 
 app = typer.Typer(
     name="da3",
@@ -52,6 +53,10 @@ def run() -> None:
 
 def _default(name: str) -> str:
     return f"(default: {DEFAULTS[name]})"
+
+
+def _lean(name: str) -> str:
+    return f"(default: {getattr(Lean, name)})"
 
 
 @app.command()
@@ -95,12 +100,38 @@ def train(
     ] = None,
     label_smoothing: Annotated[float | None, typer.Option(help=_default("label_smoothing"))] = None,
     method: Annotated[
-        str | None, typer.Option(help=f"da3, or a baseline: linear, finetune {_default('method')}")
+        str | None,
+        typer.Option(
+            help=f"da3, or a baseline: linear, bias, series, parallel, piggyback, finetune {_default('method')}"
+        ),
     ] = None,
     workers: Annotated[
         int | None, typer.Option(help="decoding threads (default: one a core, 4 at most)", min=1)
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    keep_precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, bf16 or int8: of the pooled inputs kept for the backward pass " + _lean("keep_precision")
+        ),
+    ] = None,
+    backbone_precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32 or bf16: of the frozen weights and what is computed with them, while training "
+            + _lean("backbone_precision")
+        ),
+    ] = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="exact, or skip-path: gradients take shortcuts only, which is faster and less exact "
+            + _lean("gradient")
+        ),
+    ] = None,
+    micro_batch: Annotated[
+        str | None, typer.Option(help="photos a slice of a batch; any number gives the same result (default: auto)")
+    ] = None,
     runs: RunsOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier run of this domain")] = False,
@@ -121,6 +152,7 @@ def train(
     asked = TrainOptions(
         domain, data, runs, method, backbone, weights, size, epochs, batch_size, lr, keep, seed, flip,
         label_smoothing, workers, device, resume, overwrite,
+        keep_precision, backbone_precision, gradient, slice_size(micro_batch),
     )  # fmt: skip
     with ConsoleReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
         result = train_domain(asked, reporter, stop)

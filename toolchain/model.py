@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +82,15 @@ def _statistics(mean: Tensor, mean_square: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class _Round(torch.autograd.Function):
-    """Straight-through: rounds its input, and lets the gradient through as it is."""
+    """Straight-through: ``soft`` becomes ``hard``, and the gradient passes as it is."""
 
     @staticmethod
-    def forward(ctx: Any, soft: Tensor) -> Tensor:
-        return (soft > 0.5).to(soft.dtype)
+    def forward(ctx: Any, soft: Tensor, hard: Tensor) -> Tensor:
+        return hard.to(soft.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        return grad
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return grad, None
 
 
 class DomainModel(nn.Module):
@@ -100,7 +100,7 @@ class DomainModel(nn.Module):
     ``noise``, and passes gradients straight through (training); "hard" thresholds logits at ``theta`` (deployment).
     """
 
-    adaptors: Sequence[Adaptor]  # an nn.ModuleList
+    adaptors: nn.ModuleDict  # by block index; see adaptor()
     branch_share: Tensor  # (blocks,) of the block FLOPs
     running_share: Tensor  # scalar: of block FLOPs run by recent training batches
 
@@ -120,13 +120,14 @@ class DomainModel(nn.Module):
         total = sum(f.branch + f.shortcut for f in flops)
         shares = torch.tensor([f.branch / total for f in flops])
         self.register_buffer("branch_share", shares, persistent=False)
-        adaptors = []
+        self.gateable = tuple(g and i > spec.first for i, g in enumerate(backbone.gateable))
+        self.adaptors = nn.ModuleDict()
         for i, (block, f) in enumerate(zip(backbone.blocks, flops, strict=True)):
-            mid = max(8, round(spec.ratio * block.in_channels))
-            next_gated = i + 1 < len(flops) and backbone.gateable[i + 1]
-            side = grid_side(f.out_height, spec.grid)
-            adaptors.append(Adaptor(block.in_channels, block.out_channels, mid, side, next_gated))
-        self.adaptors = nn.ModuleList(adaptors)
+            if i >= spec.first:
+                mid = max(8, min(block.in_channels, spec.mid))
+                next_gated = i + 1 < len(flops) and self.gateable[i + 1]
+                side = grid_side(f.out_height, spec.grid)
+                self.adaptors[str(i)] = Adaptor(block.in_channels, block.out_channels, mid, side, next_gated)
         self.head = Head(backbone.feature_size, classes)
         self.register_buffer("running_share", torch.ones(()))
         for name, parameter in self.named_parameters():
@@ -136,12 +137,17 @@ class DomainModel(nn.Module):
         self.gating = "off"
         self.theta = 0.0
         self.noise = 1.0
+        self.forced: Tensor | None = None  # (B, blocks) of 0 and 1: sampled gates become these, for benchmarks
 
     @property
     def least_share(self) -> float:
         """Share of block FLOPs that run when every gate is closed."""
         shares = self.branch_share.tolist()
-        return 1.0 - sum(s for s, g in zip(shares, self.backbone.gateable, strict=True) if g)
+        return 1.0 - sum(s for s, g in zip(shares, self.gateable, strict=True) if g)
+
+    def adaptor(self, block: int) -> Adaptor | None:
+        """That of the block of this index; None before the first."""
+        return dict(self.adaptors.items()).get(str(block))  # type: ignore[return-value]
 
     def forward(self, image: Tensor, values: dict[str, Tensor] | None = None, draws: Tensor | None = None) -> Output:
         """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, g1, ...).
@@ -154,20 +160,20 @@ class DomainModel(nn.Module):
                 values.update({name: value for name, value in found.items() if value is not None})
 
         with torch.no_grad():  # nothing before the first adaptor is trained
-            x = self.backbone.stem(image)
+            x = self.backbone.stem(image.to(self.backbone.dtype))
         note(image=image, x0=x)
         gates: list[Tensor] = []
         everyone = x.new_ones(len(x))
         logit: Tensor | None = None
         if draws is None and self.gating == "sampled":
-            draws = torch.rand(len(x), len(self.adaptors), device=x.device)
-        for i, (block, adaptor) in enumerate(zip(self.backbone.blocks, self.adaptors, strict=True)):
-            x, a, next_logit = adaptor(x, self.lean.keep_precision)
-            gate = (
-                None
-                if logit is None or self.gating == "off"
-                else self._decide(logit, None if draws is None else draws[:, i])
-            )
+            draws = torch.rand(len(x), len(self.backbone.blocks), device=x.device)
+        for i, block in enumerate(self.backbone.blocks):
+            adaptor, a, next_logit = self.adaptor(i), None, None
+            if adaptor is not None:
+                x, a, next_logit = adaptor(x, self.lean.keep_precision)
+            gate = None
+            if logit is not None and self.gating != "off":
+                gate = self._decide(logit, None if draws is None else draws[:, i], i)
             x = run_block(block, x, a, gate, self.lean.gradient == "skip-path")
             gates.append(everyone if gate is None else gate)
             logit = next_logit
@@ -178,20 +184,20 @@ class DomainModel(nn.Module):
         stacked = torch.stack(gates, 1)  # (B, blocks)
         return Output(logits, 1.0 - (1.0 - stacked) @ self.branch_share, stacked)
 
-    def _decide(self, logit: Tensor, draw: Tensor | None) -> Tensor:
-        """Gate logits (B,) -> gates (B,) of 0 and 1."""
+    def _decide(self, logit: Tensor, draw: Tensor | None, block: int) -> Tensor:
+        """Gate logits (B,) of ``block``, and uniform draws (B,) for sampling -> gates (B,) of 0 and 1."""
         if self.gating == "hard" or draw is None:
             return (logit > self.theta).to(logit.dtype)
         # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
         # arXiv 1611.00712); forward uses its rounding, backward its slope.
-        noisy = logit + self.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6))
-        return _Round.apply(torch.sigmoid(noisy))
+        soft = torch.sigmoid(logit + self.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6)))
+        return _Round.apply(soft, (soft > 0.5).to(soft.dtype) if self.forced is None else self.forced[:, block])
 
     @torch.no_grad()
     def fit_normalisation(self, batches: Iterable[Tensor]) -> None:
         """Set each adaptor's and the head's fixed statistics from the frozen network's activations."""
-        blocks = len(self.adaptors)
-        widths = [*(a.cin for a in self.adaptors), self.backbone.blocks[-1].out_channels, len(self.head.mean)]
+        blocks = self.backbone.blocks
+        widths = [*(b.in_channels for b in blocks), blocks[-1].out_channels, len(self.head.mean)]
         sums = [torch.zeros(2, width, dtype=torch.float64) for width in widths]
         counts = [0] * len(widths)
 
@@ -200,22 +206,27 @@ class DomainModel(nn.Module):
             sums[i] += torch.stack([values.sum(0), values.square().sum(0)])
             counts[i] += len(values)
 
-        for image in batches:
-            x = self.backbone.stem(image)
-            for i, (block, adaptor) in enumerate(zip(self.backbone.blocks, self.adaptors, strict=True)):
+        def add_cells(i: int, x: Tensor, at: int) -> None:
+            adaptor = self.adaptor(at)
+            if adaptor is not None:
                 add(i, cell_means(x, adaptor.side).flatten(0, 1))
+
+        for image in batches:
+            x = self.backbone.stem(image.to(self.backbone.dtype))
+            for i, block in enumerate(blocks):
+                add_cells(i, x, i)
                 x = run_block(block, x)
-            add(blocks, cell_means(x, self.adaptors[-1].side).flatten(0, 1))
-            add(blocks + 1, self.backbone.tail(x))
-        found = [_statistics(*(total / count)) for total, count in zip(sums, counts, strict=True)]
-        for i, adaptor in enumerate(self.adaptors):
-            adaptor.set_statistics(*found[i], out_scale=float(found[i + 1][1].median()))
-        self.head.set_statistics(*found[-1])
+            add_cells(len(blocks), x, len(blocks) - 1)
+            add(len(blocks) + 1, self.backbone.tail(x))
+        found = {i: _statistics(*(sums[i] / n)) for i, n in enumerate(counts) if n}
+        for i in range(self.spec.first, len(blocks)):
+            self.adaptor(i).set_statistics(*found[i], out_scale=float(found[i + 1][1].median()))
+        self.head.set_statistics(*found[len(blocks) + 1])
 
     def domain_tensors(self) -> dict[str, Tensor]:
         """Every tensor a bundle stores for this domain, by the plan's name (``adaptors.3.down``, ``head.bias``)."""
         tensors = {f"head.{k}": v for k, v in self.head.domain_tensors().items()}
-        for i, adaptor in enumerate(self.adaptors):
+        for i, adaptor in self.adaptors.items():
             tensors |= {f"adaptors.{i}.{k}": v for k, v in adaptor.domain_tensors().items()}
         return tensors
 
@@ -226,5 +237,5 @@ class DomainModel(nn.Module):
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
         self.head.load_domain_tensors(part("head."))
-        for i, adaptor in enumerate(self.adaptors):
+        for i, adaptor in self.adaptors.items():
             adaptor.load_domain_tensors(part(f"adaptors.{i}."))

@@ -21,7 +21,8 @@ _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 class TrainOptions:
     """Options of one training run. None means "not given": the default, or on resume what the run was started with.
 
-    ``workers`` and ``device`` may change between a run and its resumption; the rest decides the result and may not.
+    ``workers``, ``device`` and ``micro_batch`` may change between a run and its resumption; the rest decides the result
+    and may not.
     """
 
     domain: str
@@ -127,7 +128,7 @@ class TrainOptions:
             seed=self.pick("seed"),  # type: ignore[arg-type]
             flip=self.pick("flip"),  # type: ignore[arg-type]
             label_smoothing=self.pick("label_smoothing"),  # type: ignore[arg-type]
-            adaptor=AdaptorSpec(),
+            adaptor=AdaptorSpec.of(arch),
             lean=self.lean,
         )
 
@@ -140,6 +141,11 @@ class TrainOptions:
             if f.name in before
             and f.name not in ("domain", "data")
             and getattr(self, f.name) not in (None, before[f.name])
+        ]
+        changed += [
+            f"--{name.replace('_', '-')} was {getattr(config.lean, name)}, now {getattr(self, name)}"
+            for name in CHOICES
+            if getattr(self, name) not in (None, getattr(config.lean, name))
         ]
         if self.data is not None and self.data_folder() != config.data:
             changed.append(f"--data was {config.data}, now {self.data_folder()}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -58,6 +58,8 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
             raise TrainingError(f"cannot resume {folder} with other weights than it was started with: {given.source}")
     photos = find_photos(data, seed)
     config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
+    if options.micro_batch is not None:
+        config = replace(config, lean=replace(config.lean, micro_batch=options.micro_batch))
     if photos.classes != config.classes:
         raise TrainingError(f"the classes in {data} changed since the run began: start again with --overwrite")
     torch.manual_seed(config.seed)

@@ -44,7 +44,7 @@ def scatter_gates(path):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         images = torch.randn(16, 3, found.config.size, found.config.size, generator=generator)
-        for i, adaptor in enumerate(learner.model.adaptors):
+        for i, adaptor in ((int(k), a) for k, a in learner.model.adaptors.items()):
             if adaptor.gate is None:
                 continue
             adaptor.gate.normal_(generator=generator)

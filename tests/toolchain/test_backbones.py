@@ -70,7 +70,9 @@ def test_heights_and_flops_are_those_of_the_tensors(arch):
             conv.register_forward_hook(
                 lambda m, i, o, flops=flops: flops.append(2 * o[0].numel() * m.weight[0].numel())
             )
-        x = F.relu(block.branch(x) + (block.shortcut(x) if block.has_shortcut else 0))
+        x = F.relu(
+            block.branch(x) + (0 if not block.has_shortcut else x if block.projection is None else block.projection(x))
+        )
         counted.append(sum(flops))
     assert [f.branch + f.shortcut for f in backbone.block_flops(96)] == counted
 

@@ -109,9 +109,9 @@ def test_normalisation_does_not_depend_on_slices():
     whole, sliced = make(), make()
     whole.fit_normalisation([images])
     sliced.fit_normalisation(images.split(3))
-    for a, b in zip(whole.adaptors, sliced.adaptors, strict=True):
+    for a, b in zip(whole.adaptors.values(), sliced.adaptors.values(), strict=True):
         assert torch.allclose(a.mean, b.mean, atol=1e-5) and torch.allclose(a.std, b.std, rtol=1e-4)
-    first = whole.adaptors[0]
+    first = whole.adaptor(0)
     z = (cell_means(whole.backbone.stem(images), first.side) - first.mean) / first.std
     assert z.mean((0, 1)).abs().max() < 1e-4
 

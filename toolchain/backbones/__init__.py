@@ -55,13 +55,17 @@ def freeze(network: Network, arch: str, weights: WeightsFile, read: Read = getat
     return Backbone(*network.split(read), info).eval()
 
 
-def load_backbone(arch: str, weights: WeightsFile) -> Backbone:
-    """The frozen backbone ``arch`` with ``weights``, read one by one: in memory there is never a second copy."""
+def load_backbone(arch: str, weights: WeightsFile, precision: str = "fp32") -> Backbone:
+    """The frozen backbone ``arch`` with ``weights``, read one by one: in memory there is never a second copy.
+
+    ``precision``: "fp32", or "bf16" for bfloat16 weights and computation.
+    """
     with torch.device("meta"):
         network = build_network(arch, weights.width, weights.padding)
     check_fit(network, weights)
     names = {module: name for name, module in network.named_modules()}
-    return freeze(network, arch, weights, lambda module, key: weights.state[f"{names[module]}.{key}"])
+    backbone = freeze(network, arch, weights, lambda module, key: weights.state[f"{names[module]}.{key}"])
+    return backbone.bfloat16() if precision == "bf16" else backbone
 
 
 @torch.no_grad()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -88,7 +89,7 @@ class Tail(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.conv is not None:
             x = self.conv(x)
-        return x.mean((2, 3))
+        return x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,27 @@ class Backbone(nn.Module):
         """Which blocks can be skipped: those with a shortcut. Never block 0, whose gate nobody could compute."""
         return tuple(i > 0 and block.has_shortcut for i, block in enumerate(self.blocks))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the frozen weights and all that is computed with them are."""
+        return self.stem.conv.weight.dtype
+
+    def largest_activation(self, size: int) -> int:
+        """Elements of the largest tensor between two convolutions, for one image of size x size."""
+        found = []
+        for before, conv in self._convs_with_heights(size):
+            after = conv.flops(before)[1]
+            channels = len(conv.weight)
+            found.append(max(channels * after**2, conv.weight.shape[1] * conv.groups * before**2))
+        return max(found)
+
+    def _convs_with_heights(self, size: int) -> Iterator[tuple[int, FrozenConv]]:
+        yield size, self.stem.conv
+        for block, height in zip(self.blocks, self.heights(size), strict=False):
+            for conv in block.convs:
+                yield height, conv
+                height = conv.flops(height)[1]
+
     def heights(self, size: int) -> list[int]:
         """Input height of each block, then the tail's, for an image of size x size."""
         height = self.stem.conv.flops(size)[1] // (2 if self.stem.max_pool else 1)
@@ -137,7 +159,7 @@ class Backbone(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """The plain frozen network without its classifier."""
-        x = self.stem(image)
+        x = self.stem(image.to(self.dtype))
         for block in self.blocks:
             x = run_block(block, x)
         return self.tail(x)

@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from da3.toolchain.adaptor import AdaptorSpec
-from da3.toolchain.backbones import WeightsFile
+from da3.toolchain.backbones import Backbone, WeightsFile, build_network
 from da3.toolchain.lean import Lean
 from da3.toolchain.model import Output
 
-EVALUATION_SLICE = 8  # images at a time where no gradients are recorded: larger is no faster on a CPU
+# Of one activation of one slice, by device. On a CPU a slice must fill caches and threads, and more only takes memory.
+SLICE_BYTES = {"cpu": 10 * 2**20, "cuda": 256 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class Learner(ABC):
     def __init__(self, task: Task, weights: WeightsFile):
         self.task = task
         self.mean, self.std = weights.mean, weights.std
+        self.width, self.padding = weights.width, weights.padding
 
     @abstractmethod
     def forward(self, images: Tensor) -> Output:
@@ -118,8 +121,25 @@ class Learner(ABC):
         self.end_batch(share / count)
         return StepResult(loss, correct, share)
 
+    @property
+    def micro_batch(self) -> int:
+        """Images a slice: as asked for, or as many as fit SLICE_BYTES, and one at least."""
+        if self.task.lean.micro_batch:
+            return self.task.lean.micro_batch
+        device = next(self.model.parameters()).device.type
+        return max(1, SLICE_BYTES.get(device, SLICE_BYTES["cpu"]) // self._image_bytes)
+
+    @cached_property
+    def _image_bytes(self) -> int:
+        """Of the largest activation of one image."""
+        with torch.device("meta"):
+            network = build_network(self.task.arch, self.width, self.padding)
+            backbone = Backbone(*network.split(), None)
+        each = 2 if self.task.lean.backbone_precision == "bf16" else 4
+        return each * backbone.largest_activation(self.task.size)
+
     def _slices(self, count: int) -> Iterator[slice]:
-        size = (self.task.lean.micro_batch or count) if self.sliceable else count
+        size = self.micro_batch if self.sliceable else count
         return (slice(i, min(i + size, count)) for i in range(0, count, size))
 
     def begin_batch(self, count: int) -> None:
@@ -139,5 +159,5 @@ class Learner(ABC):
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Output:
         """Output for uint8 (B, S, S, 3) without gradients, a few images at a time: a batch needs no more memory."""
-        parts = [self.forward(self.normalise(part)) for part in pixels.split(EVALUATION_SLICE)]
+        parts = [self.forward(self.normalise(part)) for part in pixels.split(self.micro_batch)]
         return Output(*(torch.cat([getattr(p, name) for p in parts]) for name in ("logits", "share", "gates")))

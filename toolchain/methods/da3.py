@@ -31,7 +31,7 @@ class Da3(Learner):
 
     def __init__(self, task: Task, weights: WeightsFile):
         super().__init__(task, weights)
-        backbone = load_backbone(task.arch, weights)
+        backbone = load_backbone(task.arch, weights, task.lean.backbone_precision)
         self.gated = task.keep < 1.0
         self.keep = self.target = task.keep
         self.model = DomainModel(backbone, task.adaptor, task.size, task.classes, self.gated, task.lean)
@@ -65,7 +65,7 @@ class Da3(Learner):
 
     def begin_batch(self, count: int) -> None:
         # Drawn on the CPU for the whole batch: the same on every device and for every slicing.
-        self._draws = torch.rand(count, len(self.model.adaptors))
+        self._draws = torch.rand(count, len(self.model.backbone.blocks))
 
     def forward_part(self, images: Tensor, part: slice) -> Output:
         return self.model(images, draws=self._draws[part].to(images.device))

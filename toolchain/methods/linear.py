@@ -37,7 +37,7 @@ class Linear(Ordinary):
 
     def __init__(self, task: Task, weights: WeightsFile):
         super().__init__(task, weights)
-        self.model = self.model_type(load_backbone(task.arch, weights), task.classes)
+        self.model = self.model_type(load_backbone(task.arch, weights, task.lean.backbone_precision), task.classes)
 
     def forward(self, images: Tensor) -> Output:
         return Output.ungated(self.model(images), len(self.model.backbone.blocks))

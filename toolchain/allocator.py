@@ -1,7 +1,8 @@
-"""Keep freed memory for the next training step instead of handing it back to the kernel.
+"""What glibc's malloc does with memory that is freed: hand it back while a network is built, keep it between steps.
 
 glibc maps every large tensor anew and unmaps it when it is freed, so the kernel zeroes the same pages at each step.
-Keeping them nearly doubles the images per second of a MobileNetV2 for a few percent more memory (docs/method.md).
+Keeping them nearly doubles the images per second (docs/method.md). While weights are read and folded the opposite is
+right: what they leave behind would only be holes between tensors that stay.
 """
 
 from __future__ import annotations
@@ -14,15 +15,28 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _NEVER = 2**31 - 1
 _OLD_LIMIT = 32 * 2**20  # glibc before 2.35 refuses a larger mmap threshold
 _TOP_PAD = 64 * 2**20
+_SMALL = 128 * 2**10  # glibc's own first threshold, which it would raise by itself
+
+
+def return_freed_memory() -> bool:
+    """From now on, give tensors back to the kernel when they are freed. False where malloc is not glibc's."""
+    libc = _glibc()
+    return libc is not None and bool(libc.mallopt(_M_MMAP_THRESHOLD, _SMALL))
 
 
 def keep_freed_memory() -> bool:
-    """Tell this process's malloc, for good. False where it is not glibc's, and nothing was changed."""
+    """Give back what is free now, and from now on nothing. False where malloc is not glibc's."""
+    libc = _glibc()
+    if libc is None:
+        return False
+    libc.malloc_trim(0)
+    if not (libc.mallopt(_M_MMAP_THRESHOLD, _NEVER) or libc.mallopt(_M_MMAP_THRESHOLD, _OLD_LIMIT)):
+        return False
+    return bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER) and libc.mallopt(_M_TOP_PAD, _TOP_PAD))
+
+
+def _glibc() -> ctypes.CDLL | None:
     if not sys.platform.startswith("linux"):
-        return False
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return False
-    if not (mallopt(_M_MMAP_THRESHOLD, _NEVER) or mallopt(_M_MMAP_THRESHOLD, _OLD_LIMIT)):
-        return False
-    return bool(mallopt(_M_TRIM_THRESHOLD, _NEVER) and mallopt(_M_TOP_PAD, _TOP_PAD))
+        return None
+    libc = ctypes.CDLL(None)
+    return libc if hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim") else None

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from da3.toolchain.adaptor import AdaptorSpec
-from da3.toolchain.allocator import keep_freed_memory
+from da3.toolchain.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.backbones import load_weights
 from da3.toolchain.child import serve
 from da3.toolchain.errors import TrainingError
@@ -43,10 +43,13 @@ class Request:
     device: str
     threads: int | None
     seed: int
+    classes: int = CLASSES
+    adaptor: dict[str, Any] | None = None
 
     @property
     def task(self) -> Task:
-        return Task(self.backbone, self.size, CLASSES, self.keep, AdaptorSpec.of(self.backbone), Lean(**self.lean))
+        adaptor = AdaptorSpec.of(self.backbone) if self.adaptor is None else AdaptorSpec(**self.adaptor)
+        return Task(self.backbone, self.size, self.classes, self.keep, adaptor, Lean(**self.lean))
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Measured:
     """What one process found. ``seconds`` of each timed step; None where it cannot be known."""
 
     kept_bytes_per_image: float | None
+    base_bytes: int
     peak_growth_bytes: int
     seconds: list[float]
     trainable_parameters: int
@@ -70,7 +74,7 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
     """
     if request.threads is not None:
         torch.set_num_threads(request.threads)
-    keep_freed_memory()
+    return_freed_memory()
     device = torch.device(request.device)
     torch.manual_seed(request.seed)
     _tiny_step(device)
@@ -82,8 +86,9 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
     learner.model.to(device)
     shape = (request.batch, request.size, request.size, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
-    labels = torch.randint(0, CLASSES, (request.batch,)).to(device)
-    learner.prepare(iter([learner.normalise(pixels[:PREPARED])]))
+    labels = torch.randint(0, request.classes, (request.batch,)).to(device)
+    keep_freed_memory()
+    learner.prepare(learner.normalise(part) for part in pixels[:PREPARED].split(learner.micro_batch))
     if request.keep < 1:
         _force_gates(learner, request)
     optimizer = torch.optim.AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=1e-4)
@@ -105,6 +110,7 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
     optimizer.zero_grad(set_to_none=True)
     return Measured(
         kept_bytes_per_image(learner, pixels, labels),
+        base,
         peak,
         seconds[1:],
         sum(p.numel() for p in learner.parameters()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from da3.runtime.atomic import replace_file
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile, load_weights
+from da3.toolchain.backbones.weights import StoredTensors
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.lean import Lean
 from da3.toolchain.methods import Learner, Task, method
@@ -142,7 +144,13 @@ class BackboneStore:
     def put(self, arch: str, weights: WeightsFile) -> None:
         """Store ``weights`` unless they are there."""
         path = self.path(arch, weights.sha256(arch))
-        if not path.exists():
+        if path.exists():
+            return
+        if isinstance(weights.state, StoredTensors):  # copied as it is: read whole, it could be most of a run's memory
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(weights.state.path, "rb") as source:
+                replace_file(str(path), lambda file: shutil.copyfileobj(source, file))
+        else:
             tensors = {k: v.contiguous() for k, v in weights.state.items()}
             write_atomically(path, save(tensors, weights.metadata(arch)))
 

@@ -132,6 +132,10 @@ def train(
     micro_batch: Annotated[
         str | None, typer.Option(help="photos a slice of a batch; any number gives the same result (default: auto)")
     ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(help="such as 256MB, beyond Python and PyTorch themselves: measures, and picks what fits"),
+    ] = None,
     runs: RunsOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier run of this domain")] = False,
@@ -152,7 +156,7 @@ def train(
     asked = TrainOptions(
         domain, data, runs, method, backbone, weights, size, epochs, batch_size, lr, keep, seed, flip,
         label_smoothing, workers, device, resume, overwrite,
-        keep_precision, backbone_precision, gradient, slice_size(micro_batch),
+        keep_precision, backbone_precision, gradient, slice_size(micro_batch), memory_budget,
     )  # fmt: skip
     with ConsoleReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
         result = train_domain(asked, reporter, stop)

@@ -186,9 +186,14 @@ class Loader:
 
     def sample(self, count: int, seed: int) -> np.ndarray:
         """``count`` photos (fewer if there are not so many), as at inference: uint8 (N, S, S, 3)."""
-        order = np.random.default_rng([seed, 4]).permutation(len(self.photos))[:count]
+        return np.concatenate(list(self.samples(count, seed, count)))
+
+    def samples(self, count: int, seed: int, size: int) -> Iterator[np.ndarray]:
+        """The same photos, ``size`` at a time."""
+        order = np.sort(np.random.default_rng([seed, 4]).permutation(len(self.photos))[:count])
         with ThreadPoolExecutor(self.workers) as pool:
-            return np.stack(list(pool.map(self._plain, sorted(order))))
+            for start in range(0, len(order), size):
+                yield np.stack(list(pool.map(self._plain, order[start : start + size])))
 
     def _plain(self, index: int) -> np.ndarray:
         return self.preprocessing.load(self.photos[index][0])

@@ -63,10 +63,11 @@ class Run:
         self.save()
 
     def _statistics_batches(self, count: int) -> Iterator[Tensor]:
-        pixels = self.train_loader.sample(count, self.config.seed)
-        for start in range(0, count, 32):
-            yield self.learner.normalise(torch.from_numpy(pixels[start : start + 32]).to(self.device))
-            self.reporter.preparing(min(start + 32, count), count)
+        done = 0
+        for pixels in self.train_loader.samples(count, self.config.seed, self.learner.micro_batch):
+            yield self.learner.normalise(torch.from_numpy(pixels).to(self.device))
+            done += len(pixels)
+            self.reporter.preparing(done, count)
 
     def go_on_from(self, found: Checkpoint) -> None:
         """Take up the model, optimiser and counters of a checkpoint."""

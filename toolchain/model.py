@@ -163,7 +163,7 @@ class DomainModel(nn.Module):
             x = self.backbone.stem(image.to(self.backbone.dtype))
         note(image=image, x0=x)
         gates: list[Tensor] = []
-        everyone = x.new_ones(len(x))
+        everyone = self.branch_share.new_ones(len(x))
         logit: Tensor | None = None
         if draws is None and self.gating == "sampled":
             draws = torch.rand(len(x), len(self.backbone.blocks), device=x.device)

@@ -48,6 +48,7 @@ class TrainOptions:
     backbone_precision: str | None = None
     gradient: str | None = None
     micro_batch: int | None = None
+    memory_budget: str | None = None
 
     @property
     def lean(self) -> Lean:

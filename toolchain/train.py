@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
 from da3.toolchain import checkpoint as ckpt
-from da3.toolchain.allocator import keep_freed_memory
+from da3.toolchain.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.backbones import load_weights
+from da3.toolchain.budget import fit, parse_bytes
 from da3.toolchain.checkpoint import BackboneStore, Checkpoint, RunConfig
 from da3.toolchain.data import default_workers, drop_unreadable, find_photos
 from da3.toolchain.errors import TrainingError
@@ -42,7 +43,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear line.
     """
     options.check()
-    keep_freed_memory()
+    return_freed_memory()
     device = device_named(options.device)
     folder = options.folder
     resumed = _find_run(options, reporter)
@@ -58,6 +59,8 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
             raise TrainingError(f"cannot resume {folder} with other weights than it was started with: {given.source}")
     photos = find_photos(data, seed)
     config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
+    if options.memory_budget is not None:
+        config = _fit_budget(options, config, resumed is not None, reporter)
     if options.micro_batch is not None:
         config = replace(config, lean=replace(config.lean, micro_batch=options.micro_batch))
     if photos.classes != config.classes:
@@ -69,6 +72,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     photos = drop_unreadable(photos, config.size, workers, reporter.checking)
 
     preprocessing = preprocessing_of(config.size, weights)
+    keep_freed_memory()
     run = Run(config, learner, photos, preprocessing, workers, device, folder, reporter)
     if resumed is None:
         for name in RUN_FILES:  # those of an earlier run, with --overwrite; whatever else is there is not ours
@@ -81,6 +85,15 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     reporter.started(config, run.progress, photos, trainable)
     finished = run.loop(stop)
     return Result(folder, config, finished, run.progress.best, run.progress.history, photos.unreadable)
+
+
+def _fit_budget(options: TrainOptions, config: RunConfig, resumed: bool, reporter: Reporter) -> RunConfig:
+    budget = parse_bytes(str(options.memory_budget))
+    if resumed:
+        reporter.note(f"{options.folder} was fitted to a memory budget, or not, when it began: going on as it is")
+        return config
+    fixed = frozenset(name for name in asdict(config.lean) if getattr(options, name) is not None)
+    return fit(config, str(options.pick("weights")), options.device, budget, fixed, reporter)
 
 
 def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:

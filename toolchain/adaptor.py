@@ -23,7 +23,9 @@ from torch import Tensor, nn
 from da3.toolchain.frozen import PooledInput, cell_means
 from da3.toolchain.kept import Kept
 
-RESNET_FIRST = 3  # the first three blocks of every ResNet here run at a quarter of the image's side
+# Gradients need not reach where activations are largest: adaptors begin at an eighth of the image's side, with the
+# first block whose shortcut is its input.
+FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
 OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under the training noise
 
 
@@ -42,7 +44,7 @@ class AdaptorSpec:
     def of(cls, arch: str) -> AdaptorSpec:
         """What suits the backbone ``arch``."""
         # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
-        return cls() if arch == "mobilenet_v2" else cls(mid=32, first=RESNET_FIRST)
+        return cls() if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)

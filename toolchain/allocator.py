@@ -8,7 +8,9 @@ right: what they leave behind would only be holes between tensors that stay.
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
+from collections.abc import Mapping
 
 # Of glibc's malloc.h; the values are C ints.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
@@ -16,6 +18,27 @@ _NEVER = 2**31 - 1
 _OLD_LIMIT = 32 * 2**20  # glibc before 2.35 refuses a larger mmap threshold
 _TOP_PAD = 64 * 2**20
 _SMALL = 128 * 2**10  # glibc's own first threshold, which it would raise by itself
+
+
+# An aligned block leaves a scrap of some hundred bytes at its end. Where a thread's cache of small blocks keeps that
+# scrap, the block cannot merge with its neighbours when it is freed, and the next one of its size does not fit: a
+# training process grows by half its working memory. glibc reads this setting only as a process starts.
+_TUNABLES, _NO_SCRAPS = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
+
+
+def lean_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` for a process whose large tensors shall leave no holes; unchanged where that is set already."""
+    given = environment.get(_TUNABLES, "")
+    if "tcache_count" in given or not sys.platform.startswith("linux"):
+        return dict(environment)
+    return {**environment, _TUNABLES: f"{given}:{_NO_SCRAPS}".lstrip(":")}
+
+
+def restart_lean() -> None:
+    """Start this process over in its ``lean_environment``, unless it is in one. Call before anything is imported."""
+    environment = lean_environment(os.environ)
+    if environment != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def return_freed_memory() -> bool:

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.allocator import keep_freed_memory, return_freed_memory
-from da3.toolchain.backbones import load_weights
+from da3.toolchain.backbones import Block, load_weights
+from da3.toolchain.backbones.layers import FrozenConv
 from da3.toolchain.child import serve
 from da3.toolchain.errors import TrainingError
+from da3.toolchain.frozen import run_block
 from da3.toolchain.lean import Lean
 from da3.toolchain.memory import growth, live_bytes, peak_bytes, reset_peak
 from da3.toolchain.methods import Learner, Task, method
@@ -179,7 +181,7 @@ def _force_gates(learner: Learner, request: Request) -> None:
 
 
 def _tiny_step(device: torch.device) -> None:
-    """Train another network once, so that the libraries' own pages do not count as a method's."""
+    """Train two small networks once, so that the libraries' own pages do not count as a method's."""
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(8),
@@ -196,8 +198,14 @@ def _tiny_step(device: torch.device) -> None:
     loss = nn.functional.cross_entropy(net(torch.rand(2, 3, 16, 16, device=device)), torch.tensor([0, 1]).to(device))
     loss.backward()
     optimizer.step()
+    convs = [
+        FrozenConv(torch.rand(16, 16, k, k), torch.rand(16), 1, (k // 2,) * 4, 1, "relu" if k == 3 else None)
+        for k in (1, 3, 1)
+    ]
+    block = Block("tiny", convs, "identity", "relu").to(device)
+    run_block(block, torch.rand(4, 16, 16, 16, device=device).requires_grad_(True)).sum().backward()
     _wait(device)
-    del net, optimizer, loss
+    del net, optimizer, loss, block, convs
     gc.collect()
 
 

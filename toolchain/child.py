@@ -14,6 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from da3.runtime.errors import Da3Error
+from da3.toolchain.allocator import lean_environment
 
 Answer = dict[str, Any]
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
@@ -31,7 +32,7 @@ class Child:
 
     def __init__(self, module: str, request: Mapping[str, object], threads: int | None = None):
         """``threads``: of the libraries that the module computes with; None leaves that to them."""
-        environment = dict(os.environ)
+        environment = lean_environment(os.environ)
         if threads is not None:
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed on exit)

@@ -12,6 +12,9 @@ For W x + b the gradient of W alone needs x. W is frozen, so x is not kept, and 
 where there is a gate. Samples whose gate is 0 are left out of the branch in both directions, so their gates get no
 gradient from the task. With ``skip_path`` F^T is left out wherever there is a shortcut for the gradient to take.
 
+The gradient handed to a backward pass here may be overwritten: what comes after a block in these networks hands on a
+tensor of its own, and a full-size copy less is a good part of a step's peak.
+
 Shapes: x (B, C, H, W), y (B, C', H', W'), channels-last. A bias that asks for a gradient gets it: it is additive too.
 """
 
@@ -114,8 +117,9 @@ class _BlockPass(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         block, kept, height = ctx.block, ctx.kept, ctx.height
         needs_x, needs_added, needs_gate = ctx.needs_input_grad[:3]
-        d = grad if kept.outer is None else kept.outer(grad)
-        d = d.contiguous(memory_format=torch.channels_last)
+        d = grad.contiguous(memory_format=torch.channels_last)
+        if kept.outer is not None:
+            d = kept.outer.on_(d)
         d_added = d_gate = d_x = None
         if needs_added or needs_gate:
             d_added = _cell_sums(d, ctx.side)
@@ -183,7 +187,7 @@ class PooledInput(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_x: Tensor, d_cells: Tensor) -> tuple[Tensor, None]:
         cells = (d_cells / ctx.factor**2).unflatten(1, (ctx.side, ctx.side)).permute(0, 3, 1, 2)
-        return _add_cells(d_x.contiguous(memory_format=torch.channels_last), cells, False), None
+        return _add_cells(d_x.contiguous(memory_format=torch.channels_last), cells, True), None
 
 
 class ConvPass(torch.autograd.Function):
@@ -198,7 +202,9 @@ class ConvPass(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        d = grad.contiguous(memory_format=torch.channels_last) if ctx.mask is None else ctx.mask(grad)
+        d = grad.contiguous(memory_format=torch.channels_last)
+        if ctx.mask is not None:
+            d = ctx.mask.on_(d)
         needs_x, needs_bias = ctx.needs_input_grad[:2]
         d_x = input_gradient(ctx.conv, d, ctx.height) if needs_x else None
         return d_x, d.sum((0, 2, 3)) if needs_bias else None, None

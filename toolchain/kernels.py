@@ -195,12 +195,8 @@ class Mask:
             flat = F.pad(passed.reshape(-1), (0, -passed.numel() % 8)).view(-1, 8)
             self.bits = (flat * _powers(y.device)).sum(1, dtype=torch.uint8)
 
-    def __call__(self, grad: Tensor) -> Tensor:
-        """A channels-last copy of ``grad`` with zeros where nothing passed."""
-        return self.on_(grad.clone(memory_format=torch.channels_last))
-
     def on_(self, grad: Tensor) -> Tensor:
-        """The same in place where ``grad`` is channels-last."""
+        """Zero ``grad`` (B, C, H, W), channels-last, where nothing passed, in place."""
         batch, channels, height, width = self.shape
         count = self.shape.numel()
         if isinstance(self.bits, np.ndarray):
@@ -208,8 +204,6 @@ class Mask:
         else:
             passed = (self.bits[:, None] & _powers(grad.device)).ne(0).view(-1)[:count]
         rows = passed.view(batch, height, width, channels)
-        if not grad.is_contiguous(memory_format=torch.channels_last):
-            grad = grad.contiguous(memory_format=torch.channels_last)
         grad.permute(0, 2, 3, 1).mul_(rows)
         return grad
 

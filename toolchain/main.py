@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 
+from da3.toolchain.allocator import restart_lean
+
 
 def main() -> None:
     """Entry point. Without typer (a device that only runs bundles), ``run-engine`` and ``domains`` still work."""
@@ -18,6 +20,8 @@ def main() -> None:
             "error: training and export need more packages: pip install 'da3[train,cpu]'. "
             "Without them, 'da3 run-engine', 'da3 domains' and 'da3 doctor' work"
         )
+    if words[:1] == ["train"]:
+        restart_lean()
     from da3.toolchain.cli import run
 
     run()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from da3.toolchain.adaptor import Adaptor, AdaptorSpec, grid_side
 from da3.toolchain.backbones import Backbone
 from da3.toolchain.frozen import cell_means, run_block
-from da3.toolchain.lean import Lean
+from da3.toolchain.lean import Lean, images_a_slice
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,19 @@ class DomainModel(nn.Module):
 
     def adaptor(self, block: int) -> Adaptor | None:
         """That of the block of this index; None before the first."""
-        return dict(self.adaptors.items()).get(str(block))  # type: ignore[return-value]
+        return self.adaptors[str(block)] if block >= self.spec.first else None  # type: ignore[return-value]
+
+    @property
+    def slice_size(self) -> int:
+        """Images a slice of what is trained, unless told otherwise."""
+        return self._images(self.backbone.largest_activation(self.size, self.spec.first))
+
+    @cached_property
+    def _front_size(self) -> int:
+        return self._images(2 * self.backbone.largest_activation(self.size, 0, self.spec.first))
+
+    def _images(self, elements: int) -> int:
+        return images_a_slice(elements * self.backbone.dtype.itemsize, self.branch_share.device.type)
 
     def forward(self, image: Tensor, values: dict[str, Tensor] | None = None, draws: Tensor | None = None) -> Output:
         """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, g1, ...).
@@ -159,22 +172,21 @@ class DomainModel(nn.Module):
             if values is not None:
                 values.update({name: value for name, value in found.items() if value is not None})
 
-        with torch.no_grad():  # nothing before the first adaptor is trained
-            x = self.backbone.stem(image.to(self.backbone.dtype))
-        note(image=image, x0=x)
-        gates: list[Tensor] = []
+        if values is None:
+            x = torch.cat([self._front(part, note) for part in image.split(self._front_size)])
+        else:
+            x = self._front(image, note)
         everyone = self.branch_share.new_ones(len(x))
+        gates = [everyone] * self.spec.first
         logit: Tensor | None = None
         if draws is None and self.gating == "sampled":
             draws = torch.rand(len(x), len(self.backbone.blocks), device=x.device)
-        for i, block in enumerate(self.backbone.blocks):
-            adaptor, a, next_logit = self.adaptor(i), None, None
-            if adaptor is not None:
-                x, a, next_logit = adaptor(x, self.lean.keep_precision)
+        for i in range(self.spec.first, len(self.backbone.blocks)):
+            x, a, next_logit = self.adaptor(i)(x, self.lean.keep_precision)
             gate = None
             if logit is not None and self.gating != "off":
                 gate = self._decide(logit, None if draws is None else draws[:, i], i)
-            x = run_block(block, x, a, gate, self.lean.gradient == "skip-path")
+            x = run_block(self.backbone.blocks[i], x, a, gate, self.lean.gradient == "skip-path")
             gates.append(everyone if gate is None else gate)
             logit = next_logit
             note(**{f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x})
@@ -183,6 +195,16 @@ class DomainModel(nn.Module):
         note(features=features, logits=logits)
         stacked = torch.stack(gates, 1)  # (B, blocks)
         return Output(logits, 1.0 - (1.0 - stacked) @ self.branch_share, stacked)
+
+    @torch.no_grad()
+    def _front(self, image: Tensor, note: Callable[..., None]) -> Tensor:
+        """Image (B, 3, S, S) -> what the first adaptor reads. Nothing here is trained, so nothing is kept."""
+        x = self.backbone.stem(image.to(self.backbone.dtype))
+        note(image=image, x0=x)
+        for i in range(self.spec.first):
+            x = run_block(self.backbone.blocks[i], x)
+            note(**{f"x{i + 1}": x})
+        return x
 
     def _decide(self, logit: Tensor, draw: Tensor | None, block: int) -> Tensor:
         """Gate logits (B,) of ``block``, and uniform draws (B,) for sampling -> gates (B,) of 0 and 1."""

@@ -223,7 +223,7 @@ def test_the_fast_kernels_compute_the_same(arch, options, index, dtype, backbone
                 mask = (expected > 0) & (expected < 6) if conv.activation == "relu6" else expected > 0
                 found_mask = kernels.Mask(expected.detach().to(dtype), conv.activation)
                 near_six = (expected - 6).abs() < 0.05
-                assert ((found_mask(torch.ones_like(expected)) == 1) == mask)[~near_six].all()
+                assert ((found_mask.on_(torch.ones_like(expected)) == 1) == mask)[~near_six].all()
             grad = (weight * mask).to(dtype).contiguous(memory_format=torch.channels_last)
             back = kernels.input_gradient(small, grad, height)
             assert (back - slope).abs().max() <= tolerance * slope.abs().max()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -129,21 +129,19 @@ class Backbone(nn.Module):
         """What the frozen weights and all that is computed with them are."""
         return self.stem.conv.weight.dtype
 
-    def largest_activation(self, size: int) -> int:
-        """Elements of the largest tensor between two convolutions, for one image of size x size."""
-        found = []
-        for before, conv in self._convs_with_heights(size):
-            after = conv.flops(before)[1]
-            channels = len(conv.weight)
-            found.append(max(channels * after**2, conv.weight.shape[1] * conv.groups * before**2))
-        return max(found)
+    def largest_activation(self, size: int, first: int = 0, end: int | None = None) -> int:
+        """Elements of the largest tensor for one image of size x size, in the blocks from ``first`` to before ``end``.
 
-    def _convs_with_heights(self, size: int) -> Iterator[tuple[int, FrozenConv]]:
-        yield size, self.stem.conv
-        for block, height in zip(self.blocks, self.heights(size), strict=False):
+        The stem belongs to block 0.
+        """
+        heights = self.heights(size)
+        found = [len(self.stem.conv.weight) * self.stem.conv.flops(size)[1] ** 2] if first == 0 else []
+        for block, height in list(zip(self.blocks, heights, strict=False))[first:end]:
+            found.append(block.in_channels * height**2)
             for conv in block.convs:
-                yield height, conv
                 height = conv.flops(height)[1]
+                found.append(len(conv.weight) * height**2)
+        return max(found)
 
     def heights(self, size: int) -> list[int]:
         """Input height of each block, then the tail's, for an image of size x size."""

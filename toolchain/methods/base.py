@@ -13,11 +13,8 @@ from torch import Tensor, nn
 
 from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import Backbone, WeightsFile, build_network
-from da3.toolchain.lean import Lean
+from da3.toolchain.lean import Lean, images_a_slice
 from da3.toolchain.model import Output
-
-# Of one activation of one slice, by device. On a CPU a slice must fill caches and threads, and more only takes memory.
-SLICE_BYTES = {"cpu": 10 * 2**20, "cuda": 256 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -123,20 +120,16 @@ class Learner(ABC):
 
     @property
     def micro_batch(self) -> int:
-        """Images a slice: as asked for, or as many as fit SLICE_BYTES, and one at least."""
-        if self.task.lean.micro_batch:
-            return self.task.lean.micro_batch
-        device = next(self.model.parameters()).device.type
-        return max(1, SLICE_BYTES.get(device, SLICE_BYTES["cpu"]) // self._image_bytes)
+        """Images a slice: as asked for, or what suits the device."""
+        return self.task.lean.micro_batch or self.slice_size
 
     @cached_property
-    def _image_bytes(self) -> int:
-        """Of the largest activation of one image."""
+    def slice_size(self) -> int:
+        """Images a slice unless told otherwise."""
         with torch.device("meta"):
             network = build_network(self.task.arch, self.width, self.padding)
-            backbone = Backbone(*network.split(), None)
-        each = 2 if self.task.lean.backbone_precision == "bf16" else 4
-        return each * backbone.largest_activation(self.task.size)
+            largest = Backbone(*network.split(), None).largest_activation(self.task.size)
+        return images_a_slice(4 * largest, next(self.model.parameters()).device.type)
 
     def _slices(self, count: int) -> Iterator[slice]:
         size = self.micro_batch if self.sliceable else count

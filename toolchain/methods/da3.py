@@ -41,6 +41,10 @@ class Da3(Learner):
                 f"{self.model.least_share:.2f}, the share of the blocks that have no shortcut"
             )
 
+    @property
+    def slice_size(self) -> int:  # type: ignore[override]
+        return self.model.slice_size
+
     def forward(self, images: Tensor) -> Output:
         return self.model(images)
 

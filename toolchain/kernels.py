@@ -179,33 +179,40 @@ class Mask:
     """Where an activation let its input through, at 1 bit an element."""
 
     def __init__(self, y: Tensor, activation: str):
-        """``y``: the activation's output, channels-last, of any floating type."""
-        self.shape = y.shape
-        rows = y.permute(0, 2, 3, 1)
+        """``y`` (B, C, H, W): the activation's output, of any floating type. ``activation``: "relu" or "relu6"."""
+        rows = y.permute(0, 2, 3, 1).contiguous()
+        self.shape = rows.shape  # (B, H, W, C), as channels-last images lie in memory
+        self.bits: np.ndarray | Tensor
         if y.device.type == "cpu":
             # Positive floats are positive integers, and of equal order.
-            kind, limit = _INTEGERS[y.dtype]
-            whole = rows.contiguous().view(kind).numpy()
+            kind, six = _INTEGERS[y.dtype]
+            whole = rows.view(kind).numpy()
             passed = whole > 0
             if activation == "relu6":
-                passed &= whole < limit
-            self.bits: np.ndarray | Tensor = np.packbits(passed)
+                passed &= whole < six
+            self.bits = np.packbits(passed)
         else:
-            passed = rows > 0 if activation == "relu" else (rows > 0) & (rows < SIX)
-            flat = F.pad(passed.reshape(-1), (0, -passed.numel() % 8)).view(-1, 8)
-            self.bits = (flat * _powers(y.device)).sum(1, dtype=torch.uint8)
+            self.bits = pack(rows > 0 if activation == "relu" else (rows > 0) & (rows < SIX))
 
     def on_(self, grad: Tensor) -> Tensor:
         """Zero ``grad`` (B, C, H, W), channels-last, where nothing passed, in place."""
-        batch, channels, height, width = self.shape
-        count = self.shape.numel()
         if isinstance(self.bits, np.ndarray):
-            passed = torch.from_numpy(np.unpackbits(self.bits, count=count))
+            passed = torch.from_numpy(np.unpackbits(self.bits, count=self.shape.numel()))
         else:
-            passed = (self.bits[:, None] & _powers(grad.device)).ne(0).view(-1)[:count]
-        rows = passed.view(batch, height, width, channels)
-        grad.permute(0, 2, 3, 1).mul_(rows)
+            passed = unpack(self.bits, self.shape.numel())
+        grad.permute(0, 2, 3, 1).mul_(passed.view(self.shape))
         return grad
+
+
+def pack(passed: Tensor) -> Tensor:
+    """Booleans of any shape -> uint8 of an eighth of their number, the first in the highest bit: numpy's packbits."""
+    flat = F.pad(passed.reshape(-1).to(torch.uint8), (0, -passed.numel() % 8)).view(-1, 8)
+    return (flat * _powers(passed.device)).sum(1, dtype=torch.uint8)
+
+
+def unpack(bits: Tensor, count: int) -> Tensor:
+    """The first ``count`` of ``pack``'s booleans, flat."""
+    return (bits[:, None] & _powers(bits.device)).ne(0).view(-1)[:count]
 
 
 _INTEGERS = {  # by floating type: the integer type of its size, and 6.0 seen as one

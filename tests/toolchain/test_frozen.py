@@ -2,11 +2,12 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from da3.toolchain import kernels
+from da3.toolchain import frozen, kernels
 from da3.toolchain.adaptor import Adaptor
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.frozen import run_block
@@ -229,3 +230,41 @@ def test_the_fast_kernels_compute_the_same(arch, options, index, dtype, backbone
             assert (back - slope).abs().max() <= tolerance * slope.abs().max()
             with_onto = kernels.input_gradient(small, grad, height, x.detach().to(dtype))
             assert (with_onto - slope - x).abs().max() <= tolerance * (slope.abs().max() + x.abs().max())
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
+def test_bits_are_packed_the_same_everywhere(count):
+    passed = torch.rand(count) > 0.5
+    bits = kernels.pack(passed)
+    assert (bits.numpy() == np.packbits(passed.numpy())).all()
+    assert torch.equal(kernels.unpack(bits, count), passed)
+
+
+def test_samples_whose_gate_is_off_are_left_out_both_ways(backbones, monkeypatch):
+    block = backbones("resnet50", {}).blocks[1]
+    seen = []
+    for name in ("convolve", "input_gradient"):
+        real = getattr(kernels, name)
+        monkeypatch.setattr(
+            frozen, name, lambda conv, x, *rest, real=real, **more: seen.append(len(x)) or real(conv, x, *rest, **more)
+        )
+    x = torch.randn(5, block.in_channels, 8, 8, dtype=torch.float64, requires_grad=True)
+    gate = torch.tensor([0, 1, 0, 0, 1.0], dtype=torch.float64, requires_grad=True)
+    added = torch.zeros(5, block.out_channels, SIDE, SIDE, dtype=torch.float64)
+    run_block(block, x, added, gate).sum().backward()
+    assert seen == [2] * 6, "three convolutions forward and three backward, on two samples each"
+    assert (gate.grad[[0, 2, 3]] == 0).all() and (gate.grad[[1, 4]] != 0).all()
+
+
+def test_a_block_keeps_bits_and_cells_only(backbones):
+    """What autograd holds between forward and backward, in bytes."""
+    block = backbones("resnet50", {}).blocks[1].float()
+    x = torch.randn(2, block.in_channels, 16, 16).contiguous(memory_format=torch.channels_last)
+    y = run_block(block, x.requires_grad_(True), None, None)
+    kept = y.grad_fn.kept
+    masks = [*kept.inner, kept.outer]
+    assert sum(mask.bits.nbytes for mask in masks) == (64 + 64 + 256) * 16 * 16 * 2 / 8
+    assert kept.mean_branch is None and kept.run is None
+    held = {t.numel() for t in vars(y.grad_fn).values() if isinstance(t, torch.Tensor)}
+    assert not held and y.grad_fn.saved_tensors == ()
+    block.double()

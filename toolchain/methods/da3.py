@@ -51,6 +51,10 @@ class Da3(Learner):
     def domain_state(self) -> dict[str, Tensor]:
         return {k: v for k, v in self.model.state_dict().items() if not k.startswith("backbone.")}
 
+    def domain_bytes(self) -> int:
+        """Of a pack's weights, in fp16."""
+        return 2 * sum(t.numel() for t in self.model.domain_tensors().values())
+
     def prepare(self, images: Iterable[Tensor]) -> None:
         self.model.fit_normalisation(images)
 
@@ -85,7 +89,7 @@ class Da3(Learner):
 
     def end_batch(self, share: float) -> None:
         if self.model.gating == "sampled":
-            self.model.running_share.lerp_(torch.as_tensor(share), SHARE_RATE)
+            self.model.running_share.mul_(1 - SHARE_RATE).add_(SHARE_RATE * share)
 
 
 def _ramp(progress: float, start: float, end: float) -> float:

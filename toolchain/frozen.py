@@ -26,6 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from da3.toolchain.kept import Kept
 from da3.toolchain.kernels import Mask, activate_, convolve, input_gradient
 
 if TYPE_CHECKING:
@@ -34,7 +35,12 @@ if TYPE_CHECKING:
 
 
 def run_block(
-    block: Block, x: Tensor, added: Tensor | None = None, gate: Tensor | None = None, skip_path: bool = False
+    block: Block,
+    x: Tensor,
+    added: Tensor | None = None,
+    gate: Tensor | None = None,
+    skip_path: bool = False,
+    keep_precision: str = "fp32",
 ) -> Tensor:
     """One block's output (B, C', H', W').
 
@@ -45,22 +51,23 @@ def run_block(
         raise ValueError(f"block {block.name} has no shortcut, so it cannot be gated")
     biases = [conv.bias for conv in block.every_conv if conv.bias.requires_grad]
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, added, gate, *biases)):
-        return _BlockPass.apply(x, added, gate, block, skip_path, *biases)
+        return _BlockPass.apply(x, added, gate, block, skip_path, keep_precision, *biases)
     return _forward(block, x, added, gate, None)
 
 
-class _Kept:
+class _Pass:
     """What a block's backward pass needs of its forward pass."""
 
-    def __init__(self, through_branch: bool):
+    def __init__(self, through_branch: bool, precision: str):
         self.through_branch = through_branch
+        self.precision = precision  # of mean_branch
         self.inner: list[Mask | None] = []  # of the branch's convolutions but the last
         self.outer: Mask | None = None
         self.run: Tensor | None = None  # indices of the samples that took the branch; None for all
-        self.mean_branch: Tensor | None = None  # (samples run, C', G, G)
+        self.mean_branch: Kept | None = None  # (samples run, G*G, C')
 
 
-def _forward(block: Block, x: Tensor, added: Tensor | None, gate: Tensor | None, kept: _Kept | None) -> Tensor:
+def _forward(block: Block, x: Tensor, added: Tensor | None, gate: Tensor | None, kept: _Pass | None) -> Tensor:
     run = None if gate is None else (gate > 0.5).nonzero().flatten()
     everyone = run is None or len(run) == len(x)
     x = x.contiguous(memory_format=torch.channels_last)
@@ -87,7 +94,7 @@ def _forward(block: Block, x: Tensor, added: Tensor | None, gate: Tensor | None,
             branch = convolve(last, h)
             if keep_mean:
                 assert kept is not None and added is not None
-                kept.mean_branch = F.avg_pool2d(branch, branch.shape[-1] // added.shape[-1])
+                kept.mean_branch = Kept(cell_means(branch, added.shape[-1]), kept.precision)
             assert base is not None
             y = activate_(base.add_(branch) if everyone else base.index_add_(0, run, branch), block.activation)
     else:
@@ -104,10 +111,17 @@ def _forward(block: Block, x: Tensor, added: Tensor | None, gate: Tensor | None,
 class _BlockPass(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, added: Tensor | None, gate: Tensor | None, block: Block, skip_path: bool, *biases: Tensor
+        ctx: Any,
+        x: Tensor,
+        added: Tensor | None,
+        gate: Tensor | None,
+        block: Block,
+        skip_path: bool,
+        precision: str,
+        *biases: Tensor,
     ) -> Tensor:
         needs_x, needs_biases = x.requires_grad, bool(biases)
-        ctx.kept = _Kept((needs_x and not (skip_path and block.has_shortcut)) or needs_biases)
+        ctx.kept = _Pass((needs_x and not (skip_path and block.has_shortcut)) or needs_biases, precision)
         ctx.block, ctx.height = block, x.shape[-1]
         ctx.side = None if added is None else added.shape[-1]
         ctx.batch = len(x)
@@ -125,7 +139,8 @@ class _BlockPass(torch.autograd.Function):
             d_added = _cell_sums(d, ctx.side)
         if needs_gate and kept.mean_branch is not None:
             through = d_added if kept.run is None else d_added.index_select(0, kept.run)
-            found = (through * kept.mean_branch).flatten(1).sum(1)
+            through = through.permute(0, 2, 3, 1).flatten(1, 2)
+            found = (through * kept.mean_branch.restore(through.dtype)).flatten(1).sum(1)
             d_gate = found if kept.run is None else found.new_zeros(ctx.batch).index_copy_(0, kept.run, found)
         elif needs_gate:
             d_gate = d.new_zeros(ctx.batch)
@@ -153,7 +168,7 @@ class _BlockPass(torch.autograd.Function):
         if block.projection is not None:
             _note_bias(bias_grads, block.projection, d)
         biases = [bias_grads.get(id(c)) for c in block.every_conv if c.bias.requires_grad]
-        return d_x, d_added if needs_added else None, d_gate, None, None, *biases
+        return d_x, d_added if needs_added else None, d_gate, None, None, None, *biases
 
 
 def _shortcut_gradient(block: Block, d: Tensor, height: int) -> Tensor | None:

@@ -196,11 +196,14 @@ class Mask:
 
     def on_(self, grad: Tensor) -> Tensor:
         """Zero ``grad`` (B, C, H, W), channels-last, where nothing passed, in place."""
+        rows = grad.permute(0, 2, 3, 1)
         if isinstance(self.bits, np.ndarray):
-            passed = torch.from_numpy(np.unpackbits(self.bits, count=self.shape.numel()))
+            passed = np.unpackbits(self.bits, count=self.shape.numel()).reshape(self.shape)
+            # A number's bits times 0 or 1; PyTorch would first write the mask out at the number's size.
+            whole = rows.view(_INTEGERS[grad.dtype][0]).numpy()
+            np.multiply(whole, passed, out=whole)
         else:
-            passed = unpack(self.bits, self.shape.numel())
-        grad.permute(0, 2, 3, 1).mul_(passed.view(self.shape))
+            rows.mul_(unpack(self.bits, self.shape.numel()).view(self.shape))
         return grad
 
 

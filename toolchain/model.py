@@ -153,14 +153,17 @@ class DomainModel(nn.Module):
     @property
     def slice_size(self) -> int:
         """Images a slice of what is trained, unless told otherwise."""
-        return self._images(self.backbone.largest_activation(self.size, self.spec.first))
+        return self._images(1, self.spec.first)
 
     @cached_property
     def _front_size(self) -> int:
-        return self._images(2 * self.backbone.largest_activation(self.size, 0, self.spec.first))
+        return self._images(2, 0, self.spec.first)
 
-    def _images(self, elements: int) -> int:
-        return images_a_slice(elements * self.backbone.dtype.itemsize, self.branch_share.device.type)
+    def _images(self, caution: int, first: int, end: int | None = None) -> int:
+        """Images to run at once through the blocks from ``first`` to before ``end``."""
+        elements = caution * self.backbone.largest_activation(self.size, first, end)
+        flops = sum(f.branch + f.shortcut for f in self.backbone.block_flops(self.size))
+        return images_a_slice(elements * self.backbone.dtype.itemsize, flops, self.branch_share.device.type)
 
     def forward(self, image: Tensor, values: dict[str, Tensor] | None = None, draws: Tensor | None = None) -> Output:
         """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, g1, ...).
@@ -186,7 +189,9 @@ class DomainModel(nn.Module):
             gate = None
             if logit is not None and self.gating != "off":
                 gate = self._decide(logit, None if draws is None else draws[:, i], i)
-            x = run_block(self.backbone.blocks[i], x, a, gate, self.lean.gradient == "skip-path")
+            x = run_block(
+                self.backbone.blocks[i], x, a, gate, self.lean.gradient == "skip-path", self.lean.keep_precision
+            )
             gates.append(everyone if gate is None else gate)
             logit = next_logit
             note(**{f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x})

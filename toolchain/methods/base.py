@@ -128,8 +128,10 @@ class Learner(ABC):
         """Images a slice unless told otherwise."""
         with torch.device("meta"):
             network = build_network(self.task.arch, self.width, self.padding)
-            largest = Backbone(*network.split(), None).largest_activation(self.task.size)
-        return images_a_slice(4 * largest, next(self.model.parameters()).device.type)
+            backbone = Backbone(*network.split(), None)
+        flops = sum(f.branch + f.shortcut for f in backbone.block_flops(self.task.size))
+        device = next(self.model.parameters()).device.type
+        return images_a_slice(4 * backbone.largest_activation(self.task.size), flops, device)
 
     def _slices(self, count: int) -> Iterator[slice]:
         size = self.micro_batch if self.sliceable else count

@@ -57,7 +57,7 @@ def bench_train(
         float | None, typer.Option(help="of da3: share of the blocks' FLOPs to run; adds gates, held at that share")
     ] = None,
     micro_batch: Annotated[
-        int | None, typer.Option(help="images a slice, where the method allows it; 0 is the whole batch")
+        int | None, typer.Option(help="images a slice, where the method allows it; 0 chooses")
     ] = None,
     keep_precision: Annotated[str | None, typer.Option(help="of da3: fp32, bf16 or int8")] = None,
     backbone_precision: Annotated[str | None, typer.Option(help="of da3: fp32 or bf16")] = None,

@@ -53,7 +53,7 @@ def _one_of(known: Sequence[str]) -> Callable[[str], str]:
 # Name -> (how to read it, what it may be).
 _OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
     "keep": (_share, "a number from 0 to 1"),
-    "micro-batch": (_count, "a whole number of images, 0 for the whole batch"),
+    "micro-batch": (_count, "a whole number of images, 0 to choose"),
     "keep-precision": (_one_of(KEEP_PRECISIONS), " or ".join(KEEP_PRECISIONS)),
     "backbone-precision": (_one_of(BACKBONE_PRECISIONS), " or ".join(BACKBONE_PRECISIONS)),
     "gradient": (_one_of(GRADIENTS), " or ".join(GRADIENTS)),

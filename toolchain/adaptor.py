@@ -63,28 +63,37 @@ def grid_side(height: int, most: int) -> int:
 
 
 class _AdaptorPass(torch.autograd.Function):
-    """``Adaptor.compute`` that keeps p alone, at the precision asked for, and computes the rest again."""
+    """``Adaptor.compute`` that keeps p alone, at the precision asked for. With rows of B*G*G cells:
+
+    z = (p - mean) / std      u = z W_d^T + b_d      h = ReLU(u)      a = s (h W_u^T + b_u)      l = mean(h) w_g + b_g
+    dW_u = s da^T h           dh = s da W_u + dl w_g^T / G^2          du = dh where u > 0        dW_d = du^T z
+    dp = du W_d / std
+    """
 
     @staticmethod
     def forward(
         ctx: Any, p: Tensor, adaptor: Adaptor, precision: str, *parameters: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)  # an unused logit has no gradient rather than zeros
-        ctx.kept, ctx.adaptor, ctx.dtype = Kept(p, precision), adaptor, p.dtype
+        ctx.kept, ctx.adaptor, ctx.dtype, ctx.shape = Kept(p, precision), adaptor, p.dtype, p.shape
         return adaptor.compute(p)
 
     @staticmethod
     def backward(ctx: Any, d_a: Tensor, d_logit: Tensor | None) -> tuple[Tensor | None, ...]:
-        wanted = ctx.needs_input_grad
-        p = ctx.kept.restore(ctx.dtype).requires_grad_(wanted[0])
-        inputs = [t for t, w in zip((p, *ctx.adaptor.parameters()), (wanted[0], *wanted[3:]), strict=True) if w]
-        with torch.enable_grad():
-            a, logit = ctx.adaptor.compute(p)
-        pairs = [(t, d) for t, d in ((a, d_a), (logit, d_logit)) if t is not None and d is not None]
-        found = torch.autograd.grad([t for t, _ in pairs], inputs, [d for _, d in pairs], allow_unused=True)
-        grads = iter(found)
-        d_p = next(grads) if wanted[0] else None
-        return d_p, None, None, *(next(grads) if w else None for w in wanted[3:])
+        adaptor, (batch, cells, channels) = ctx.adaptor, ctx.shape
+        z = ((ctx.kept.restore(ctx.dtype) - adaptor.mean) / adaptor.std).reshape(-1, channels)
+        h = torch.addmm(adaptor.down_bias, z, adaptor.down.T).relu_()  # (B*G*G, m)
+        d = adaptor.out_scale * d_a.permute(0, 2, 3, 1).reshape(-1, adaptor.cout)
+        grads = {"up": d.T @ h, "up_bias": d.sum(0)}
+        d_h = d @ adaptor.up
+        if d_logit is not None:
+            assert adaptor.gate is not None
+            grads |= {"gate": h.view(batch, cells, -1).mean(1).T @ d_logit, "gate_bias": d_logit.sum()}
+            d_h.view(batch, cells, -1).add_((d_logit[:, None] * adaptor.gate / cells)[:, None])
+        d_u = d_h.mul_(h > 0)
+        grads |= {"down": d_u.T @ z, "down_bias": d_u.sum(0)}
+        d_p = (d_u @ (adaptor.down / adaptor.std)).view(batch, cells, channels) if ctx.needs_input_grad[0] else None
+        return d_p, None, None, *(grads.get(name) for name, _ in adaptor.named_parameters())
 
 
 class Adaptor(nn.Module):
@@ -127,8 +136,8 @@ class Adaptor(nn.Module):
 
     def compute(self, p: Tensor) -> tuple[Tensor, Tensor | None]:
         """The formulas above: p (B, G*G, C) -> a (B, C', G, G), and the logit (B,) where there is a gate."""
-        weight, bias = self.folded_down()
-        h = F.relu(F.linear(p, weight, bias))  # (B, G*G, m)
+        z = (p - self.mean) / self.std
+        h = F.relu(F.linear(z, self.down, self.down_bias))  # (B, G*G, m)
         a = self.out_scale * F.linear(h, self.up, self.up_bias)  # (B, G*G, C')
         logit = None if self.gate is None else h.mean(1) @ self.gate + self.gate_bias
         return a.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2), logit

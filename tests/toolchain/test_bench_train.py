@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from da3.toolchain import bench_train
 from da3.toolchain.adaptor import AdaptorSpec
-from da3.toolchain.backbones import load_weights
+from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.bench_child import gates_for, kept_bytes_per_image
 from da3.toolchain.bench_plots import draw_train
 from da3.toolchain.bench_progress import SilentBenchReporter
@@ -142,11 +142,12 @@ class Keeps(Learner):
     """Keeps its images (3 S S floats), and as many again made on the way: known to the byte."""
 
     name, default_lr, sliceable = "keeps", 0.1, True
+    slice_size = 32
 
     def __init__(self, micro_batch=0):
         super().__init__(
             Task("none", 64, 10, 1.0, AdaptorSpec(), type("Lean", (), {"micro_batch": micro_batch})()),
-            type("Weights", (), {"mean": (0.5, 0.5, 0.5), "std": (1.0, 1.0, 1.0)})(),
+            WeightsFile({}, "none", input_range="-1..1"),
         )
         self.model = nn.ParameterList([nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))])
 

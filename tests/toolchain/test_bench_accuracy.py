@@ -194,7 +194,7 @@ def test_levers_count_only_where_they_mean_something(small_run, weights_files):
     weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
     for name, levers in (("finetune", 0), ("linear", 0), ("da3", 2)):
         config = small_run(method=name).config(weights, ("a", "b"), 10)
-        other = replace(config, lean=Lean("int8", gradient="skip-path"))
+        other = replace(config, lean=Lean("fp32", gradient="skip-path"))
         assert len(bench.differences(config, other)) == levers
         assert bench.differences(config, config) == []
     grid = replace(config, adaptor=replace(config.adaptor, grid=4))

@@ -183,7 +183,7 @@ def test_masks_get_the_gradient_of_their_rounding(weights):
     step(learner)
     network = learner.plain().requires_grad_(True)
     pixels, labels = batch()
-    nn.functional.cross_entropy(network(learner.normalise(pixels)), labels, label_smoothing=0.1).backward()
+    nn.functional.cross_entropy(network(learner.normalise(pixels).contiguous()), labels, label_smoothing=0.1).backward()
     plain = dict(network.named_modules())
     off = 0
     for name, module in learner.model.named_modules():

@@ -92,7 +92,7 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     found, weights = _load(domain, runs)
     config = found.config
     learner = found.learner(weights)
-    adaptor_of: Callable[[int], Adaptor | None] = {}.get
+    adaptor_of: Callable[[int], Adaptor | None] = _no_adaptor
     if isinstance(learner, Ordinary):
         backbone, head = learner.frozen()
     else:
@@ -117,6 +117,10 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     require([check])
     write_atomically(path, data)
     return Exported(path, [check], "one ONNX file", len(data))
+
+
+def _no_adaptor(block: int) -> None:
+    """The adaptor of any block of a method that has none."""
 
 
 def _load(domain: str, runs: Path) -> tuple[Checkpoint, WeightsFile]:

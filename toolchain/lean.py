@@ -14,7 +14,7 @@ CHOICES = {"keep_precision": KEEP_PRECISIONS, "backbone_precision": BACKBONE_PRE
 
 
 # Of the largest activation of a slice, by device. Larger slices of a batch are a little faster and take more memory.
-SLICE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
+SLICE_BYTES = {"cpu": 7 * 2**20, "cuda": 256 * 2**20}
 SLICE_FLOPS = 2.5e9  # of its forward pass: with fewer, a slice of a small network is mostly Python
 
 

@@ -1,6 +1,7 @@
 """Calibration meets its budget, tells the truth about it, and changes the threshold and nothing else."""
 
 import json
+import shutil
 
 import pytest
 
@@ -10,17 +11,28 @@ from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.runtime.errors import Da3Error
 from da3.runtime.images import list_labelled
+from da3.toolchain.options import TrainOptions
 from da3.toolchain.progress import SilentReporter
 from da3.toolchain.train import train
 
 
-@pytest.fixture
-def bundle(small_run, tmp_path):
+@pytest.fixture(scope="module")
+def exported(photos, tmp_path_factory):
     """A bundle whose domain `signs` has gates trained for a few steps, and `plain` has none."""
+    folder = tmp_path_factory.mktemp("calibration")
     for domain, keep in (("signs", 0.8), ("plain", 1.0)):
-        options = small_run(domain, weights="demo", keep=keep, epochs=4, lr=0.02)
-        export_domain(domain, train(options, SilentReporter()).folder.parent, tmp_path / "bundle")
-    return tmp_path / "bundle"
+        options = TrainOptions(
+            domain, str(photos), folder / "runs", weights="demo", size=32, epochs=4, batch_size=8, lr=0.02, keep=keep
+        )
+        train(options, SilentReporter())
+        export_domain(domain, folder / "runs", folder / "bundle")
+    return folder / "bundle"
+
+
+@pytest.fixture
+def bundle(exported, tmp_path):
+    """A copy to change."""
+    return shutil.copytree(exported, tmp_path / "bundle")
 
 
 def score(bundle, folder):

@@ -107,7 +107,9 @@ def test_bad_slice_size(given):
 def test_a_slice_has_an_image_at_least():
     assert images_a_slice(10**12, 10**12, "cpu") == 1
     assert images_a_slice(2**20, 10**12, "cuda") > images_a_slice(2**20, 10**12, "cpu") > 1
-    assert images_a_slice(10**12, 10**8, "cpu") > 1, "a small network in single images is mostly overhead"
+    small, roomy = images_a_slice(2**22, 10**8, "cpu"), images_a_slice(2**22, 10**12, "cpu")
+    assert small > roomy == 1, "a small network in single images is mostly overhead"
+    assert images_a_slice(2**22, 1, "cpu") < 10, "but memory is bounded"
 
 
 # -- the budget

@@ -1,6 +1,7 @@
 """Readings of memory are right about tensors of known size."""
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from da3.toolchain import memory
+from da3.toolchain.allocator import lean_environment
 from da3.toolchain.memory import growth, live_bytes, peak_bytes, reset_peak
 
 CPU = torch.device("cpu")
@@ -47,7 +49,10 @@ print(json.dumps(found))
 @ON_GLIBC
 @pytest.mark.parametrize("mode", ["default", "kept"])
 def test_known_tensors_are_counted_in_every_arena(mode):
-    done = subprocess.run([sys.executable, "-c", SCRIPT, mode], capture_output=True, text=True, check=True)
+    # As training runs: elsewhere a freed block may not be found again, and the peak is now and then that of two.
+    environment = lean_environment(os.environ)
+    command = [sys.executable, "-c", SCRIPT, mode]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found = json.loads(done.stdout)
     peak = found.pop("peak")
     assert set(found) == {"large", "small", "thread, large", "thread, small"}

@@ -45,7 +45,7 @@ def choices(config: RunConfig, fixed: frozenset[str]) -> Iterator[tuple[str, Run
         levers.append((f"adaptors on a {SMALL_GRID} x {SMALL_GRID} grid", {"grid": SMALL_GRID}))
     names: list[str] = []
     for name, change in levers:
-        names = [name] if name == levers[0][0] else [n for n in names if n != levers[0][0]] + [name]
+        names += [name] * bool(change)
         lean = {k: v for k, v in change.items() if k != "grid"}
         grid = change.get("grid", config.adaptor.grid)
         config = replace(
@@ -53,7 +53,7 @@ def choices(config: RunConfig, fixed: frozenset[str]) -> Iterator[tuple[str, Run
             lean=replace(config.lean, **lean),  # type: ignore[arg-type]
             adaptor=replace(config.adaptor, grid=grid),  # type: ignore[arg-type]
         )
-        yield ", ".join(names), config
+        yield ", ".join(names) or name, config
 
 
 def fit(

@@ -10,7 +10,8 @@
 
 For W x + b the gradient of W alone needs x. W is frozen, so x is not kept, and neither is F(x): its G x G averages are,
 where there is a gate. Samples whose gate is 0 are left out of the branch in both directions, so their gates get no
-gradient from the task. With ``skip_path`` F^T is left out wherever there is a shortcut for the gradient to take.
+gradient from the task. With ``skip_path`` F^T is left out wherever there is a shortcut for the gradient to take, and
+phi' there is its mean over each cell where that is smaller to keep.
 
 The gradient handed to a backward pass here may be overwritten: what comes after a block in these networks hands on a
 tensor of its own, and a full-size copy less is a good part of a step's peak.
@@ -27,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from da3.toolchain.kept import Kept
-from da3.toolchain.kernels import Mask, activate_, convolve, input_gradient
+from da3.toolchain.kernels import CellMask, Mask, activate_, cells, convolve, input_gradient
 
 if TYPE_CHECKING:
     from da3.toolchain.backbones.layers import FrozenConv
@@ -58,11 +59,12 @@ def run_block(
 class _Pass:
     """What a block's backward pass needs of its forward pass."""
 
-    def __init__(self, through_branch: bool, precision: str):
+    def __init__(self, through_branch: bool, precision: str, skips: bool):
         self.through_branch = through_branch
         self.precision = precision  # of mean_branch
+        self.skips = skips  # the gradient takes the shortcut alone, and may be a mean over each cell
         self.inner: list[Mask | None] = []  # of the branch's convolutions but the last
-        self.outer: Mask | None = None
+        self.outer: Mask | CellMask | None = None
         self.run: Tensor | None = None  # indices of the samples that took the branch; None for all
         self.mean_branch: Kept | None = None  # (samples run, G*G, C')
 
@@ -104,7 +106,9 @@ def _forward(block: Block, x: Tensor, added: Tensor | None, gate: Tensor | None,
     if kept is not None:
         kept.run = None if everyone else run
         if block.activation is not None:
-            kept.outer = Mask(y, block.activation)
+            side = y.shape[-1] if added is None else added.shape[-1]
+            coarse = kept.skips and (y.shape[-1] // side) ** 2 > 8
+            kept.outer = CellMask(y, block.activation, side) if coarse else Mask(y, block.activation)
     return y
 
 
@@ -121,7 +125,8 @@ class _BlockPass(torch.autograd.Function):
         *biases: Tensor,
     ) -> Tensor:
         needs_x, needs_biases = x.requires_grad, bool(biases)
-        ctx.kept = _Pass((needs_x and not (skip_path and block.has_shortcut)) or needs_biases, precision)
+        skips = skip_path and block.has_shortcut and not needs_biases
+        ctx.kept = _Pass((needs_x and not skips) or needs_biases, precision, skips)
         ctx.block, ctx.height = block, x.shape[-1]
         ctx.side = None if added is None else added.shape[-1]
         ctx.batch = len(x)
@@ -201,8 +206,8 @@ class PooledInput(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, d_x: Tensor, d_cells: Tensor) -> tuple[Tensor, None]:
-        cells = (d_cells / ctx.factor**2).unflatten(1, (ctx.side, ctx.side)).permute(0, 3, 1, 2)
-        return _add_cells(d_x.contiguous(memory_format=torch.channels_last), cells, True), None
+        small = (d_cells / ctx.factor**2).unflatten(1, (ctx.side, ctx.side)).permute(0, 3, 1, 2)
+        return _add_cells(d_x.contiguous(memory_format=torch.channels_last), small, True), None
 
 
 class ConvPass(torch.autograd.Function):
@@ -237,16 +242,11 @@ def _cell_sums(x: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(x, factor) * factor**2 if factor > 1 else x
 
 
-def _add_cells(x: Tensor, cells: Tensor | None, in_place: bool) -> Tensor:
-    """x (B, C, H, H) + cells (B, C, G, G), each cell repeated; a new tensor unless ``in_place``."""
+def _add_cells(x: Tensor, small: Tensor | None, in_place: bool) -> Tensor:
+    """x (B, C, H, H) + small (B, C, G, G), each cell repeated; a new tensor unless ``in_place``."""
     out = x if in_place else torch.empty_like(x)
-    if cells is None:
+    if small is None:
         return out if in_place else out.copy_(x)
-    side = cells.shape[-1]
-    factor = x.shape[-1] // side
-
-    def split(t: Tensor) -> Tensor:  # (B, G, k, G, k, C)
-        return t.permute(0, 2, 3, 1).unflatten(2, (side, factor)).unflatten(1, (side, factor))
-
-    torch.add(split(x), cells.to(x.dtype).permute(0, 2, 3, 1)[:, :, None, :, None], out=split(out))
+    factor = x.shape[-1] // small.shape[-1]
+    torch.add(cells(x, factor), cells(small.to(x.dtype), 1), out=cells(out, factor))
     return out

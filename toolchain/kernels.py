@@ -207,6 +207,32 @@ class Mask:
         return grad
 
 
+class CellMask:
+    """Where an activation let its input through, as the share of each of G x G cells: 8 bits a cell and channel.
+
+    An approximation of ``Mask``, smaller where a cell has more than 8 elements: a gradient becomes its mean over each
+    cell times that share.
+    """
+
+    def __init__(self, y: Tensor, activation: str, side: int):
+        """As ``Mask``, with ``side`` cells a side."""
+        self.factor = y.shape[-1] // side
+        passed = y > 0 if activation == "relu" else (y > 0) & (y < SIX)
+        self.share = F.avg_pool2d(passed.to(y.dtype), self.factor).mul_(255).round_().to(torch.uint8)
+
+    def on_(self, grad: Tensor) -> Tensor:
+        """As ``Mask.on_``."""
+        means = F.avg_pool2d(grad, self.factor).mul_(self.share.to(grad.dtype)).div_(255)
+        cells(grad, self.factor).copy_(cells(means, 1))
+        return grad
+
+
+def cells(x: Tensor, factor: int) -> Tensor:
+    """x (B, C, G*k, G*k), channels-last, as a view (B, G, k, G, k, C) with k = ``factor``."""
+    side = x.shape[-1] // factor
+    return x.permute(0, 2, 3, 1).unflatten(2, (side, factor)).unflatten(1, (side, factor))
+
+
 def pack(passed: Tensor) -> Tensor:
     """Booleans of any shape -> uint8 of an eighth of their number, the first in the highest bit: numpy's packbits."""
     flat = F.pad(passed.reshape(-1).to(torch.uint8), (0, -passed.numel() % 8)).view(-1, 8)

@@ -53,7 +53,10 @@ class Object:
         return int(self._get(key, int))
 
     def number(self, key: str) -> float:
-        return float(self._get(key, float))
+        try:
+            return float(self._get(key, float))
+        except OverflowError:
+            raise BundleError("%s: %s is too large a number" % (self.where, key))
 
     def flag(self, key: str) -> bool:
         return bool(self._get(key, bool))

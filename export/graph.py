@@ -129,7 +129,7 @@ class Graph:
     # -- pieces of a domain
 
     def adaptor(
-        self, x: str, names: dict[str, str], cin: int, cout: int, pool: int, side: int
+        self, x: str, names: dict[str, str], cin: int, mid: int, cout: int, pool: int, side: int
     ) -> tuple[str, str | None]:
         """x (B, C, H, H) -> a (B, C', G, G) and the gate logit (B,) where ``names`` has a gate.
 
@@ -137,15 +137,16 @@ class Graph:
         with weights that are inputs.
         """
         p = self.node("AveragePool", [x], kernel_shape=[pool, pool], strides=[pool, pool]) if pool > 1 else x
-        p = self.node("Reshape", [p, self._shape([-1, cin, side * side])])
-        h = self.node("Add", [self.node("MatMul", [names["down"], p]), names["down_bias"]])
-        h = self.node("Relu", [h])  # (B, m, G*G)
-        a = self.node("Add", [self.node("MatMul", [names["up"], h]), names["up_bias"]])
-        a = self.node("Reshape", [a, self._shape([-1, cout, side, side])])
+        # A row for each cell of each image: products with a bias, which engines fuse with the ReLU.
+        rows = self.node("Reshape", [self.node("Transpose", [p], perm=[0, 2, 3, 1]), self._shape([-1, cin])])
+        h = self.node("Relu", [self.node("Gemm", [rows, names["down"], names["down_bias"]], transB=1)])
+        a = self.node("Gemm", [h, names["up"], names["up_bias"]], transB=1)
+        a = self.node("Transpose", [self.node("Reshape", [a, self._shape([-1, side, side, cout])])], perm=[0, 3, 1, 2])
         if "gate" not in names:
             return a, None
-        mean = self.node("ReduceMean", [h], axes=[2], keepdims=0)  # (B, m)
-        logit = self.node("Add", [self.node("MatMul", [mean, names["gate"]]), names["gate_bias"]])
+        cells = self.node("Reshape", [h, self._shape([-1, side * side, mid])])
+        mean = self.node("ReduceMean", [cells], axes=[1], keepdims=0)  # (B, m)
+        logit = self.node("Gemm", [mean, names["gate"], names["gate_bias"]])
         return a, self.node("Reshape", [logit, self._shape([-1])])
 
     def head(self, features: str, names: dict[str, str]) -> str:

@@ -84,7 +84,9 @@ def _add_adaptor(out: Deployment, i: int, adaptor: Adaptor, height: int) -> None
     x = graph.input("x", ("batch", adaptor.cin, height, height))
     for tensor, shape in tensors.items():
         graph.input(tensor, shape)
-    a, logit = graph.adaptor(x, {t: t for t in tensors}, adaptor.cin, adaptor.cout, stride_pool, adaptor.side)
+    a, logit = graph.adaptor(
+        x, {t: t for t in tensors}, adaptor.cin, adaptor.mid, adaptor.cout, stride_pool, adaptor.side
+    )
     graph.output(a, "a", ("batch", adaptor.cout, adaptor.side, adaptor.side))
     if logit is not None:
         graph.output(logit, "logit", ("batch",))

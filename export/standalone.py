@@ -30,7 +30,7 @@ def standalone(
                 if not name.startswith("gate")
             }
             pool = heights[i] // adaptor.side
-            a, _ = graph.adaptor(x, names, adaptor.cin, adaptor.cout, pool, adaptor.side)
+            a, _ = graph.adaptor(x, names, adaptor.cin, adaptor.mid, adaptor.cout, pool, adaptor.side)
             added = graph.upsample(a, heights[i + 1] // adaptor.side)
         x = graph.block(x, block, added, f"block_{i:02d}")
     features = graph.tail(x, backbone.tail)

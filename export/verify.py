@@ -12,7 +12,7 @@ from torch import Tensor
 
 from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
-from da3.runtime.backends import Backend, choose
+from da3.runtime.backends.ort import open_session
 from da3.runtime.bundle import Bundle
 from da3.runtime.records import Step
 from da3.toolchain.frozen import run_block
@@ -49,15 +49,8 @@ def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain,
     values: dict[str, Tensor] = {}
     with torch.no_grad():
         output = model(torch.from_numpy(images), values)
-    backend = choose("auto")
-    try:
-        checks = [
-            check
-            for step in bundle.manifest.plan
-            for check in _check_step(step, model, bundle, backend, domain, values)
-        ]
-    finally:
-        backend.close()
+    sessions = _Sessions(bundle)
+    checks = [check for step in bundle.manifest.plan for check in _check_step(step, model, sessions, domain, values)]
     sure = _sure(values, domain)
     for name, parts in (
         ("end to end, one batch", [images]),
@@ -70,13 +63,24 @@ def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain,
     return checks
 
 
+class _Sessions:
+    """Each file of a bundle as ONNX Runtime opens it by itself, unjoined."""
+
+    def __init__(self, bundle: Bundle):
+        self._bundle = bundle
+        self._opened: dict[str, Any] = {}
+
+    def run(self, name: str, inputs: list[Array]) -> list[Array]:
+        segment = self._bundle.manifest.segments[name]
+        if segment.file not in self._opened:
+            self._opened[segment.file] = open_session(self._bundle.read(segment.file))
+        named = {v.name: np.ascontiguousarray(i, dtype=np.float32) for v, i in zip(segment.inputs, inputs, strict=True)}
+        outputs: list[Array] = self._opened[segment.file].run([v.name for v in segment.outputs], named)
+        return outputs
+
+
 def _check_step(
-    step: Step,
-    model: DomainModel,
-    bundle: Bundle,
-    backend: Backend,
-    domain: Domain,
-    values: dict[str, Tensor],
+    step: Step, model: DomainModel, sessions: _Sessions, domain: Domain, values: dict[str, Tensor]
 ) -> list[Check]:
     inputs = [
         domain.weights[name[len("domain:") :]] if name.startswith("domain:") else values[name].numpy()
@@ -84,25 +88,21 @@ def _check_step(
     ]
     if step.block is None:
         expected = [values[name] for name in step.outputs]
-        return [_run(step.segment, " ".join(step.outputs), bundle, backend, inputs, expected)]
+        return [_run(step.segment, " ".join(step.outputs), sessions, inputs, expected)]
     block = model.backbone.blocks[step.block]
     x, *added = (values[name] for name in step.inputs)
     a = added[0] if added else None
     with torch.no_grad():
-        checks = [_run(step.segment, block.name, bundle, backend, inputs, [run_block(block, x, a)])]
+        checks = [_run(step.segment, block.name, sessions, inputs, [run_block(block, x, a)])]
         if step.skip is not None:
             skipped = run_block(block, x, a, torch.zeros(len(x)))
-            checks.append(_run(step.skip, f"{block.name} skipped", bundle, backend, inputs, [skipped]))
+            checks.append(_run(step.skip, f"{block.name} skipped", sessions, inputs, [skipped]))
     return checks
 
 
-def _run(
-    segment: str, what: str, bundle: Bundle, backend: Backend, inputs: list[Array], expected: list[Tensor]
-) -> Check:
-    run = backend.open(bundle.manifest.segments[segment], bundle)
-    outputs = run([backend.to_device(np.ascontiguousarray(i, dtype=np.float32)) for i in inputs])
-    pairs = zip(outputs, expected, strict=True)
-    return Check(segment, max(relative_error(backend.to_host(o), e.numpy()) for o, e in pairs), what)
+def _run(segment: str, what: str, sessions: _Sessions, inputs: list[Array], expected: list[Tensor]) -> Check:
+    pairs = zip(sessions.run(segment, inputs), expected, strict=True)
+    return Check(segment, max(relative_error(o, e.numpy()) for o, e in pairs), what)
 
 
 def _sure(values: dict[str, Tensor], domain: Domain) -> Array:

@@ -148,13 +148,13 @@ class Adaptor(nn.Module):
         return weight, self.down_bias - weight @ self.mean
 
     def domain_tensors(self) -> dict[str, Tensor]:
-        """What a bundle stores of this adaptor, by short name; biases as columns, as the graph adds them.
+        """What a bundle stores of this adaptor, by short name.
 
-        down (m, C), down_bias (m, 1), up (C', m), up_bias (C', 1), gate (m, 1), gate_bias (1,).
+        down (m, C), down_bias (m,), up (C', m), up_bias (C',), gate (m, 1), gate_bias (1,).
         """
         weight, bias = self.folded_down()
         up, up_bias = self.out_scale * self.up, self.out_scale * self.up_bias
-        tensors = {"down": weight, "down_bias": bias[:, None], "up": up, "up_bias": up_bias[:, None]}
+        tensors = {"down": weight, "down_bias": bias, "up": up, "up_bias": up_bias}
         if self.gate is not None and self.gate_bias is not None:
             tensors |= {"gate": self.gate[:, None], "gate_bias": self.gate_bias.reshape(1)}
         return {k: v.detach() for k, v in tensors.items()}

@@ -120,6 +120,7 @@ def test_files_are_what_the_format_says(trained, tmp_path):
             assert sum(np.prod(w.dims) for w in model.graph.initializer) <= 20
             assert {n.op_type for n in model.graph.node} <= {
                 "AveragePool",
+                "Transpose",
                 "Reshape",
                 "MatMul",
                 "Add",

@@ -6,14 +6,15 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, 
 
 import numpy as np
 
+from .answers import name_answers
 from .backends import Backend, choose
 from .bundle import Bundle, read_domain, unknown_domain
 from .domain import check_fits, read_pack
-from .errors import BackendError, DomainError, ImageError
+from .errors import BackendError, DomainError, enough_memory
 from .inputs import Images, as_batch, batches
 from .preprocess import Preprocessing
 from .records import Array, BatchResult, Domain, Prediction
-from .scheduler import Bound, Gates, Scheduler, flops_share
+from .scheduler import Bound, Gates, Scheduler
 
 Path = Union[str, "os.PathLike[str]"]
 
@@ -41,16 +42,23 @@ class Runtime:
         bundle: Union[Path, Bundle],
         backend: Union[str, Backend] = "auto",
         threads: Optional[int] = None,
+        precision: Optional[str] = None,
+        engines: Optional[str] = None,
     ) -> None:
-        """bundle: a bundle's directory or zip; backend: "auto" or "onnxruntime", or a Backend of your own;
-        threads: None lets the backend choose. Opens and verifies every segment."""
+        """bundle: a bundle's directory or zip; backend: "auto", "onnxruntime", "tensorrt" or "reference", or a Backend
+        of your own; threads: of the CPU, None lets the backend choose; precision: "fp32", "fp16" or "int8", None takes
+        float32 on a CPU and what was built last on a GPU; engines: the folder of TensorRT's engines, if they are not
+        in the bundle. Opens and verifies every segment."""
         self._lock = threading.RLock()
         self._loaded: Dict[str, Bound] = {}
         self._current: Optional[Bound] = None
         opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         try:
-            self._backend = choose(backend, threads) if isinstance(backend, str) else backend
-            self._open: Optional[_Open] = _Open(Scheduler(opened, self._backend), opened)
+            with enough_memory("open %s" % opened.path):
+                if isinstance(backend, str):
+                    backend = choose(backend, opened, threads, precision, engines)
+                self._backend = backend
+                self._open: Optional[_Open] = _Open(Scheduler(opened, self._backend), opened)
         except Exception:
             opened.close()
             raise
@@ -89,35 +97,36 @@ class Runtime:
 
     # -- domains
 
-    def load(self, name: Path) -> Domain:
-        """Load a domain of the bundle by name, or a pack (`flowers.da3`, a folder) without adding it to the
-        bundle.
-
-        Loading again reads it again. Does not make it current.
-        """
+    def load(self, name: Union[Path, Domain]) -> Domain:
+        """Load a domain of the bundle by name, or a pack (`flowers.da3`, a folder) or Domain without adding it to
+        the bundle. Loading again reads it again. Does not make it current."""
         opened = self._opened()
+        if isinstance(name, Domain):
+            check_fits(name, opened.bundle.manifest)
+            return self._put(opened, name).domain
         text = os.fspath(name)
-        known = opened.bundle.domains
-        if text in known:
-            domain = read_domain(opened.bundle, text)
-        elif os.path.isfile(text) or os.path.isfile(os.path.join(text, "domain.json")):
-            domain = read_pack(text)
-            check_fits(domain, opened.bundle.manifest)
-        elif text.endswith(".da3") or os.sep in text:
-            raise DomainError("no domain pack at %s: the path does not exist" % text)
-        else:
-            raise DomainError(unknown_domain(text, self.domains))
-        return self._put(opened, domain).domain
+        with enough_memory("load domain %s" % text):
+            if text in opened.bundle.domains:
+                domain = read_domain(opened.bundle, text)
+            elif os.path.isfile(text) or os.path.isfile(os.path.join(text, "domain.json")):
+                domain = read_pack(text)
+                check_fits(domain, opened.bundle.manifest)
+            elif text.endswith(".da3") or os.sep in text:
+                raise DomainError("no domain pack at %s: the path does not exist" % text)
+            else:
+                raise DomainError(unknown_domain(text, self.domains))
+            return self._put(opened, domain).domain
 
     def unload(self, name: str) -> None:
         """Forget a loaded domain; if it was current, none is."""
         with self._lock:
-            self._opened()
+            opened = self._opened()
             if name not in self._loaded:
                 raise DomainError("domain %r is not loaded; loaded: %s" % (name, ", ".join(self.loaded) or "none"))
             gone = self._loaded.pop(name)
             if self._current is gone:
                 self._current = None
+            opened.scheduler.forget(gone)
 
     def use(self, name: str) -> Domain:
         """Make a domain current, loading it from the bundle if needed. Between loaded domains this is one
@@ -199,31 +208,7 @@ class Runtime:
 
     def predictions(self, result: BatchResult) -> List[Prediction]:
         """Name what `run_batch` answered."""
-        logits, ran, domain = result
-        if not np.isfinite(logits).all():
-            raise ImageError("the network answered NaN or infinity: look for NaN in the images")
-        shares = flops_share(self._opened().bundle.manifest.blocks, ran)
-        exp = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities = exp / exp.sum(axis=1, keepdims=True)
-        out: List[Prediction] = []
-        for i in range(logits.shape[0]):
-            index, count = int(logits[i].argmax()), int(ran[i].sum())
-            out.append(
-                Prediction(
-                    label=domain.classes[index],
-                    index=index,
-                    probability=float(probabilities[i, index]),
-                    probabilities=probabilities[i],
-                    logits=logits[i],
-                    blocks_run=count,
-                    blocks_skipped=ran.shape[1] - count,
-                    blocks=tuple(bool(b) for b in ran[i]),
-                    flops_share=float(shares[i]),
-                    domain=domain.name,
-                    classes=domain.classes,
-                )
-            )
-        return out
+        return name_answers(result, self._opened().bundle.manifest.blocks)
 
     def close(self) -> None:
         """Free everything; may be called twice. Runs under way in other threads end normally."""
@@ -233,7 +218,7 @@ class Runtime:
             self._current = None
         if opened is not None:
             opened.bundle.close()
-            self._backend.close()
+            opened.scheduler.close()
 
     def __enter__(self) -> "Runtime":
         return self
@@ -259,6 +244,8 @@ class Runtime:
             self._loaded[domain.name] = bound
             if before is not None and self._current is before:
                 self._current = bound
+        if before is not None and before.key != bound.key:
+            opened.scheduler.forget(before)
         return bound
 
     def _bound(self, name: Optional[str]) -> Bound:
@@ -283,9 +270,9 @@ class Runtime:
 
     def _run_bound(self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Gates]) -> BatchResult:
         opened = self._opened()
-        logits, ran = opened.scheduler.run(
-            bound, as_batch(images, self.preprocessing.size), self._gates(force_all_blocks, gates)
-        )
+        images = as_batch(images, self.preprocessing.size)
+        with enough_memory("run %d images" % len(images)):
+            logits, ran = opened.scheduler.run(bound, images, self._gates(force_all_blocks, gates))
         return BatchResult(logits, ran, bound.domain)
 
     def _gates(self, force_all_blocks: bool, gates: Optional[Gates]) -> Optional[Gates]:

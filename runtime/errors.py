@@ -3,6 +3,9 @@
 A message is one line that says what is wrong, where, and how to put it right.
 """
 
+from contextlib import contextmanager
+from typing import Iterator
+
 
 class Da3Error(Exception):
     """Base of all errors of the project."""
@@ -22,3 +25,12 @@ class ImageError(Da3Error):
 
 class BackendError(Da3Error):
     """The inference library is missing, refuses a segment, or is closed."""
+
+
+@contextmanager
+def enough_memory(to: str) -> Iterator[None]:
+    """Say in a sentence for what there was not enough memory: "open the bundle", say."""
+    try:
+        yield
+    except MemoryError:
+        raise BackendError("not enough memory to %s: close other programs, or unload domains" % to)

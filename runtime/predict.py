@@ -44,6 +44,8 @@ def run_engine(
     warmup: int = 1,
     threads: Optional[int] = None,
     backend: str = "auto",
+    precision: Optional[str] = None,
+    engines: Optional[str] = None,
     stdin: Optional[TextIO] = None,
     stderr: Optional[TextIO] = None,
 ) -> Run:
@@ -57,7 +59,7 @@ def run_engine(
     if batch_size < 1 or repeat < 1 or warmup < 0:
         raise ImageError("batch size and repeat must be at least 1, warmup at least 0")
     paths = expand(images, stdin)
-    with Runtime(bundle, backend=backend, threads=threads) as runtime:
+    with Runtime(bundle, backend, threads, precision, engines) as runtime:
         name = _choose(runtime, domain)
         failed: List[Tuple[str, str]] = []
         decode_s: List[float] = []

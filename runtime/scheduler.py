@@ -1,206 +1,284 @@
-"""Interpreting a plan: compiled once into flat lists, then one short loop per batch.
+"""Driving a backend through a layout: everything is looked up and bound once, then one short loop per run.
 
-Values live in numbered slots. The weights of a domain are slots too, so a domain is a list of slots with its
-weights filled in (`bind`), and switching domains is taking another list. What a step needs is looked up here,
-once: the loop in `run` reads no name and no dict.
+A run takes a free lane of its batch size, or has one made. Each lane keeps a program per domain: its calls bound to
+the lane's buffers and the domain's weights. So switching domains is taking another program, however many there are,
+and the loops below read no name, no dict and make no array.
 """
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+import itertools
+import threading
+from collections import OrderedDict
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from .backends import Backend, Run
+from .backends import Backend, Lane
 from .bundle import Bundle
-from .errors import DomainError
-from .plan import BATCH, DOMAIN, IMAGE, LOGITS
-from .records import Array, Block, Domain, Step
+from .errors import BackendError, DomainError
+from .layout import Call, join_plan
+from .plan import LOGITS
+from .records import Array, Block, Domain
 
 # block number -> True: always runs, False: always skipped. A block that is not named is left to its gate.
 Gates = Mapping[int, bool]
 
-_MAX_PROGRAMS = 64  # a sweep over sets of blocks must not fill memory
+_MAX_PROGRAMS = 256  # a lane's: more domains than that are bound again when they come back
+_MAX_IDLE_LANES = 8
+
+_keys = itertools.count()
 
 
 class Bound(NamedTuple):
-    """A domain ready to run: its weights, where the backend wants them, in their slots."""
+    """A domain ready to run. weights: where the backend wants them; key: no other domain ever bound has it."""
 
     domain: Domain
-    slots: List[Any]
+    weights: Any
     theta: float
+    key: int
 
 
-class _Op(NamedTuple):
-    run: Run
-    inputs: Tuple[int, ...]
-    outputs: Tuple[int, ...]
-    dead: Tuple[int, ...]  # slots nobody reads after this step: freed, so that a batch's peak memory stays low
+class _Step(NamedTuple):
+    """One bound call; gate None: `run` always. The variants for some rows are None in a lane for one image."""
+
+    run: Callable[[], None]
+    gate: Optional[Callable[[], Array]]
+    skip: Callable[[], None]
     block: int
-    gate: int  # slot of the gate logits, -1: always runs
-    skip: Run  # `run` again when the step has none
-    batched: Tuple[bool, ...]  # per input: is its first dimension the batch?
+    run_rows: Any
+    skip_rows: Any
 
 
 class _Program(NamedTuple):
-    ops: Tuple[_Op, ...]
-    ran: List[bool]  # per block, before any gate has spoken
-    keep: Tuple[Tuple[str, int], ...]  # (value name, slot) to hand back
+    steps: Tuple[_Step, ...]
+    ran: Array  # bool (n_blocks,), before any gate has spoken
+
+
+class _Track:
+    """A lane and its programs."""
+
+    def __init__(self, lane: Lane, batch: int) -> None:
+        self.lane = lane
+        self.batch = batch
+        self.programs: "OrderedDict[Any, _Program]" = OrderedDict()
+        self.generation = 0
 
 
 class Scheduler:
-    """One per opened bundle. Immutable once built but for a cache, so any number of threads may run it."""
+    """One per opened bundle; any number of threads may run it."""
 
-    def __init__(self, bundle: Bundle, backend: Backend) -> None:
-        """Opens every segment of the plan, so that the first image is as fast as the next."""
-        self._manifest = bundle.manifest
-        self._to_host = backend.to_host
-        self._to_device = backend.to_device
-        self._slots: Dict[str, int] = {IMAGE: 0}
-        self._programs: Dict[Any, _Program] = {}
-        runs: Dict[str, Run] = {}
-        for step in self._manifest.plan:
-            for name in (step.segment, step.skip):
-                if name is not None and name not in runs:
-                    runs[name] = backend.open(self._manifest.segments[name], bundle)
-            for name in step.inputs + step.outputs:
-                self._slots.setdefault(name, len(self._slots))
-        self._ops = [self._op(step, runs) for step in self._manifest.plan]
+    def __init__(self, bundle: Bundle, backend: Backend, keep: Sequence[str] = ()) -> None:
+        """Opens every part, so that the first image is as fast as the next. keep: values that `run` can hand back."""
+        self._bundle = bundle
+        self._backend = backend
+        self._layout = join_plan(bundle.manifest, backend.looks_ahead, keep)
+        self._blocks = len(bundle.manifest.blocks)
+        self._gateable = {call.block for call in self._layout.calls if call.gate is not None}
+        self._lock = threading.Lock()
+        self._idle: List[_Track] = []  # least recently used first
+        self._busy = 0
+        self._closed = False
+        self._alive: Dict[int, bool] = {}
+        self._generation = 0  # counts domains that were forgotten
+        backend.open(self._layout, bundle)
 
     def bind(self, domain: Domain) -> Bound:
         """A domain that `check_fits` this bundle, made ready to run."""
-        slots: List[Any] = [None] * len(self._slots)
-        for name, slot in self._slots.items():
-            if name.startswith(DOMAIN):
-                slots[slot] = self._to_device(domain.weights[name[len(DOMAIN) :]])
-        # Gates are float32: comparing them with a float32 threshold is exact for one image and for a batch
-        # alike.
-        return Bound(domain, slots, float(np.float32(domain.theta)))
+        # Gates are float32: comparing them with a float32 threshold is exact for one image and for a batch alike.
+        bound = Bound(domain, self._backend.weights(domain), float(np.float32(domain.theta)), next(_keys))
+        with self._lock:
+            self._alive[bound.key] = True
+        return bound
+
+    def forget(self, bound: Bound) -> None:
+        """Let go of what lanes hold for a domain. Runs under way with it end normally."""
+        with self._lock:
+            self._alive.pop(bound.key, None)
+            self._generation += 1
+            for track in self._idle:
+                self._sweep(track)
 
     def run(self, bound: Bound, images: Array, gates: Optional[Gates] = None) -> Tuple[Array, Array]:
         """float32 (B, 3, size, size) -> logits float32 (B, classes), bool (B, n_blocks) of what ran."""
-        values, ran = self._interpret(self._program(bound.domain.gated, gates, ()), bound, images)
-        return self._to_host(values[self._slots[LOGITS]]), ran
+        logits, ran, _ = self._split(bound, images, (), gates)
+        return logits, ran
 
     def trace(
         self, bound: Bound, images: Array, keep: Sequence[str], gates: Optional[Gates] = None
     ) -> Tuple[Array, Array, Dict[str, Array]]:
-        """`run`, and the values of the plan named in `keep` as well."""
-        unknown = [name for name in keep if name not in self._slots]
-        if unknown:
-            raise DomainError("no value %r in the plan; it has: %s" % (unknown[0], ", ".join(self._slots)))
-        program = self._program(bound.domain.gated, gates, tuple(keep))
-        values, ran = self._interpret(program, bound, images)
-        kept = {name: self._to_host(values[slot]) for name, slot in program.keep}
-        return self._to_host(values[self._slots[LOGITS]]), ran, kept
+        """`run`, and the values of the plan named in `keep`. One inside a part needs other parts, which end where it
+        is written: they are opened for this call."""
+        if set(keep) <= set(self._layout.kept + self._layout.gates):
+            return self._split(bound, images, keep, gates)
+        tracer = Scheduler(self._bundle, self._backend.another(), keep)
+        try:
+            return tracer._split(tracer.bind(bound.domain), images, keep, gates)
+        finally:
+            tracer.close()
 
-    def _interpret(self, program: _Program, bound: Bound, images: Array) -> Tuple[List[Any], Array]:
-        values = bound.slots[:]
-        values[0] = self._to_device(images)
-        if images.shape[0] == 1:
-            return values, self._run_one(program, bound.theta, values)
-        return values, self._run_many(program, bound.theta, values, images.shape[0])
+    def _split(
+        self, bound: Bound, images: Array, keep: Sequence[str], gates: Optional[Gates]
+    ) -> Tuple[Array, Array, Dict[str, Array]]:
+        """A batch in pieces of what a lane may take."""
+        most = self._backend.max_batch or len(images)
+        parts = [
+            self._run(bound, images[i : i + most], keep, tuple(sorted(gates.items())) if gates else ())
+            for i in range(0, len(images), most)
+        ]
+        if len(parts) == 1:
+            return parts[0]
+        kept = {name: np.concatenate([part[2][name] for part in parts]) for name in keep}
+        return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts]), kept
 
-    def _run_one(self, program: _Program, theta: float, values: List[Any]) -> Array:
-        """The hot loop: one image, a gate is one float."""
-        to_host = self._to_host
-        ran = program.ran[:]
-        for run, inputs, outputs, dead, block, gate, skip, _ in program.ops:
-            if gate >= 0 and not to_host(values[gate]).item() > theta:
-                ran[block] = False
-                run = skip
-            for slot, value in zip(outputs, run([values[i] for i in inputs])):
-                values[slot] = value
-            for slot in dead:
-                values[slot] = None
-        return np.array([ran], dtype=bool)
+    def close(self) -> None:
+        """Free everything once the runs under way have ended; may be called twice."""
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            idle, self._idle = self._idle, []
+            last = self._busy == 0
+        for track in idle:
+            track.lane.close()
+        if last:
+            self._backend.close()
 
-    def _run_many(self, program: _Program, theta: float, values: List[Any], batch: int) -> Array:
-        """A batch: each sample has its own gates; a block runs on the samples that need it."""
-        ran = np.tile(np.array(program.ran, dtype=bool), (batch, 1))  # (B, n_blocks)
-        for op in program.ops:
-            arguments = [values[i] for i in op.inputs]
-            if op.gate < 0:
-                results = op.run(arguments)
-            else:
-                on = self._to_host(values[op.gate]) > theta  # (B,)
-                ran[:, op.block] = on
-                if on.all():
-                    results = op.run(arguments)
-                elif not on.any():
-                    results = op.skip(arguments)
-                else:
-                    results = self._run_mixed(op, arguments, on)
-            for slot, value in zip(op.outputs, results):
-                values[slot] = value
-            for slot in op.dead:
-                values[slot] = None
-        return ran
+    # -- a run
 
-    def _run_mixed(self, op: _Op, arguments: List[Any], on: Array) -> List[Any]:
-        """Gather the samples that run and those that skip, then put the results back in order."""
-        merged: List[Array] = []
-        for run, rows in ((op.run, np.flatnonzero(on)), (op.skip, np.flatnonzero(~on))):
-            part = run(
-                [
-                    self._to_device(self._to_host(value)[rows]) if batched else value
-                    for value, batched in zip(arguments, op.batched)
-                ]
-            )
-            for number, value in enumerate(part):
-                value = self._to_host(value)
-                if number == len(merged):
-                    merged.append(np.empty(on.shape + value.shape[1:], dtype=value.dtype))
-                merged[number][rows] = value
-        return [self._to_device(value) for value in merged]
+    def _run(
+        self, bound: Bound, images: Array, keep: Sequence[str], gates: Tuple[Tuple[int, bool], ...]
+    ) -> Tuple[Array, Array, Dict[str, Array]]:
+        track = self._take(len(images))
+        sound = False
+        try:
+            program = self._program(track, bound, gates)
+            lane = track.lane
+            lane.begin(images)
+            try:
+                ran = (_run_one if track.batch == 1 else _run_many)(program, bound.theta, track.batch)
+                result = lane.read(LOGITS), ran, {name: lane.read(name) for name in keep}
+            finally:
+                lane.end()
+            sound = True
+            return result
+        finally:
+            self._give_back(track, sound)
 
-    def _op(self, step: Step, runs: Dict[str, Run]) -> _Op:
-        run = runs[step.segment]
-        return _Op(
-            run=run,
-            inputs=tuple(self._slots[name] for name in step.inputs),
-            outputs=tuple(self._slots[name] for name in step.outputs),
-            dead=(),
-            block=-1 if step.block is None else step.block,
-            gate=-1 if step.gate is None else self._slots[step.gate],
-            skip=run if step.skip is None else runs[step.skip],
-            batched=tuple(v.shape[:1] == (BATCH,) for v in self._manifest.segments[step.segment].inputs),
-        )
+    def _take(self, batch: int) -> _Track:
+        with self._lock:
+            if self._closed:
+                raise BackendError("this Runtime is closed; open the bundle again with Runtime(path)")
+            self._busy += 1
+            for number in reversed(range(len(self._idle))):
+                if self._idle[number].batch == batch:
+                    return self._idle.pop(number)
+        try:
+            return _Track(self._backend.lane(batch), batch)
+        except BaseException:
+            self._leave()
+            raise
 
-    def _program(self, gated: bool, gates: Optional[Gates], keep: Tuple[str, ...]) -> _Program:
-        key = (gated, tuple(sorted(gates.items())) if gates else (), keep)
-        program = self._programs.get(key)
+    def _give_back(self, track: _Track, sound: bool) -> None:
+        """A lane in which something failed is not used again."""
+        surplus = None if sound else track
+        with self._lock:
+            if sound and self._closed:
+                surplus = track
+            elif sound:
+                if track.generation != self._generation:
+                    self._sweep(track)
+                self._idle.append(track)
+                if len(self._idle) > _MAX_IDLE_LANES:
+                    surplus = self._idle.pop(0)
+        try:
+            if surplus is not None:
+                surplus.lane.close()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        with self._lock:
+            self._busy -= 1
+            last = self._closed and self._busy == 0
+        if last:
+            self._backend.close()
+
+    def _sweep(self, track: _Track) -> None:
+        for key in [key for key in track.programs if key[0] not in self._alive]:
+            del track.programs[key]
+        track.generation = self._generation
+
+    # -- programs
+
+    def _program(self, track: _Track, bound: Bound, gates: Tuple[Tuple[int, bool], ...]) -> _Program:
+        key = (bound.key, gates, bound.domain.gated)
+        program = track.programs.get(key)
         if program is None:
-            program = self._compile(gated, gates or {}, keep)
-            if len(self._programs) >= _MAX_PROGRAMS:
-                self._programs.clear()
-            self._programs[key] = program
+            program = self._bind(track, bound, dict(gates))
+            track.programs[key] = program
+            if len(track.programs) > _MAX_PROGRAMS:
+                track.programs.popitem(last=False)
+        elif len(track.programs) == _MAX_PROGRAMS:
+            track.programs.move_to_end(key)
         return program
 
-    def _compile(self, gated: bool, gates: Gates, keep: Tuple[str, ...]) -> _Program:
-        gateable = {op.block for op in self._ops if op.gate >= 0}
-        blocks = len(self._manifest.blocks)
+    def _bind(self, track: _Track, bound: Bound, gates: Dict[int, bool]) -> _Program:
         for block, runs in gates.items():
-            if not 0 <= block < blocks or (not runs and block not in gateable):
+            if not 0 <= block < self._blocks or (not runs and block not in self._gateable):
                 raise DomainError(
                     "block %d cannot be skipped; gateable blocks: %s"
-                    % (block, ", ".join(str(b) for b in sorted(gateable)) or "none")
+                    % (block, ", ".join(str(b) for b in sorted(b for b in self._gateable if b is not None)) or "none")
                 )
-        ran = [gates.get(block, True) for block in range(blocks)]
-        ops = [self._decide(op, gated, gates) for op in self._ops]
-        # From the back: the last step that reads (or writes) a slot frees it.
-        alive = {slot for name, slot in self._slots.items() if name.startswith(DOMAIN) or name in keep}
-        alive.add(self._slots[LOGITS])
-        for i in reversed(range(len(ops))):
-            used = set(ops[i].inputs + ops[i].outputs + ((ops[i].gate,) if ops[i].gate >= 0 else ()))
-            ops[i] = ops[i]._replace(dead=tuple(sorted(used - alive)))
-            alive |= used
-        return _Program(tuple(ops), ran, tuple((name, self._slots[name]) for name in keep))
+        ran = np.array([gates.get(block, True) for block in range(self._blocks)], dtype=bool)
+        steps = tuple(_step(track, call, bound, gates) for call in self._layout.calls)
+        return _Program(steps, ran)
 
-    @staticmethod
-    def _decide(op: _Op, gated: bool, gates: Gates) -> _Op:
-        """An op whose gate is overruled reads none."""
-        if op.gate < 0 or (gated and op.block not in gates):
-            return op
-        return op._replace(gate=-1, run=op.run if gates.get(op.block, True) else op.skip)
+
+def _step(track: _Track, call: Call, bound: Bound, gates: Dict[int, bool]) -> _Step:
+    """A call of which a gate that is overruled is not read, and what cannot happen is not bound."""
+    lane, part = track.lane, call.part
+    free = call.gate is not None and bound.domain.gated and call.block not in gates
+    if call.skip is not None and not free and call.block is not None and not gates.get(call.block, True):
+        part = call.skip
+    run = lane.bind(part, bound.weights)
+    if not free:
+        return _Step(run, None, run, -1, None, None)
+    assert call.gate is not None and call.skip is not None and call.block is not None
+    skip = lane.bind(call.skip, bound.weights)
+    rows = (None, None)
+    if track.batch > 1:
+        rows = (lane.bind_rows(part, bound.weights), lane.bind_rows(call.skip, bound.weights))  # type: ignore[assignment]
+    return _Step(run, lane.gate(call.gate), skip, call.block, rows[0], rows[1])
+
+
+def _run_one(program: _Program, theta: float, batch: int) -> Array:
+    """The hot loop: one image, a gate is one float. Returns bool (1, n_blocks)."""
+    ran: Array = program.ran.reshape(1, -1).copy()
+    for run, gate, skip, block, _, _ in program.steps:
+        if gate is None or gate()[0] > theta:
+            run()
+        else:
+            ran[0, block] = False
+            skip()
+    return ran
+
+
+def _run_many(program: _Program, theta: float, batch: int) -> Array:
+    """A batch: each image has its own gates; a block runs on the images that need it. bool (batch, n_blocks)."""
+    ran = np.tile(program.ran, (batch, 1))
+    for run, gate, skip, block, run_rows, skip_rows in program.steps:
+        if gate is None:
+            run()
+            continue
+        on = gate() > theta  # (batch,)
+        ran[:, block] = on
+        if on.all():
+            run()
+        elif not on.any():
+            skip()
+        else:
+            run_rows(np.flatnonzero(on))
+            skip_rows(np.flatnonzero(~on))
+    return ran
 
 
 def flops_share(blocks: Sequence[Block], ran: Array) -> Array:

@@ -1,5 +1,6 @@
 """The engine against the numpy reference: gates, batches, switching, threads, closing."""
 
+import sys
 import threading
 import time
 
@@ -7,25 +8,35 @@ import numpy as np
 import pytest
 from synthetic_bundle import BLOCKS, SIZE, Backbone, images, write_domain
 
-from da3.runtime import BackendError, DomainError, ImageError, Runtime
+from da3.runtime import BackendError, Bundle, DomainError, ImageError, Runtime, backends
 from da3.runtime.backends.ort import OrtBackend
+from da3.runtime.joining import part_model
+from da3.runtime.layout import join_plan
 
 
 class CountingBackend(OrtBackend):
-    """Counts the calls of every segment."""
+    """Counts the calls of every part by the names of its segments."""
 
     def __init__(self):
         super().__init__()
         self.calls = {}
 
-    def open(self, segment, bundle):
-        run = super().open(segment, bundle)
+    def lane(self, batch):
+        lane = super().lane(batch)
+        bind = lane.bind
 
-        def counted(values):
-            self.calls[segment.name] = self.calls.get(segment.name, 0) + 1
-            return run(values)
+        def counting(part, weights):
+            call = bind(part, weights)
 
-        return counted
+            def counted():
+                for step in part.steps:
+                    self.calls[step.segment] = self.calls.get(step.segment, 0) + 1
+                call()
+
+            return counted
+
+        lane.bind = counting
+        return lane
 
 
 def share(ran):
@@ -64,6 +75,17 @@ def test_a_skipped_block_is_never_called(built):
         backend.calls.clear()
         runtime.run_batch(x, "flowers", gates={1: False, 2: False})
         assert "block_1" not in backend.calls and "block_2" not in backend.calls
+
+
+def test_a_part_that_skips_holds_nothing_of_its_block(built):
+    bundle = Bundle(built[0])
+    for looks_ahead in (False, True):
+        layout = join_plan(bundle.manifest, looks_ahead)
+        gated = [call for call in layout.calls if call.gate is not None]
+        assert [call.block for call in gated] == [1, 2]
+        for call in gated:
+            assert "Conv" in [node.op for node in part_model(call.part, bundle).nodes]
+            assert "Conv" not in [node.op for node in part_model(call.skip, bundle).nodes]
 
 
 def test_force_all_blocks(runtime, weights):
@@ -226,3 +248,22 @@ def test_uint8_images_of_any_size(runtime):
         np.testing.assert_allclose(alone.logits, prediction.logits, rtol=1e-4, atol=1e-4)
         x = runtime.preprocessing.normalise(runtime.preprocessing.resize_and_crop(picture)[None])
         np.testing.assert_array_equal(runtime.run(x, "flowers", force_all_blocks=True)[0].logits, alone.logits)
+
+
+def test_auto_takes_the_best_there_is(built, monkeypatch, tmp_path):
+    installed = set()
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    for name in ("tensorrt", "onnxruntime"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    with Bundle(built[0]) as bundle:
+        with pytest.raises(BackendError, match=r"no engine is installed: pip install 'da3\[cpu\]', or take --backend"):
+            backends.choose("auto", bundle)
+        installed.add("tensorrt")
+        assert backends.choose("auto", bundle).name == "tensorrt"
+        installed.add("onnxruntime")
+        assert backends._best(bundle, None) == "onnxruntime"
+        monkeypatch.setattr("da3.runtime.engine_store.read_sets", lambda folder: [folder == str(tmp_path)])
+        assert backends._best(bundle, str(tmp_path)) == "tensorrt"
+        assert backends.choose("reference", bundle).name == "reference"
+        with pytest.raises(BackendError, match="unknown backend 'cuda'; known: auto, onnxruntime, tensorrt, reference"):
+            backends.choose("cuda", bundle)

@@ -1,0 +1,220 @@
+"""The plan, joined: which segments run as one part, and which buffer each value between parts lives in.
+
+Every border between parts costs a call and, on most engines, a change of memory layout, so steps that are never
+skipped apart from each other are joined. How far depends on the device:
+
+- A synchronous one (a CPU) finishes a part before the host goes on, so what feeds a gated block is joined with it,
+  in both the part that runs it and the part that skips it. Only segments without weights of their own are doubled
+  freely (adaptors: their weights are inputs); others where they are small.
+- One that works on while the host goes on (a GPU) should have computed a gate long before it is read: a part ends
+  behind the step that writes a gate, and a gated block is a part of its own.
+"""
+
+from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+
+from .errors import DomainError
+from .manifest import Manifest
+from .plan import BATCH, DOMAIN, IMAGE, LOGITS
+from .records import Array, Segment, Shape, Step, Value
+
+DOUBLED_BYTES = 1 << 20  # a file up to this size may be held twice to save a call
+
+
+class Part(NamedTuple):
+    """Steps that run as one. inputs and outputs: the plan's names of its values, positional with those of
+    `segment`, the joined graph as seen from outside (`file` is that of a single step, "" for several)."""
+
+    segment: Segment
+    inputs: Tuple[str, ...]
+    outputs: Tuple[str, ...]
+    steps: Tuple[Step, ...]
+
+
+class Call(NamedTuple):
+    """One call of the hot loop: `part`; with a gate, `skip` in its stead for images whose logit is not above
+    theta. block: the block that the gate decides."""
+
+    part: Part
+    gate: Optional[str] = None
+    skip: Optional[Part] = None
+    block: Optional[int] = None
+
+
+class Layout(NamedTuple):
+    """Calls in order. values: shape of every value that crosses parts, image and logits among them.
+    gates: those values that the host reads between calls. kept: those it may read after a run, logits among them.
+    buffers: value -> number of the buffer it lives in; values that share one are never needed at once."""
+
+    calls: Tuple[Call, ...]
+    values: Dict[str, Shape]
+    gates: Tuple[str, ...]
+    kept: Tuple[str, ...]
+    buffers: Dict[str, int]
+
+    @property
+    def parts(self) -> List[Part]:
+        """Every part once, those that skip among them."""
+        return [part for call in self.calls for part in (call.part, call.skip) if part is not None]
+
+
+def join_plan(manifest: Manifest, looks_ahead: bool, keep: Sequence[str] = ()) -> Layout:
+    """The layout of a manifest's plan.
+
+    looks_ahead: for a device that works on while the host goes on. keep: values to be left readable after a run.
+    """
+    shapes = _shapes(manifest)
+    unknown = [name for name in keep if name not in shapes or name.startswith(DOMAIN)]
+    if unknown:
+        known = ", ".join(name for name in shapes if not name.startswith(DOMAIN))
+        raise DomainError("no value %r in the plan; it has: %s" % (unknown[0], known))
+    groups = _ahead(manifest.plan) if looks_ahead else _behind(manifest)
+    wanted = _wanted(groups, keep)
+    calls: List[Call] = []
+    for number, group in enumerate(groups):
+        after = wanted[number]
+        gated = [step for step in group if step.gate is not None]
+        run = _part(manifest, group, shapes, after)
+        if not gated:
+            calls.append(Call(run))
+            continue
+        step = gated[0]
+        assert step.skip is not None
+        instead = step._replace(segment=step.skip, gate=None, skip=None)
+        skipped = [instead if s is step else s for s in group]
+        calls.append(Call(run, step.gate, _part(manifest, skipped, shapes, after), step.block))
+    gates = tuple(call.gate for call in calls if call.gate is not None)
+    values = {IMAGE: shapes[IMAGE]}
+    for call in calls:
+        values.update((name, shapes[name]) for name in call.part.outputs)
+    kept = (LOGITS,) + tuple(name for name in keep if name != LOGITS)
+    return Layout(tuple(calls), values, gates, kept, _buffers(calls, values, set(gates + kept)))
+
+
+def whole_plan(manifest: Manifest) -> Part:
+    """Every step as one part, all blocks on."""
+    steps = [step._replace(gate=None, skip=None) for step in manifest.plan]
+    return _part(manifest, steps, _shapes(manifest), {LOGITS})
+
+
+def _ahead(plan: Sequence[Step]) -> List[List[Step]]:
+    """A gated step alone; before it, a cut behind the step that writes its gate."""
+    groups: List[List[Step]] = []
+    chain: List[Step] = []
+    for step in plan:
+        if step.gate is None:
+            chain.append(step)
+            continue
+        cut = _writer(chain, step.gate) + 1
+        groups += [part for part in (chain[:cut], chain[cut:], [step]) if part]
+        chain = []
+    return groups + [chain] if chain else groups
+
+
+def _behind(manifest: Manifest) -> List[List[Step]]:
+    """A gated step with the weightless steps before it, and with small ones behind it."""
+    groups: List[List[Step]] = []
+    chain: List[Step] = []
+    for step in manifest.plan:
+        if step.gate is None:
+            chain.append(step)
+            continue
+        cut = len(chain)
+        while cut > _writer(chain, step.gate) + 1 and _weightless(chain[cut - 1]):
+            cut -= 1
+        _append(groups, chain[:cut], manifest)
+        groups.append(chain[cut:] + [step])
+        chain = []
+    _append(groups, chain, manifest)
+    return groups
+
+
+def _append(groups: List[List[Step]], chain: List[Step], manifest: Manifest) -> None:
+    """Add ungated steps, to the group before them if they may be held twice."""
+    size = sum(manifest.files[manifest.segments[s.segment].file].bytes for s in chain if not _weightless(s))
+    if groups and size <= DOUBLED_BYTES:
+        groups[-1] = groups[-1] + chain
+    elif chain:
+        groups.append(chain)
+
+
+def _writer(chain: Sequence[Step], value: str) -> int:
+    """Index of the step that writes the value, -1 where none of these does."""
+    return next((i for i, step in enumerate(chain) if value in step.outputs), -1)
+
+
+def _weightless(step: Step) -> bool:
+    """A segment that reads a domain's tensors has no weights of its own."""
+    return any(name.startswith(DOMAIN) for name in step.inputs)
+
+
+def _shapes(manifest: Manifest) -> Dict[str, Shape]:
+    size = manifest.preprocessing.size
+    shapes: Dict[str, Shape] = {IMAGE: (BATCH, 3, size, size)}
+    for step in manifest.plan:
+        segment = manifest.segments[step.segment]
+        shapes.update(zip(step.outputs, (v.shape for v in segment.outputs)))
+        shapes.update((n, v.shape) for n, v in zip(step.inputs, segment.inputs) if n.startswith(DOMAIN))
+    return shapes
+
+
+def _wanted(groups: Sequence[Sequence[Step]], keep: Sequence[str]) -> List[Set[str]]:
+    """For each group, the values that somebody wants after it."""
+    after: List[Set[str]] = []
+    wanted = set(keep) | {LOGITS}
+    for group in reversed(groups):
+        after.append(set(wanted))
+        for step in group:
+            wanted |= set(step.inputs) | ({step.gate} if step.gate is not None else set())
+    return after[::-1]
+
+
+def _part(manifest: Manifest, group: Sequence[Step], shapes: Dict[str, Shape], after: Set[str]) -> Part:
+    """A group of steps as one part, whose outputs are those of its values that are wanted `after` it."""
+    written = [name for step in group for name in step.outputs]
+    inputs: List[str] = []
+    for step in group:
+        inputs += [name for name in step.inputs if name not in written and name not in inputs]
+    if len(group) == 1:
+        segment = manifest.segments[group[0].segment]
+        # Each position of a single step stays: a segment may be shared by steps that read one value twice.
+        return Part(segment, group[0].inputs, group[0].outputs, tuple(group))
+    outputs = [name for name in written if name in after]
+    segment = Segment(
+        "+".join(step.segment for step in group),
+        "",
+        tuple(Value(name, shapes[name]) for name in inputs),
+        tuple(Value(name, shapes[name]) for name in outputs),
+    )
+    return Part(segment, tuple(inputs), tuple(outputs), tuple(group))
+
+
+def _buffers(calls: Sequence[Call], values: Dict[str, Shape], own: Set[str]) -> Dict[str, int]:
+    """A number for each value; a value takes over the number of one that nobody reads any more."""
+    last = {name: number for number, call in enumerate(calls) for name in call.part.inputs + call.part.outputs}
+    buffers = {IMAGE: 0}
+    free: List[int] = []
+    for number, call in enumerate(calls):
+        for name in call.part.outputs:
+            shared = free and name not in own
+            buffers[name] = free.pop() if shared else len(set(buffers.values()) | set(free))
+        for name in set(call.part.inputs + call.part.outputs) & set(values):
+            if last[name] == number and name not in own and name != IMAGE:
+                free.append(buffers[name])
+    return buffers
+
+
+def free_sizes(layout: Layout, weights: Mapping[str, Array]) -> Dict[str, int]:
+    """What the free dimensions of a layout's values (`classes`) are for a domain with these weights."""
+    sizes: Dict[str, int] = {}
+    for part in layout.parts:
+        for name, value in zip(part.inputs, part.segment.inputs):
+            if name.startswith(DOMAIN):
+                shape = weights[name[len(DOMAIN) :]].shape
+                sizes.update((want, have) for have, want in zip(shape, value.shape) if isinstance(want, str))
+    return sizes
+
+
+def sized(shape: Shape, sizes: Mapping[str, int]) -> Optional[Tuple[int, ...]]:
+    """A shape with its free dimensions filled in; None where one is unknown."""
+    known = [sizes.get(n) if isinstance(n, str) else n for n in shape]
+    return tuple(n for n in known if n is not None) if None not in known else None

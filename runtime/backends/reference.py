@@ -1,0 +1,169 @@
+"""The bundle's semantics in numpy: what every other backend is checked against, and what runs where none is installed.
+
+Slow, and meant to be read: nothing is fused, reordered or kept from one run to the next.
+"""
+
+from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..errors import BackendError
+from ..layout import Layout, Part
+from ..onnxfile import Model, Node
+from ..parts import cpu_part
+from ..plan import BATCH, DOMAIN, IMAGE
+from ..records import Array, Segment
+from . import Backend, Lane
+from .numpy_ops import OPERATORS, Operator, Unsupported
+
+if TYPE_CHECKING:
+    from ..bundle import Bundle
+
+
+class ReferenceBackend(Backend):
+    """See the module."""
+
+    name = "reference"
+
+    def __init__(self, precision: str = "fp32") -> None:
+        """precision: fp32, fp16 or int8."""
+        self.precision = precision
+        self._layout: Optional[Layout] = None
+        self._programs: Dict[Segment, Program] = {}
+
+    def open(self, layout: Layout, bundle: "Bundle") -> None:
+        for part in layout.parts:
+            if part.segment not in self._programs:  # steps may share one
+                where = "%s: part %s" % (bundle.path, part.segment.name)
+                self._programs[part.segment] = Program(cpu_part(part, bundle, self.precision), where)
+        self._layout = layout
+
+    def lane(self, batch: int) -> "ReferenceLane":
+        if self._layout is None:
+            raise BackendError("this backend is closed, or was never opened")
+        return ReferenceLane(self._layout, self._programs, batch)
+
+    def another(self) -> "ReferenceBackend":
+        return ReferenceBackend(self.precision)
+
+    def close(self) -> None:
+        self._layout = None
+        self._programs = {}
+
+
+class ReferenceLane(Lane):
+    """One array for each value, made when it is first written."""
+
+    def __init__(self, layout: Layout, programs: Dict[Segment, "Program"], batch: int) -> None:
+        self._batched = {name for name, shape in layout.values.items() if shape[:1] == (BATCH,)}
+        self._programs = programs
+        self._batch = batch
+        self._values: Dict[str, Array] = {}
+
+    def bind(self, part: Part, weights: Dict[str, Array]) -> Callable[[], None]:
+        program = self._programs[part.segment]
+
+        def call() -> None:
+            for name, result in zip(part.outputs, program.run(self._inputs(part, weights, None))):
+                self._write(name, result, None)
+
+        return call
+
+    def bind_rows(self, part: Part, weights: Dict[str, Array]) -> Callable[[Array], None]:
+        program = self._programs[part.segment]
+
+        def call(rows: Array) -> None:
+            for name, result in zip(part.outputs, program.run(self._inputs(part, weights, rows))):
+                self._write(name, result, rows)
+
+        return call
+
+    def _inputs(self, part: Part, weights: Dict[str, Array], rows: Optional[Array]) -> List[Array]:
+        inputs: List[Array] = []
+        for name in part.inputs:
+            if name.startswith(DOMAIN):
+                inputs.append(weights[name[len(DOMAIN) :]])
+            else:
+                value = self._values[name]
+                inputs.append(value if rows is None or name not in self._batched else value[rows])
+        return inputs
+
+    def _write(self, name: str, result: Array, rows: Optional[Array]) -> None:
+        """Copies, since a result may be a view of an input."""
+        if rows is None or name not in self._batched:
+            self._values[name] = result.copy()
+            return
+        shape = (self._batch,) + result.shape[1:]
+        if name not in self._values or self._values[name].shape != shape:
+            self._values[name] = np.zeros(shape, result.dtype)
+        self._values[name][rows] = result
+
+    def gate(self, value: str) -> Callable[[], Array]:
+        return lambda: self._values[value]
+
+    def begin(self, images: Array) -> None:
+        self._values[IMAGE] = images
+
+    def read(self, value: str) -> Array:
+        return np.array(self._values[value])
+
+    def close(self) -> None:
+        self._values = {}
+
+
+class _Line(NamedTuple):
+    operator: Operator
+    node: Node
+    dead: Tuple[str, ...]  # what nobody reads after it
+
+
+class Program:
+    """A graph that numpy can run; any number of threads may run it at once."""
+
+    def __init__(self, model: Model, where: str) -> None:
+        """`where` begins its errors. Raises BackendError if numpy cannot run the graph: an unknown operator, say."""
+        self._where = where
+        self._weights = model.weights
+        self._inputs = [info.name for info in model.inputs]
+        self._outputs = [info.name for info in model.outputs]
+        self._lines: List[_Line] = []
+        known = set(self._inputs) | set(model.weights) | {""}
+        for names, written in [(node.inputs, node.outputs) for node in model.nodes] + [(self._outputs, [])]:
+            if not known.issuperset(names):
+                raise BackendError("%s: reads %s before it is written" % (where, sorted(set(names) - known)[0]))
+            known.update(written)
+        alive = set(self._outputs) | set(model.weights)
+        for node in reversed(model.nodes):
+            used = set(node.inputs + node.outputs) - {""}
+            self._lines.append(_Line(self._operator(node), node, tuple(sorted(used - alive))))
+            alive |= used
+        self._lines.reverse()
+
+    def _operator(self, node: Node) -> Operator:
+        operator = OPERATORS.get(node.op)
+        if operator is None or node.domain:
+            raise BackendError("%s: the reference backend has no operator %s" % (self._where, _title(node)))
+        unknown = [name for name in node.attributes if name not in operator.attributes]
+        if unknown or any(node.outputs[1:]):
+            what = "attribute %s" % unknown[0] if unknown else "a second output"
+            raise BackendError("%s: the reference backend's %s does not know %s" % (self._where, _title(node), what))
+        return operator
+
+    def run(self, inputs: Sequence[Array]) -> List[Array]:
+        """The graph's outputs for its inputs, both in the graph's order. The outputs may be views of inputs."""
+        values: Dict[str, Optional[Array]] = dict(self._weights)
+        values[""] = None
+        values.update(zip(self._inputs, inputs))
+        for operator, node, dead in self._lines:
+            try:
+                with np.errstate(all="ignore"):
+                    values[node.outputs[0]] = operator.run(node.attributes, *[values[n] for n in node.inputs])
+            except (Unsupported, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise BackendError("%s: %s failed: %s" % (self._where, _title(node), error))
+            for name in dead:
+                del values[name]
+        return [np.asarray(values[name]) for name in self._outputs]
+
+
+def _title(node: Node) -> str:
+    return "%s.%s" % (node.domain, node.op) if node.domain else node.op

@@ -1,0 +1,108 @@
+"""The numpy backend: its lanes against the synthetic network, and a Runtime on it against ONNX Runtime."""
+
+import numpy as np
+import pytest
+from graphs import graph
+from synthetic_bundle import Backbone, file_entry, images, read_manifest, write_manifest
+
+from da3.runtime import BackendError, Runtime
+from da3.runtime.backends import choose
+from da3.runtime.backends.reference import Program
+from da3.runtime.bundle import Bundle, read_domain
+from da3.runtime.layout import join_plan
+from da3.runtime.onnxfile import read_model
+
+
+@pytest.fixture
+def reference(built):
+    with Runtime(built[0], backend="reference") as opened:
+        yield opened
+
+
+@pytest.mark.parametrize("batch", [1, 2, 7, 32])
+def test_a_runtime_on_it(reference, weights, batch):
+    x, backbone = images(batch), Backbone()
+    for name in ("flowers", "signs", "flowers"):  # with 3 and 4 classes
+        for kwargs in ({}, {"gates": {1: False}}, {"gates": {2: True}}, {"force_all_blocks": True}):
+            result = reference.run_batch(x, name, **kwargs)
+            gates = kwargs.get("gates", {1: True, 2: True} if kwargs else None)
+            logits, ran = backbone.reference(x, weights[name], gates=gates)
+            assert (result.blocks == ran).all() and result.logits.dtype == np.float32
+            np.testing.assert_allclose(result.logits, logits, rtol=1e-4, atol=1e-4)
+            assert batch < 7 or kwargs or 0 < ran[:, 1:].mean() < 1
+
+
+def test_traces_are_those_of_onnxruntime(reference, runtime):
+    x, keep = images(6), ("image", "x0", "a1", "g1", "g2", "x2", "features", "logits")
+    _, ours = reference.trace(x, keep, "flowers")
+    _, theirs = runtime.trace(x, keep, "flowers")
+    for name in keep:
+        np.testing.assert_allclose(ours[name], theirs[name], rtol=1e-4, atol=1e-4)
+
+
+def test_the_callers_images_are_left_alone(reference):
+    x = images(5)
+    for _ in range(2):
+        reference.run_batch(x, "flowers")
+    np.testing.assert_array_equal(x, images(5))
+
+
+@pytest.mark.parametrize("looks_ahead", [True, False])
+def test_rows_leave_other_rows_alone(built, looks_ahead):
+    with Bundle(built[0]) as bundle:
+        backend, layout = choose("reference"), join_plan(bundle.manifest, looks_ahead)
+        backend.open(layout, bundle)
+        weights = backend.weights(read_domain(bundle, "flowers"))
+    whole, lane = backend.lane(5), backend.lane(5)
+    for each in (whole, lane):
+        each.begin(images(5))
+    for call in layout.calls:
+        whole.bind(call.part, weights)()
+        run = lane.bind_rows(call.part, weights)
+        run(np.array([1, 4]))
+        before = {name: lane.read(name) for name in call.part.outputs}
+        run(np.array([0, 3]))
+        for name, array in before.items():
+            np.testing.assert_array_equal(lane.read(name)[[1, 2, 4]], array[[1, 2, 4]])
+            assert not array[[0, 2, 3]].any()
+        run(np.array([2]))
+        for name in call.part.outputs:
+            np.testing.assert_allclose(lane.read(name), whole.read(name), rtol=1e-5, atol=1e-5)
+    if layout.gates:
+        np.testing.assert_array_equal(lane.gate(layout.gates[-1])(), lane.read(layout.gates[-1]))
+    copy = lane.read("logits")
+    copy[:] = 7
+    assert not (lane.read("logits") == 7).any()
+
+
+def test_closed(built):
+    backend = choose("reference")
+    with pytest.raises(BackendError, match="closed, or was never opened"):
+        backend.lane(1)
+    with Bundle(built[0]) as bundle:
+        backend.open(join_plan(bundle.manifest, False), bundle)
+    backend.lane(1).close()
+    backend.close()
+    backend.close()
+    with pytest.raises(BackendError, match="closed"):
+        backend.lane(1)
+    assert type(backend.another()) is type(backend)
+
+
+def test_an_operator_it_lacks_is_told_when_opening(bundle):
+    x = ["batch", 4, 8, 8]
+    (bundle / "backbone" / "skip.onnx").write_bytes(
+        graph([("Add", ["x", "a"], ["s"], {}), ("Softplus", ["s"], ["y"], {})], {"x": x, "a": [*x[:2], 1, 1]}, {"y": x})
+    )
+    content = read_manifest(bundle)
+    content["files"]["backbone/skip.onnx"] = file_entry(bundle / "backbone" / "skip.onnx")
+    write_manifest(bundle, content)
+    with pytest.raises(BackendError, match=r"part .*skip.*: the reference backend has no operator Softplus"):
+        Runtime(bundle, backend="reference")
+
+
+def test_a_graph_out_of_order():
+    model = read_model(graph([("Relu", ["x"], ["t"], {}), ("Relu", ["t"], ["y"], {})], {"x": [1]}, {"y": [1]}))
+    model.nodes.reverse()
+    with pytest.raises(BackendError, match="p: reads t before it is written"):
+        Program(model, "p")

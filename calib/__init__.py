@@ -1,5 +1,6 @@
-"""Calibration of a finished bundle: gate thresholds for a budget today, precision later. Needs no training code."""
+"""Calibration of a finished bundle: gate thresholds for a budget, ranges for INT8. Needs no training code."""
 
+from da3.calib.int8 import Agreement, Int8Calibration, calibrate_int8
 from da3.calib.threshold import Calibration, calibrate
 
-__all__ = ["Calibration", "calibrate"]
+__all__ = ["Agreement", "Calibration", "Int8Calibration", "calibrate", "calibrate_int8"]

@@ -1,0 +1,223 @@
+"""``da3 calibrate --int8``: how large the numbers are that a backbone's convolutions read, into the bundle.
+
+Engines are quantised from it on the device (see da3.runtime.precision.to_int8); the float32 files stay as they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from da3.calib.errors import CalibrationError
+from da3.calib.ranges import Histogram, Watched, ranges_of
+from da3.runtime import Domain, Runtime
+from da3.runtime.atomic import replace_file
+from da3.runtime.backends.ort import OrtBackend
+from da3.runtime.bundle import Bundle, read_domain
+from da3.runtime.errors import BundleError, ImageError
+from da3.runtime.images import evenly, expand
+from da3.runtime.int8 import FORMAT, INT8_FILE
+from da3.runtime.manifest import FileEntry
+from da3.runtime.preprocess import Preprocessing
+
+MOST_PHOTOS = 256  # of each domain: half to measure on, half to compare on
+# Measured, see docs/runtime.md: below 99.99 clipping costs accuracy; the maximum itself hangs on a single photo.
+PERCENT = 99.999
+BATCH = 16
+
+Pixels = NDArray[np.uint8]
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A domain, INT8 against float32, on photos that were not measured. ``same_answer`` and ``same_gates``: shares, of
+    photos and of gate decisions. ``logit_error``: largest difference of a logit where the same blocks ran (NaN: none
+    did); ``logit_largest``: the largest logit's magnitude."""
+
+    domain: str
+    photos: int
+    same_answer: float
+    same_gates: float
+    logit_error: float
+    logit_largest: float
+
+
+@dataclass(frozen=True)
+class Int8Calibration:
+    """``measured``: photos; ``quantised`` of ``values`` that convolutions read; ``unreadable`` as (path, reason)."""
+
+    measured: int
+    quantised: int
+    values: int
+    agreements: tuple[Agreement, ...]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def calibrate_int8(
+    bundle: str | Path,
+    photos: Mapping[str, str | Path],
+    depthwise: bool = False,
+    on_progress: Progress = lambda what, done, total: None,
+) -> Int8Calibration:
+    """Measure INT8 ranges of ``bundle``'s backbone and write them into it, in place of earlier ones.
+
+    ``photos``: a folder of pictures (or one with ``val/``) for each domain; labels are not needed. ``depthwise``:
+    quantise depthwise convolutions too. The bundle is changed at the very end, and atomically. Raises CalibrationError
+    and runtime errors.
+    """
+    if not photos:
+        raise CalibrationError("name a domain at least, and a folder of its photos")
+    with Bundle(bundle) as opened:
+        if opened.is_zip:
+            raise CalibrationError(f"{opened.path} is a zipped bundle, which is read-only: unzip it first")
+        domains = [read_domain(opened, name) for name in photos]
+        preprocessing = opened.manifest.preprocessing
+        watched = Watched(opened)
+        if not watched.depthwise:
+            raise CalibrationError(f"{opened.path}: its backbone has no convolutions, so INT8 would change nothing")
+        unreadable: list[tuple[str, str]] = []
+        pixels = {d.name: _load(preprocessing, d.name, photos[d.name], unreadable, on_progress) for d in domains}
+        measured = {d.name: pixels[d.name][::2] for d in domains}
+        histograms = _measure(watched, domains, measured, preprocessing, on_progress)
+        kept = {key: h for key, h in histograms.items() if depthwise or not watched.depthwise[key]}
+        ranges = ranges_of(kept, PERCENT)
+        count = sum(map(len, measured.values()))
+        described = {"format": FORMAT, "percent": PERCENT, "photos": count, "domains": list(photos), "ranges": ranges}
+        data = (json.dumps(described, indent=1) + "\n").encode()
+        held_out = {d.name: pixels[d.name][1::2] for d in domains}
+        agreements = _compare(opened, data, held_out, preprocessing, on_progress)
+        _write(opened, data)
+    return Int8Calibration(
+        count, sum(map(len, ranges.values())), len(watched.depthwise), tuple(agreements), tuple(unreadable)
+    )
+
+
+def _load(
+    preprocessing: Preprocessing,
+    domain: str,
+    data: str | Path,
+    unreadable: list[tuple[str, str]],
+    on_progress: Progress,
+) -> Pixels:
+    """(N, S, S, 3), at most MOST_PHOTOS, spread evenly over the folder."""
+    root = Path(data).expanduser()
+    folder = root / "val" if (root / "val").is_dir() else root
+    found = expand([folder])
+    paths = evenly(found, MOST_PHOTOS)
+    pixels = []
+    for done, path in enumerate(paths, 1):
+        try:
+            pixels.append(preprocessing.load(path))
+        except ImageError as error:
+            unreadable.append((path, str(error)))
+        on_progress(f"reading photos of {domain}", done, len(paths))
+    if len(pixels) < 2:
+        raise CalibrationError(
+            f"{folder}: {len(pixels)} of {len(found)} photos can be read; INT8 needs 2, to measure on one and compare "
+            f"on the other, and about 100 to tell much"
+        )
+    return np.stack(pixels)
+
+
+def _measure(
+    watched: Watched,
+    domains: list[Domain],
+    pixels: Mapping[str, Pixels],
+    preprocessing: Preprocessing,
+    on_progress: Progress,
+) -> dict[tuple[str, str], Histogram]:
+    """Each photo as the domain's gates have it, and with all blocks on where they are not."""
+    histograms: dict[tuple[str, str], Histogram] = defaultdict(Histogram)
+
+    def watch(file: str, name: str, values: NDArray[np.float32]) -> None:
+        histograms[file, name].add(values)
+
+    total = sum(map(len, pixels.values()))
+    done = 0
+    for domain in domains:
+        for picture in pixels[domain.name]:
+            image = preprocessing.normalise(picture[None])
+            if not watched.run(domain, image, watch):
+                watched.run(domain, image, watch, all_blocks=True)
+            done += 1
+            on_progress("measuring", done, total)
+    return histograms
+
+
+class _Measured(Bundle):
+    """A bundle as if its int8.json were written."""
+
+    def __init__(self, path: str, data: bytes):
+        super().__init__(path)
+        self._data = data
+        files = {**self.manifest.files, INT8_FILE: FileEntry(hashlib.sha256(data).hexdigest(), len(data))}
+        self.manifest = self.manifest._replace(files=files)
+
+    def read(self, name: str) -> bytes:
+        return self._data if name == INT8_FILE else super().read(name)
+
+
+def _compare(
+    bundle: Bundle, data: bytes, pixels: Mapping[str, Pixels], preprocessing: Preprocessing, on_progress: Progress
+) -> list[Agreement]:
+    gateable = [step.block for step in bundle.manifest.plan if step.gate is not None and step.block is not None]
+    total = sum(map(len, pixels.values()))
+    done = 0
+    agreements = []
+    with (
+        Runtime(bundle.path, OrtBackend()) as exact,
+        Runtime(_Measured(bundle.path, data), OrtBackend(precision="int8")) as rounded,
+    ):
+        for name, pictures in pixels.items():
+            exact.use(name)
+            rounded.use(name)
+            pairs = []
+            for start in range(0, len(pictures), BATCH):
+                images = preprocessing.normalise(pictures[start : start + BATCH])
+                pairs.append((exact.run_batch(images), rounded.run_batch(images)))
+                done += len(images)
+                on_progress("comparing with float32", done, total)
+            want, have = (np.concatenate([pair[i].logits for pair in pairs]) for i in (0, 1))
+            blocks = np.concatenate([a.blocks == b.blocks for a, b in pairs])
+            errors = np.abs(want - have)[blocks.all(axis=1)]
+            agreements.append(
+                Agreement(
+                    name,
+                    len(want),
+                    float((want.argmax(1) == have.argmax(1)).mean()),
+                    float(blocks[:, gateable].mean()) if gateable else 1.0,
+                    float(errors.max()) if errors.size else float("nan"),
+                    float(np.abs(want).max()),
+                )
+            )
+    return agreements
+
+
+def _write(bundle: Bundle, data: bytes) -> None:
+    """Put int8.json into the bundle. At any moment the manifest lists no file that differs from what it says."""
+    manifest = json.loads(bundle.files.read("manifest.json"))
+
+    def replace(name: str, content: bytes) -> None:
+        path = os.path.join(bundle.path, *name.split("/"))
+        try:
+            replace_file(path, lambda file: file.write(content))
+        except OSError as error:
+            raise BundleError(f"cannot write {path}: {error.strerror or error}") from error
+
+    def replace_manifest() -> None:
+        replace("manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+
+    if manifest["files"].pop(INT8_FILE, None) is not None:
+        replace_manifest()
+    replace(INT8_FILE, data)
+    manifest["files"][INT8_FILE] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
+    replace_manifest()

@@ -1,0 +1,118 @@
+"""What the convolutions of a bundle's backbone read: histograms of magnitudes, measured on photos with ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from da3.calib.errors import CalibrationError
+from da3.runtime import Domain
+from da3.runtime.backends.ort import open_session
+from da3.runtime.bundle import Bundle
+from da3.runtime.int8 import Ranges, convolved
+from da3.runtime.onnxfile import Info, read_model, write_model
+from da3.runtime.plan import DOMAIN, IMAGE
+
+BINS = 4096
+
+Array = NDArray[Any]
+Watch = Callable[[str, str, Array], None]  # (file of a segment, value in it, what it is)
+
+
+class Histogram:
+    """How often magnitudes occur. Its range doubles when something larger comes."""
+
+    def __init__(self) -> None:
+        self.counts: NDArray[np.int64] = np.zeros(BINS, np.int64)
+        self.top = 0.0  # where the last bin ends
+        self.largest = 0.0
+
+    def add(self, values: Array) -> None:
+        magnitudes = np.abs(values).ravel()
+        largest = float(magnitudes.max(initial=0.0))
+        if not np.isfinite(largest):
+            raise CalibrationError("the network gives numbers that are not finite: export it again")
+        self.largest = max(self.largest, largest)
+        if self.top == 0.0:
+            self.top = largest
+        if self.top == 0.0:
+            return
+        while largest > self.top:
+            self.counts = np.append(self.counts.reshape(-1, 2).sum(axis=1), np.zeros(BINS // 2, np.int64))
+            self.top *= 2
+        bins = (magnitudes * np.float32(BINS / self.top)).astype(np.int32)
+        self.counts += np.bincount(np.minimum(bins, BINS - 1), minlength=BINS)
+
+    def percentile(self, percent: float) -> float:
+        """A magnitude that no more than the other percents exceed; 0 where all were 0."""
+        total = self.counts.cumsum()
+        last = int(np.searchsorted(total, total[-1] * percent / 100))
+        return min((last + 1) * self.top / BINS, self.largest)
+
+
+class _Session(NamedTuple):
+    """One file of the bundle. taps: what its convolutions read."""
+
+    session: Any
+    taps: list[str]
+
+
+class Watched:
+    """A bundle's plan, run image by image, as float32, by someone who looks inside its backbone."""
+
+    def __init__(self, bundle: Bundle):
+        self._manifest = bundle.manifest
+        self._sessions: dict[str, _Session] = {}
+        # (file, value) -> do depthwise convolutions alone read it?
+        self.depthwise: dict[tuple[str, str], bool] = {}
+        for file in sorted({segment.file for segment in bundle.manifest.segments.values()}):
+            model = read_model(bundle.read(file), f"{bundle.path}: {file}")
+            found = convolved(model) if file.startswith("backbone/") else {}
+            self.depthwise.update(((file, name), depthwise) for name, depthwise in found.items())
+            known = {info.name for info in model.inputs + model.outputs}
+            model.outputs += [Info(name, np.dtype(np.float32), (None,) * 4) for name in found if name not in known]
+            self._sessions[file] = _Session(open_session(write_model(model)), list(found))
+
+    def run(self, domain: Domain, image: Array, watch: Watch, all_blocks: bool = False) -> bool:
+        """Show ``watch`` what convolutions read for one image, float32 (1, 3, S, S). False: a block was skipped.
+
+        What enters a gated block is shown for what skips it too, and the other way round: both get the same scale.
+        """
+        values = {IMAGE: image}
+        complete = True
+        for step in self._manifest.plan:
+            chosen = step.segment
+            closed = step.gate is not None and not values[step.gate][0] > np.float32(domain.theta)
+            if closed and step.skip is not None and domain.gated and not all_blocks:
+                chosen, complete = step.skip, False
+            for name in (step.segment, step.skip):
+                if name is None:
+                    continue
+                segment = self._manifest.segments[name]
+                session, taps = self._sessions[segment.file]
+                given = {
+                    value.name: domain.weights[source[len(DOMAIN) :]] if source.startswith(DOMAIN) else values[source]
+                    for value, source in zip(segment.inputs, step.inputs, strict=True)
+                }
+                if name == chosen:
+                    outputs = [value.name for value in segment.outputs]
+                    wanted = outputs + [tap for tap in taps if tap not in given and tap not in outputs]
+                    given.update(zip(wanted, session.run(wanted, given), strict=True))
+                    values.update((there, given[here]) for there, here in zip(step.outputs, outputs, strict=True))
+                for tap in taps:
+                    if tap in given:
+                        watch(segment.file, tap, given[tap])
+        return complete
+
+
+def ranges_of(histograms: dict[tuple[str, str], Histogram], percent: float) -> Ranges:
+    """The magnitudes to be 127; values that were always 0 are left out, and so not quantised."""
+    ranges: Ranges = {}
+    for (file, name), histogram in sorted(histograms.items()):
+        largest = float(f"{histogram.percentile(percent):.6g}")
+        if largest > 0:
+            ranges.setdefault(file, {})[name] = largest
+    return ranges

@@ -1,0 +1,17 @@
+"""Are a backend's answers those of the CPU?"""
+
+import numpy as np
+import synthetic_bundle
+
+DOMAINS = ("flowers", "signs")
+TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}
+NEWEST = "11.4.0"
+PYTHON = "cuda-python 13.0"
+
+
+def check(runtime, answers, domain, rows, precision="fp32"):
+    """The images of those rows, as one batch, answered as on the CPU."""
+    images = np.ascontiguousarray(synthetic_bundle.images(6)[rows])
+    result, expected = runtime.run_batch(images, domain), answers[domain]
+    assert (result.blocks == expected.blocks[rows]).all()
+    np.testing.assert_allclose(result.logits, expected.logits[rows], rtol=0, atol=TOLERANCE[precision])

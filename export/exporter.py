@@ -23,6 +23,7 @@ from da3.runtime.backends.ort import open_session
 from da3.runtime.bundle import Bundle
 from da3.runtime.packs import add_pack
 from da3.runtime.preprocess import Preprocessing
+from da3.runtime.zipapp_file import write_run_engine
 from da3.toolchain.adaptor import Adaptor
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.checkpoint import BackboneStore, Checkpoint, read, write_atomically
@@ -45,7 +46,8 @@ class Exported:
 
 
 def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
-    """Write ``runs/<domain>/best.safetensors`` into ``bundle``, which is made if it is not there.
+    """Write ``runs/<domain>/best.safetensors`` into ``bundle``, which is made if it is not there, with the runtime
+    beside it as ``run_engine.pyz``.
 
     Verifies before anything is moved into place; on failure nothing changes. Raises ExportError, CheckpointError,
     or a runtime error where ``bundle`` is for another backbone.
@@ -80,6 +82,7 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
         with Bundle(home) as opened, Runtime(opened) as runtime:
             checks = verify(model, opened, runtime, runtime.load(pack), images)
         require(checks)
+        write_run_engine(home)
         add_pack(home, pack, replace=True)
         if new:
             os.rename(home, bundle)

@@ -10,11 +10,15 @@ from typing import List, Optional
 
 from .backends import NAMES
 from .errors import Da3Error
+from .parts import PRECISIONS
+from .zipapp_file import bundle_beside, in_own_words, program
 
-_COMMANDS = ("run", "domains", "doctor")
+_COMMANDS = ("run", "domains", "build", "doctor", "pyz")
 _EPILOG = """other commands:
-  python -m da3.runtime domains list|add|remove|pack   what a bundle knows
-  python -m da3.runtime doctor                         what is installed, and what is wrong with it
+  {0} domains list|add|remove|pack   what a bundle knows
+  {0} build                          TensorRT engines, on the device they shall run on
+  {0} doctor                         what is installed, and what is wrong with it
+  {0} pyz FILE                       this program as one file, for a board
 """
 
 
@@ -24,13 +28,13 @@ def main(argv: Optional[List[str]] = None) -> int:
     command = words.pop(0) if words and words[0] in _COMMANDS else "run"
     debug = "--debug" in words
     try:
-        code = {"run": _run, "domains": _domains, "doctor": _doctor}[command](words)
+        code = {"run": _run, "domains": _domains, "build": _build, "doctor": _doctor, "pyz": _pyz}[command](words)
         sys.stdout.flush()
         return code
     except Da3Error as error:
         if debug:
             traceback.print_exc()
-        sys.stderr.write("error: %s\n" % error)
+        sys.stderr.write("error: %s\n" % in_own_words(str(error)))
         return 1
     except KeyboardInterrupt:
         if debug:
@@ -46,14 +50,14 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 def _run(words: List[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m da3.runtime",
+        prog=program(),
         description="Run a domain of a bundle on images. A first word `run` may be given.",
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(program()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
     add("images", nargs="+", help="files, folders, globs, .npy arrays, or - for one path a line on stdin")
-    add("--bundle", default="bundle", help="bundle directory or zip (default: bundle)")
+    _bundle(parser, "bundle directory or zip")
     add("--domain", help="domain of the bundle, or a .da3 pack (default: the only one)")
     add("--json", action="store_true", help="print one JSON object on stdout, and nothing else")
     add("--top-k", type=_at_least(1), default=1, metavar="K", help="labels per image (default: 1)")
@@ -62,7 +66,9 @@ def _run(words: List[str]) -> int:
     add("--repeat", type=_at_least(1), default=1, metavar="N", help="timed runs of each batch (default: 1)")
     add("--warmup", type=_at_least(0), default=1, metavar="N", help="untimed runs before (default: 1)")
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the backend's choice)")
-    add("--backend", choices=NAMES, default="auto", help="default: auto")
+    add("--backend", choices=NAMES, default="auto", help="default: tensorrt where engines are built, else onnxruntime")
+    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
+    add("--engines", metavar="FOLDER", help="folder of TensorRT engines (default: in the bundle)")
     _debug(parser)
     options = parser.parse_args(words)
     from .predict import as_json, render, run_engine
@@ -77,6 +83,8 @@ def _run(words: List[str]) -> int:
         warmup=options.warmup,
         threads=options.threads,
         backend=options.backend,
+        precision=options.precision,
+        engines=options.engines,
     )
     print(json.dumps(as_json(run, options.top_k)) if options.json else render(run, options.top_k))
     if run.failed:
@@ -85,9 +93,7 @@ def _run(words: List[str]) -> int:
 
 
 def _domains(words: List[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m da3.runtime domains", description="List, add, remove or pack domains."
-    )
+    parser = argparse.ArgumentParser(prog=program() + " domains", description="List, add, remove or pack domains.")
     actions = parser.add_subparsers(dest="action", metavar="list|add|remove|pack")
     actions.required = True
     parts = {
@@ -100,7 +106,7 @@ def _domains(words: List[str]) -> int:
         )
     }
     for part in parts.values():
-        part.add_argument("--bundle", default="bundle", help="default: bundle")
+        _bundle(part, "bundle directory, or zip to read")
         _debug(part)
     parts["add"].add_argument("pack", help="a .da3 file, or a folder with domain.json")
     parts["add"].add_argument("--replace", action="store_true", help="replace a domain of the same name")
@@ -122,11 +128,42 @@ def _domains(words: List[str]) -> int:
     return 0
 
 
+def _build(words: List[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=program() + " build",
+        description="Build a bundle's TensorRT engines, once for all of its domains. Ctrl-C keeps what is built, once "
+        "the engine under way is; the same command goes on.",
+    )
+    add = parser.add_argument
+    _bundle(parser, "bundle directory")
+    add("--precision", choices=("fp16", "fp32", "int8"), default="fp16", help="default: fp16")
+    add("--batch", default="1:8", metavar="N:MAX", help="tune for N images, take up to MAX at a time (default: 1:8)")
+    add("--workspace", metavar="SIZE", help="memory TensorRT may work in, such as 512MB (default: 1GB at most)")
+    add("--force", action="store_true", help="build all again")
+    add("--engines", metavar="FOLDER", help="where to put the engines (default: in the bundle)")
+    _debug(parser)
+    options = parser.parse_args(words)
+    from .build import build_engines
+    from .build_text import parse_batch, parse_bytes, render_progress, render_report
+
+    report = build_engines(
+        options.bundle,
+        precision=options.precision,
+        batch=parse_batch(options.batch),
+        workspace_bytes=None if options.workspace is None else parse_bytes(options.workspace),
+        progress=lambda step: print(render_progress(step), flush=True),
+        force=options.force,
+        engines=options.engines,
+    )
+    print(render_report(report))
+    return 0
+
+
 def _doctor(words: List[str]) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m da3.runtime doctor", description="What is installed here, and what is wrong with it."
+        prog=program() + " doctor", description="What is installed here, and what is wrong with it."
     )
-    parser.add_argument("--bundle", help="also read this bundle and verify every file in it")
+    parser.add_argument("--bundle", default=bundle_beside(), help="also read this bundle and verify every file in it")
     _debug(parser)
     options = parser.parse_args(words)
     from .doctor import examine, render
@@ -135,11 +172,31 @@ def _doctor(words: List[str]) -> int:
     print(render(report))
     if options.bundle is not None:
         from .bundle import Bundle
+        from .engine_store import describe_sets
 
         with Bundle(options.bundle) as bundle:
             bundle.verify()
             print("bundle %s: every file as it should be; domains: %s" % (bundle.path, ", ".join(bundle.domains)))
+            print(describe_sets(bundle))
     return 1 if report.problems else 0
+
+
+def _pyz(words: List[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog=program() + " pyz", description="Write this program as one file, which any python3 with numpy runs."
+    )
+    parser.add_argument("file", help="file or folder to write (a folder gets run_engine.pyz)")
+    _debug(parser)
+    options = parser.parse_args(words)
+    from .zipapp_file import write_run_engine
+
+    print("wrote %s" % write_run_engine(options.file))
+    return 0
+
+
+def _bundle(parser: argparse.ArgumentParser, what: str) -> None:
+    default = bundle_beside() or "bundle"
+    parser.add_argument("--bundle", default=default, help="%s (default: %%(default)s)" % what)
 
 
 def _debug(parser: argparse.ArgumentParser) -> None:

@@ -13,9 +13,9 @@ _PACKAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     ("onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
     ("Pillow", ("pillow", "Pillow")),
     ("cv2", ("opencv-python", "opencv-python-headless", "opencv-contrib-python")),
-    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx")),
+    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")),
     ("pycuda", ("pycuda",)),
-    ("cuda-python", ("cuda-python",)),
+    ("cuda-python", ("cuda-python", "cuda-bindings")),
 )
 _MODULES = {"Pillow": "PIL", "cuda-python": "cuda"}
 
@@ -37,12 +37,13 @@ def examine() -> Report:
     }
     for name, distributions in _PACKAGES:
         found = ["%s %s" % (d, v) for d, v in ((d, distribution_version(d)) for d in distributions) if v]
-        if not found and importlib.util.find_spec(_MODULES.get(name, name)) is not None:
+        if not found and _is_there(_MODULES.get(name, name)):
             found = ["installed without package metadata"]  # JetPack's own cv2 and tensorrt are
         # Names that differ only in case are one distribution.
         versions[name] = ", ".join(sorted({f.lower(): f for f in reversed(found)}.values())) or None
     problems = _problems(versions)
     versions["onnxruntime providers"] = _providers(versions, problems)
+    versions["GPU"] = _gpu(versions, problems)
     return Report(versions, problems)
 
 
@@ -87,7 +88,7 @@ def _problems(versions: Dict[str, Optional[str]]) -> List[str]:
             "%s -m pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them" % sys.executable
         )
     if versions["onnxruntime"] is None and versions["tensorrt"] is None:
-        problems.append("no backend is installed: pip install 'da3[cpu]'")
+        problems.append("no engine is installed: pip install onnxruntime, or TensorRT on a board with an NVIDIA GPU")
     if versions["Pillow"] is None and versions["cv2"] is None:
         problems.append("no image library is installed, so only .npy files can be read: pip install pillow")
     return problems
@@ -104,3 +105,31 @@ def _providers(versions: Dict[str, Optional[str]], problems: List[str]) -> Optio
             "pip install 'da3[cpu]'" % str(error).split("\n")[0]
         )
         return None
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # it is imported, by something that gave it no spec
+        return True
+    except ImportError:
+        return False
+
+
+def _gpu(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[str]:
+    """The GPU as CUDA sees it; TensorRT's version too where no package tells it, which needs a GPU to be safe."""
+    if not (versions["pycuda"] or versions["cuda-python"] or versions["tensorrt"]):
+        return None
+    from .backends.trt_api import Library
+    from .cuda import open_cuda
+    from .errors import BackendError
+
+    try:
+        cuda = open_cuda()
+        if versions["tensorrt"] is not None:
+            versions["tensorrt"] = "tensorrt %s" % Library().version
+    except BackendError as error:
+        if versions["tensorrt"] is not None:
+            problems.append(str(error))
+        return None
+    return "%s, sm_%d, driver for CUDA %s, through %s" % (cuda.gpu.name, cuda.gpu.sm, cuda.gpu.driver, cuda.name)

@@ -103,6 +103,8 @@ def _decode_pillow(path: str, data: bytes, at_least: Optional[int]) -> Array:
     import PIL.Image
     import PIL.ImageOps
 
+    if not hasattr(PIL.ImageOps, "exif_transpose"):
+        raise ImportError("Pillow is older than 6")
     try:
         with warnings.catch_warnings():
             # A picture that large on a small board is an accident or an attack, not an input.
@@ -132,7 +134,7 @@ def _decode_cv2(path: str, data: bytes) -> Array:
     try:
         import cv2
     except ImportError:
-        raise ImageError("cannot decode %s without an image library: pip install pillow" % path)
+        raise ImageError("cannot decode %s without an image library: pip install 'pillow>=6'" % path)
     # OpenCV fills the missing part of a truncated JPEG with grey and only prints a warning.
     cut = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9", len(data) // 2) < 0
     image = None if cut else cv2.imread(path, cv2.IMREAD_COLOR)  # applies the EXIF orientation

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import synthetic_bundle
+from pythons import VERSION, candidates, works
 
 import da3.runtime
 
@@ -56,3 +57,24 @@ def call(package_root):
         return subprocess.run(command, capture_output=True, text=True, env=env, timeout=120, **kwargs)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def python36(tmp_path_factory):
+    """A Python 3.6 that has numpy: found, or made in a venv."""
+    found = [p for p in candidates() if p and works(p, VERSION)]
+    if not found:
+        pytest.skip("no Python 3.6: put python3.6 on PATH or its path in DA3_PYTHON36")
+    for python in found:
+        if works(python, "import numpy"):
+            return python
+    folder = tmp_path_factory.mktemp("venv36")
+    python = str(folder / "bin" / "python")
+    for command in (
+        [found[0], "-m", "venv", str(folder)],
+        [python, "-m", "pip", "install", "-q", "numpy==1.13.3"],
+    ):
+        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+        if done.returncode:
+            pytest.skip(f"Python 3.6 has no numpy and {command[2:4]} failed: {done.stdout[-200:]!r}")
+    return python

@@ -37,7 +37,7 @@ def test_both_onnxruntimes(installed):
 def test_nothing_installed(installed):
     installed()
     text = doctor.render(doctor.examine())
-    assert "pip install 'da3[cpu]'" in text and "pip install pillow" in text
+    assert "no engine is installed: pip install onnxruntime" in text and "pip install pillow" in text
 
 
 def test_a_broken_onnxruntime(installed, monkeypatch):

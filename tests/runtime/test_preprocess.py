@@ -4,6 +4,7 @@ import sys
 import types
 
 import numpy as np
+import PIL.ImageOps
 import pytest
 from PIL import Image
 from synthetic_bundle import PREPROCESSING
@@ -170,8 +171,16 @@ def without_pillow(monkeypatch):
 def test_without_any_image_library(tmp_path, monkeypatch, without_pillow):
     (tmp_path / "x.jpg").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ImageError, match="without an image library: pip install pillow"):
+    with pytest.raises(ImageError, match="without an image library: pip install 'pillow>=6'"):
         decode(tmp_path / "x.jpg")
+
+
+def test_a_pillow_that_cannot_turn_photos_upright_counts_as_none(tmp_path, monkeypatch):
+    monkeypatch.delattr(PIL.ImageOps, "exif_transpose")
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    Image.fromarray(picture(8, 8)).save(tmp_path / "x.png")
+    with pytest.raises(ImageError, match="without an image library: pip install 'pillow>=6'"):
+        decode(tmp_path / "x.png")
 
 
 def test_opencv_is_the_second_choice(tmp_path, monkeypatch, without_pillow):

@@ -1,54 +1,20 @@
 """The runtime on Python 3.6 with an old numpy, as stock JetPack 4.6 has them.
 
-ONNX Runtime does not install there today, so the backend is one written below, in numpy.
+ONNX Runtime does not install there today, so the backend is the one in numpy.
 """
 
-import glob
-import os
+import json
 import shutil
-import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 from synthetic_bundle import Backbone, images
 
-VERSION = "import sys; print(sys.version_info[:2] == (3, 6))"
-
-
-def candidates():
-    yield shutil.which("python3.6")
-    yield os.environ.get("DA3_PYTHON36")
-    yield from sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.6.*/bin/python")))
-
-
-def works(python, code):
-    try:
-        done = subprocess.run([python, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
-    except OSError:
-        return False
-    return done.returncode == 0 and done.stdout.strip() in (b"True", b"")
-
-
-@pytest.fixture(scope="module")
-def python36(tmp_path_factory):
-    """A Python 3.6 that has numpy: found, or made in a venv."""
-    found = [p for p in candidates() if p and works(p, VERSION)]
-    if not found:
-        pytest.skip("no Python 3.6: put python3.6 on PATH or its path in DA3_PYTHON36")
-    for python in found:
-        if works(python, "import numpy"):
-            return python
-    folder = tmp_path_factory.mktemp("venv36")
-    python = str(folder / "bin" / "python")
-    for command in (
-        [found[0], "-m", "venv", str(folder)],
-        [python, "-m", "pip", "install", "-q", "numpy==1.13.3"],
-    ):
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-        if done.returncode:
-            pytest.skip(f"Python 3.6 has no numpy and {command[2:4]} failed: {done.stdout[-200:]!r}")
-    return python
+from da3.runtime.bundle import Bundle
+from da3.runtime.joining import part_model
+from da3.runtime.layout import join_plan
+from da3.runtime.onnxfile import write_model
+from da3.runtime.precision import to_half
 
 
 @pytest.fixture
@@ -117,67 +83,60 @@ ENGINE = """
 import sys
 import numpy as np
 from da3.runtime import Runtime
-from da3.runtime.backends import Backend
 
-kernels = np.load(sys.argv[2])
-
-
-def conv(x, kernel, stride):
-    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)), "constant")
-    out = np.zeros((x.shape[0], kernel.shape[0]) + x.shape[2:], np.float32)
-    for i in range(3):
-        for j in range(3):
-            out += np.einsum("oc,bchw->bohw", kernel[:, :, i, j], padded[:, :, i:i + x.shape[2], j:j +
-            x.shape[3]])
-    return out[:, :, ::stride, ::stride]
-
-
-def adaptor(x, down, up, gate_weight, gate_bias):
-    hidden = np.maximum(x.mean((2, 3)).dot(down), 0)
-    return [hidden.dot(up)[:, :, None, None], (hidden.dot(gate_weight) + gate_bias)[:, 0]]
-
-
-class Numpy(Backend):
-    name = "numpy"
-
-    def open(self, segment, bundle):
-        bundle.read(segment.file)
-        name = segment.name
-        if name.startswith("block"):
-            kernel = kernels[name]
-            return lambda v: [np.maximum(v[0] + v[1] + conv(v[0], kernel, 1), 0)]
-        return {
-            "stem": lambda v: [np.maximum(conv(v[0], kernels["stem"], 2), 0)],
-            "skip": lambda v: [np.maximum(v[0] + v[1], 0)],
-            "adaptor": lambda v: adaptor(*v),
-            "tail": lambda v: [v[0].mean((2, 3))],
-            "head": lambda v: [v[0].dot(v[1]) + v[2]],
-        }[name]
-
-
-x = np.load(sys.argv[3])
-with Runtime(sys.argv[1], backend=Numpy()) as runtime:
+x = np.load(sys.argv[2])
+with Runtime(sys.argv[1], backend="reference") as runtime:
     runtime.use("flowers")
     one = [runtime.run(x[i])[0] for i in range(len(x))]
-    many = runtime.run_batch(x)
+    many, kept = runtime.trace(x, ["x1", "features"])
     assert (np.array([p.blocks for p in one]) == many.blocks).all()
     assert np.allclose([p.logits for p in one], many.logits, atol=1e-4)
     assert runtime.run_batch(x, force_all_blocks=True).blocks.all()
-    np.savez(sys.argv[4], logits=many.logits, blocks=many.blocks)
+    assert runtime.run_batch(x, "signs").logits.shape == (len(x), 4)
+    np.savez(sys.argv[3], logits=many.logits, blocks=many.blocks, **kept)
 """
 
 
-def test_the_scheduler(call36, built, weights, tmp_path):
-    backbone = Backbone()
-    kernels = {f"block_{i}": k for i, k in enumerate(backbone.blocks)}
-    np.savez(tmp_path / "kernels.npz", stem=backbone.stem, **kernels)
+def test_a_bundle_runs(call36, built, weights, tmp_path):
     x = images(12)
     np.save(tmp_path / "x.npy", x)
-    (tmp_path / "engine.py").write_text(ENGINE)
-    files = [tmp_path / name for name in ("kernels.npz", "x.npy", "out.npz")]
-    done = call36(Path(tmp_path / "engine.py"), built[0], *files)
+    done = call36("-c", ENGINE, built[0], tmp_path / "x.npy", tmp_path / "out.npz")
     assert done.returncode == 0, done.stderr
-    logits, ran = backbone.reference(x, weights["flowers"])
+    logits, ran = Backbone().reference(x, weights["flowers"])
     with np.load(tmp_path / "out.npz") as out:
         assert (out["blocks"] == ran).all() and not ran.all()
         np.testing.assert_allclose(out["logits"], logits, rtol=1e-4, atol=1e-4)
+        assert out["x1"].shape == (12, 4, 8, 8) and out["features"].shape == (12, 4)
+
+
+def test_the_command_line_runs_one_too(call36, built, tmp_path):
+    np.save(tmp_path / "x.npy", np.full((20, 30, 3), 99, np.uint8))
+    options = ("--bundle", built[0], "--domain", "signs", "--backend", "reference", "--json")
+    done = call36("-m", "da3.runtime", tmp_path / "x.npy", *options)
+    assert done.returncode == 0 and json.loads(done.stdout)["domain"] == "signs"
+
+
+GRAPHS = """
+import sys
+from da3.runtime.bundle import Bundle
+from da3.runtime.joining import part_model
+from da3.runtime.layout import join_plan
+from da3.runtime.onnxfile import write_model
+from da3.runtime.precision import to_half
+
+with Bundle(sys.argv[1]) as bundle:
+    for number, part in enumerate(join_plan(bundle.manifest, True).parts):
+        model = part_model(part, bundle)
+        for kind, data in (("full", model), ("half", to_half(model, [part.segment.outputs[0].name]))):
+            with open("%s/%d.%s" % (sys.argv[2], number, kind), "wb") as file:
+                file.write(write_model(data))
+"""
+
+
+def test_graphs_are_written_the_same(call36, built, tmp_path):
+    assert call36("-c", GRAPHS, built[0], tmp_path).returncode == 0
+    with Bundle(built[0]) as bundle:
+        for number, part in enumerate(join_plan(bundle.manifest, True).parts):
+            model = part_model(part, bundle)
+            for kind, expected in (("full", model), ("half", to_half(model, [part.segment.outputs[0].name]))):
+                assert (tmp_path / f"{number}.{kind}").read_bytes() == write_model(expected)

@@ -1,0 +1,169 @@
+"""Every graph we write is parsed and built by a real TensorRT: TensorRT-RTX, whose builder needs no GPU.
+
+The project's own builder drives it, so its calls meet real bindings too. Running what was built takes a GPU.
+"""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from onnx import helper, numpy_helper
+
+from da3.export.segments import deploy
+from da3.export.standalone import standalone
+from da3.export.writer import manifest, write_files
+from da3.runtime.backends.trt_api import Library
+from da3.runtime.backends.trt_builder import Builder, Recipe
+from da3.runtime.backends.trt_formats import LINEAR
+from da3.runtime.build import is_quantised
+from da3.runtime.bundle import Bundle
+from da3.runtime.engines import FULL, Border, Spec, profile, unique, wanted_engines
+from da3.runtime.errors import BackendError
+from da3.runtime.int8 import INT8_FILE, convolved
+from da3.runtime.layout import join_plan
+from da3.runtime.onnxfile import read_model, write_model
+from da3.runtime.parts import engine_part
+from da3.runtime.preprocess import Preprocessing
+from da3.toolchain.adaptor import AdaptorSpec
+from da3.toolchain.backbones import load_backbone, random_weights
+from da3.toolchain.model import DomainModel
+
+tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="no TensorRT-RTX: pip install '.[rtx]'")
+
+BATCH = (1, 8)
+WORKSPACE = 1 << 30
+NANO, XAVIER, ORIN = 53, 72, 87
+SMALL = [("mobilenet_v2", 0.35, 64), ("resnet18", 1.0, 64)]
+LARGE = [("mobilenet_v2", 1.0, 224), ("resnet34", 1.0, 224), ("resnet50", 1.0, 224)]
+NETWORKS = [pytest.param(network, id=network[0]) for network in SMALL]
+NETWORKS += [pytest.param(n, id=f"{n[0]}-{n[2]}px", marks=pytest.mark.slow) for n in LARGE]
+
+
+@pytest.fixture
+def library(monkeypatch):
+    """da3's TensorRT layer over TensorRT-RTX's bindings."""
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt_rtx)
+    return Library()
+
+
+def trained(arch, width, size):
+    """A network of random weights, every block of it gated that can be."""
+    torch.manual_seed(0)
+    return DomainModel(load_backbone(arch, random_weights(arch, width)), AdaptorSpec(), size, 3, gated=True)
+
+
+@pytest.fixture(scope="module", params=NETWORKS)
+def bundle(request, tmp_path_factory):
+    """A bundle as the exporter writes it, of random weights and without domains; every convolution may be INT8."""
+    model = trained(*request.param)
+    deployment = deploy(model)
+    ranges = {name: dict.fromkeys(convolved(read_model(data)), 4.0) for name, data in deployment.files.items()}
+    ranges = {name: values for name, values in ranges.items() if values}
+    deployment.files[INT8_FILE] = json.dumps({"format": 1, "ranges": ranges}).encode()
+    preprocessing = Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    folder = tmp_path_factory.mktemp("rtx") / "bundle"
+    write_files(folder, {**deployment.files, "manifest.json": manifest(model, deployment, preprocessing)})
+    with Bundle(folder) as opened:
+        yield opened
+
+
+def refused(library, graphs):
+    """What TensorRT has against each of (name, ONNX bytes, inputs, outputs, precision); {} if it builds them all."""
+    builder, found = Builder(library), {}
+    for name, data, inputs, outputs, precision in graphs:
+        recipe = Recipe(
+            name,
+            {border.tensor: profile(border, Spec(precision, BATCH)) for border in inputs},
+            {border.tensor: border.layout for border in (*inputs, *outputs)},
+            precision != "fp32",
+            precision == "int8",
+            WORKSPACE,
+        )
+        try:
+            assert builder.plan(data, recipe)
+        except BackendError as error:
+            found[name] = str(error)
+    return found
+
+
+def plain(values):
+    return [Border(v.name, v.name, v.shape, FULL, LINEAR) for v in values]
+
+
+def test_every_file_as_exported(library, bundle):
+    segments = {segment.file: segment for segment in bundle.manifest.segments.values()}
+    assert segments.keys() == bundle.manifest.files.keys() - {INT8_FILE}
+    graphs = [
+        (name, bundle.read(name), plain(segment.inputs), plain(segment.outputs), "fp32")
+        for name, segment in segments.items()
+    ]
+    assert refused(library, graphs) == {}
+
+
+@pytest.mark.parametrize("network", SMALL, ids=lambda network: network[0])
+def test_standalone(network, library):
+    """The one file of `da3 export --standalone`."""
+    model = trained(*network)
+    data = standalone(model.backbone, model.adaptor, model.head, model.size, 3)
+    ends = [plain([info]) for infos in (read_model(data).inputs, read_model(data).outputs) for info in infos]
+    assert refused(library, [("standalone", data, *ends, "fp32")]) == {}
+
+
+@pytest.mark.parametrize(
+    ("precision", "sm", "typed"),
+    [
+        ("fp32", ORIN, True),
+        ("fp16", ORIN, True),
+        ("fp16", NANO, True),
+        ("int8", ORIN, True),
+        pytest.param("int8", XAVIER, False, marks=pytest.mark.slow),  # the graphs for TensorRT 8
+    ],
+)
+def test_every_engine(precision, sm, typed, library, bundle):
+    """All that `da3 build` builds: joined parts, dynamic batch, the pinned memory layouts of old and new GPUs."""
+    wanted = unique(wanted_engines(join_plan(bundle.manifest, True), bundle.manifest, Spec(precision, BATCH), sm))
+    graphs, quantised = [], 0
+    for one in wanted:
+        model = engine_part(one.part, bundle, precision, [b.tensor for b in one.borders if b.dtype == FULL], typed)
+        quantised += is_quantised(model)
+        graphs.append((one.part.segment.name, write_model(model), one.inputs, one.outputs, precision))
+    assert any("+" in name for name, *_ in graphs) and (quantised > 0) == (precision == "int8")
+    fast = {border.layout for _, _, inputs, outputs, _ in graphs for border in (*inputs, *outputs)} - {LINEAR}
+    assert fast == (set() if precision == "fp32" else {"CHW2" if sm == NANO else "HWC8"})
+    assert refused(library, graphs) == {}
+
+
+SHAPE = ("batch", 8, 4, 4)
+RELU = ("Relu", ["x"])
+ADD = ("Add", ["x", "w"])
+UNIQUE = ("Unique", ["x"])
+
+
+@pytest.mark.parametrize(
+    ("node", "dtype", "weights", "layout", "words"),
+    [
+        (RELU, np.float16, {}, "HWC8", None),
+        (RELU, np.float32, {}, "HWC8", "unsupported by tensor's allowed TensorFormats"),
+        (ADD, np.float16, {"w": np.ones((8, 1, 1), np.float32)}, LINEAR, "must have same input types"),
+        (ADD, np.float32, {"w": np.ones((5, 1, 1), np.float32)}, LINEAR, "broadcast"),
+        (UNIQUE, np.float32, {}, LINEAR, "Unique"),
+    ],
+)
+def test_what_it_refuses(node, dtype, weights, layout, words, library):
+    """Building proves something: TensorRT looks at types, shapes and layouts, and its words come through."""
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
+    infos = [[helper.make_tensor_value_info(name, kind, SHAPE)] for name in "xy"]
+    constants = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    model = helper.make_model(
+        helper.make_graph([helper.make_node(*node, ["y"])], "odd", *infos, constants),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=7,
+    )
+    borders = [[Border(name, name, SHAPE, FULL, layout)] for name in "xy"]
+    said = refused(library, [("odd", model.SerializeToString(), *borders, "fp16")])
+    if words is None:
+        assert said == {}
+    else:
+        assert said["odd"].startswith(f"TensorRT {library.version} does not build odd: ") and words in said["odd"]

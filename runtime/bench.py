@@ -1,28 +1,48 @@
-"""Timing the engine: gated against all blocks, switching, loading. Decoding is never part of it."""
+"""Timing the engine against one monolithic model of the same network. Decoding is never part of it."""
 
+import itertools
 import statistics
 import time
-from typing import Any, Dict, List, Optional, Sequence
+from functools import partial
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from .backends.ort import OrtBackend, open_session
+from .bench_process import start_fresh
 from .engine import Runtime
-from .errors import ImageError
+from .errors import BackendError, ImageError
 from .images import evenly, expand
-from .records import Array
+from .joining import whole_model
+from .onnxfile import write_model
+from .plan import IMAGE, LOGITS
+from .records import Array, Block
 from .scheduler import flops_share
 from .stats import conditions, percentiles_ms
 
-_WARMUP = 3
+NAMES = ("monolithic", "all-on", "gated", "skip-25", "skip-50", "skip-75")
+LOADED = (1, 10, 100)  # domains in memory while a switch is timed
+_BURST = 32  # batches in a row: as in use, caches hold the case's own weights, not the one's before
+
+Report = Dict[str, Any]
 
 
-def compare(runtime: Runtime, images: Array, domain: str, repeats: int = 20, batch_size: int = 1) -> Dict[str, Any]:
-    """All blocks against gates, alternating (A B A B ...) in one process, so that both meet the same machine.
+def compare(
+    runtime: Runtime,
+    images: Array,
+    domain: str,
+    repeats: int = 10,
+    batch_size: int = 1,
+    names: Sequence[str] = NAMES,
+    threads: Optional[int] = None,
+) -> Report:
+    """The cases of NAMES in turns (A B C A B C ...) in one process, so that all meet the same machine.
 
-    images: float32 (N, 3, size, size), already preprocessed, run in batches of batch_size, each `repeats`
-    times. Returns {"rows": [{"name": "all-on" | "gated", "batch", "flops_share", "p50_ms", "p90_ms",
-    "p99_ms"}, ...],
-    "ratio": all-on's median over gated's, "domain", "conditions"}.
+    images: float32 (N, 3, size, size), already preprocessed, in batches of batch_size; a turn times each case on up to
+    32 batches after an untimed one. `skip-50` closes gateable blocks that hold half of their FLOPs, whatever the gates
+    say. Returns {"rows": [{"name", "batch", "flops_share", "p50_ms", "p90_ms", "p99_ms", "images_per_second",
+    "ratio_to_monolithic", "gain_per_flop"}], "break_even_skip", "ratio": all-on's median over gated's, "domain",
+    "conditions"}; what there is no figure for is None.
     """
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     # A short last batch would mix two sizes in one median.
@@ -30,33 +50,35 @@ def compare(runtime: Runtime, images: Array, domain: str, repeats: int = 20, bat
     if not batches or repeats < 1:
         raise ImageError("nothing to time: %d images, batches of %d, %d repeats" % (len(images), batch_size, repeats))
     blocks = runtime.bundle.manifest.blocks
-    names = ("all-on", "gated")
-    seconds: Dict[str, List[float]] = {name: [] for name in names}
-    shares: Dict[str, List[float]] = {name: [] for name in names}
-    for turn in range(-_WARMUP, repeats):
-        for batch in batches:
-            for name in names:
+    cases, shares = _cases(runtime, domain, names, threads)
+    if "gated" in cases:
+        shares["gated"] = _mean_share(blocks, [runtime.run_batch(batch, domain).blocks for batch in batches])
+    seconds: Dict[str, List[float]] = {name: [] for name in cases}
+    for turn in range(repeats):
+        burst = [batches[(turn * _BURST + i) % len(batches)] for i in range(min(_BURST, len(batches)))]
+        for name, case in cases.items():
+            case(burst[-1])
+            for batch in burst:
                 start = time.perf_counter()
-                result = runtime.run_batch(batch, domain, force_all_blocks=name == "all-on")
-                took = time.perf_counter() - start
-                if turn >= 0:
-                    seconds[name].append(took)
-                if turn == 0:
-                    shares[name].extend(float(s) for s in flops_share(blocks, result.blocks))
-    rows = [_row(name, batch_size, shares[name], seconds[name]) for name in names]
+                case(batch)
+                seconds[name].append(time.perf_counter() - start)
+    rows = [_row(name, batch_size, shares[name], seconds) for name in cases]
     setting = conditions()
     setting.update(
         image_size=runtime.preprocessing.size,
         images=len(batches) * batch_size,
         batch=batch_size,
         repeats=repeats,
-        warmup=_WARMUP,
+        burst=min(_BURST, len(batches)),
         backend=runtime.backend,
+        threads=threads or "the backend's choice",
         timed="the engine alone: no decoding, no preprocessing",
     )
+    p50 = {row["name"]: row["p50_ms"] for row in rows}
     return {
         "rows": rows,
-        "ratio": rows[0]["p50_ms"] / rows[1]["p50_ms"],
+        "break_even_skip": _break_even(rows),
+        "ratio": p50["all-on"] / p50["gated"] if {"all-on", "gated"} <= set(p50) else None,
         "domain": domain,
         "conditions": setting,
     }
@@ -67,69 +89,147 @@ def bench_bundle(
     domain: Optional[str] = None,
     images: Optional[Sequence[str]] = None,
     most: int = 32,
-    repeats: int = 20,
-    batch_size: int = 1,
+    repeats: int = 10,
+    batch_sizes: Sequence[int] = (1,),
     threads: Optional[int] = None,
-) -> Dict[str, Any]:
-    """`compare` for a bundle on disk, with "switch_us" (None when it has one domain) and "cold_load_ms"
-    beside it.
+    backend: str = "auto",
+) -> Report:
+    """`compare` for a bundle on disk and every batch size, and beside it:
+
+    "switch_us" (with 100 domains loaded; "switch_us_by_loaded" has 1 and 10 too), "cold_load_ms" of a domain,
+    "startup_ms" from the start of a process to its first answer, and "memory_bytes": the most that process held.
 
     domain: None is the only one there is. images: what `Runtime.run` takes as paths, of which at most `most`
     are used, spread evenly over them; None is that many images of noise, on which gates mean little.
     """
-    with Runtime(bundle, threads=threads) as runtime:
+    with Runtime(bundle, backend=backend, threads=threads) as runtime:
         name = runtime.use_only().name if domain is None else runtime.load(domain).name
         size = runtime.preprocessing.size
         if images:
             pixels = np.concatenate(list(runtime.prepare(evenly(expand(images), most))))
         else:
             pixels = np.random.RandomState(0).normal(0, 1, (most, 3, size, size)).astype(np.float32)
-        report = compare(runtime, pixels, name, repeats, batch_size)
+        reports = [compare(runtime, pixels, name, repeats, batch, threads=threads) for batch in batch_sizes]
+        report = reports[0]
+        report["rows"] = [row for one in reports for row in one["rows"]]
+        report["conditions"]["batch"] = list(batch_sizes)
         report["conditions"]["pictures"] = "photos" if images else "noise"
         report["cold_load_ms"] = cold_load_ms(runtime, domain or name)
-        others = [other for other in runtime.bundle.domains if other != name]
-        report["switch_us"] = switch_us(runtime, name, others[0])["switch_us"] if others else None
-        return report
+        report["switch_us_by_loaded"] = {str(n): switch_us(runtime, name, n) for n in LOADED}
+        report["switch_us"] = report["switch_us_by_loaded"][str(LOADED[-1])]
+    report.update(start_fresh(bundle, domain or name, threads, backend))
+    return report
 
 
-def switch_us(
-    runtime: Runtime, first: str, second: str, image: Optional[Array] = None, repeats: int = 200
-) -> Dict[str, float]:
-    """Median microseconds of `use` between two loaded domains; with `image` (float32 (1, 3, size, size)) also
-    of the first run after a switch and of a run without one, in turn."""
+def switch_us(runtime: Runtime, name: str, loaded: int, repeats: int = 500) -> float:
+    """Median microseconds of `use` with so many domains in memory: copies of `name`, in turn; with one, itself."""
     before = runtime.domain
-    for name in (first, second):
-        runtime.use(name)
+    source = runtime.use(name)
+    copies = [source._replace(name="%s-%d" % (name, i)) for i in range(1, loaded)]
+    for copy in copies:
+        runtime.load(copy)
+    names = itertools.cycle([name] + [copy.name for copy in copies])
     times: List[float] = []
-    for i in range(repeats):
-        times.append(_timed(lambda i=i: runtime.use((first, second)[i % 2])))
-    result = {"switch_us": statistics.median(times) * 1e6}
-    if image is not None:
-        after: List[float] = []
-        again: List[float] = []
-        for i in range(repeats):
-            runtime.use((first, second)[i % 2])
-            after.append(_timed(lambda: runtime.run_batch(image)))
-            again.append(_timed(lambda: runtime.run_batch(image)))
-        result["first_run_after_us"] = statistics.median(after) * 1e6
-        result["run_us"] = statistics.median(again) * 1e6
-    if before is not None:
-        runtime.use(before.name)
-    return result
+    for _ in range(repeats):
+        following = next(names)
+        start = time.perf_counter()
+        runtime.use(following)
+        times.append(time.perf_counter() - start)
+    for copy in copies:
+        runtime.unload(copy.name)
+    runtime.use(name if before is None else before.name)
+    return statistics.median(times) * 1e6
 
 
 def cold_load_ms(runtime: Runtime, name: str, repeats: int = 10) -> float:
     """Median milliseconds to read, verify and bind a domain (a name of the bundle, or a pack's path)."""
-    return statistics.median(_timed(lambda: runtime.load(name)) for _ in range(repeats)) * 1e3
+    times: List[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        runtime.load(name)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times) * 1e3
 
 
-def _timed(call: Any) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def choose_blocks(blocks: Sequence[Block], share: float) -> Tuple[int, ...]:
+    """Gateable blocks whose branches hold, as nearly as any set's, this share of all such branches' FLOPs."""
+    sizes = {i: b.flops - b.skip_flops for i, b in enumerate(blocks) if b.skip_flops is not None}
+    target = share * sum(sizes.values())
+    # Sums that can be reached -> one way to; as whole thousandths, so that there are few.
+    unit = max(sum(sizes.values()) / 1000.0, 1.0)
+    ways: Dict[int, Tuple[int, ...]] = {0: ()}
+    for block, size in sizes.items():
+        for reached, way in list(ways.items()):
+            ways.setdefault(reached + round(size / unit), way + (block,))
+    return ways[min(ways, key=lambda reached: abs(reached - target / unit))]
 
 
-def _row(name: str, batch: int, shares: List[float], seconds: List[float]) -> Dict[str, Any]:
-    row: Dict[str, Any] = {"name": name, "batch": batch, "flops_share": statistics.mean(shares)}
-    row.update(("%s_ms" % key, value) for key, value in percentiles_ms(seconds).items())
+def _cases(
+    runtime: Runtime, domain: str, names: Sequence[str], threads: Optional[int]
+) -> Tuple[Dict[str, Callable[[Array], Any]], Dict[str, float]]:
+    """What to time, by name, and the share of FLOPs each runs, as far as it is known beforehand."""
+    blocks = runtime.bundle.manifest.blocks
+    cases: Dict[str, Callable[[Array], Any]] = {}
+    shares: Dict[str, float] = {}
+    for name in names:
+        if name == "monolithic":
+            if runtime.backend != OrtBackend.name:
+                continue  # there is no such engine of it
+            cases[name], shares[name] = _monolithic(runtime, domain, threads), 1.0
+        elif name == "all-on":
+            cases[name] = partial(runtime.run_batch, domain=domain, force_all_blocks=True)
+            shares[name] = 1.0
+        elif name == "gated":
+            cases[name] = partial(runtime.run_batch, domain=domain)
+        else:
+            chosen = choose_blocks(blocks, int(name.split("-")[1]) / 100.0)
+            gates = {i: i not in chosen for i, b in enumerate(blocks) if b.skip_flops is not None}
+            ran = np.array([[gates.get(i, True) for i in range(len(blocks))]])
+            cases[name] = partial(runtime.run_batch, domain=domain, gates=gates)
+            shares[name] = _mean_share(blocks, [ran])
+    return cases, shares
+
+
+def _monolithic(runtime: Runtime, domain: str, threads: Optional[int]) -> Callable[[Array], Any]:
+    record = runtime.load(domain)
+    session = open_session(write_model(whole_model(runtime.bundle, record)), threads)
+    x = runtime.bundle.manifest.preprocessing.size
+    found = session.run([LOGITS], {IMAGE: np.zeros((1, 3, x, x), np.float32)})[0]
+    expected = runtime.run_batch(np.zeros((1, 3, x, x), np.float32), domain, force_all_blocks=True).logits
+    if np.abs(found - expected).max() > 1e-3 * max(1.0, np.abs(expected).max()):
+        raise BackendError("the engine and one model of the same network answer differently: report this")
+    return lambda images: session.run([LOGITS], {IMAGE: images})
+
+
+def _mean_share(blocks: Sequence[Block], ran: Sequence[Array]) -> float:
+    return float(flops_share(blocks, np.concatenate(ran)).mean())
+
+
+def _row(name: str, batch: int, share: float, seconds: Dict[str, List[float]]) -> Report:
+    row: Report = {"name": name, "batch": batch, "flops_share": share}
+    row.update(("%s_ms" % key, value) for key, value in percentiles_ms(seconds[name]).items())
+    row["images_per_second"] = batch * 1e3 / row["p50_ms"]
+    whole = percentiles_ms(seconds["monolithic"])["p50"] if "monolithic" in seconds else None
+    row["ratio_to_monolithic"] = None if whole is None else row["p50_ms"] / whole
+    saved = 1.0 - share
+    # Time gained over FLOPs saved: 1 is an engine as fast as what remains.
+    row["gain_per_flop"] = None if whole is None or saved < 1e-6 else (1.0 - row["ratio_to_monolithic"]) / saved
     return row
+
+
+def _break_even(rows: Sequence[Report]) -> Optional[float]:
+    """Share of FLOPs to skip for the monolithic model's time, between the cases measured; None where none gets
+    there."""
+    points = sorted(
+        (1.0 - row["flops_share"], row["ratio_to_monolithic"])
+        for row in rows
+        if row["ratio_to_monolithic"] is not None and (row["name"] == "all-on" or row["name"].startswith("skip-"))
+    )
+    if not points:
+        return None
+    if points[0][1] <= 1:
+        return float(points[0][0])
+    for (skipped, slow), (more, fast) in zip(points, points[1:]):
+        if fast <= 1:
+            return float(skipped + (more - skipped) * (slow - 1) / (slow - fast))
+    return None

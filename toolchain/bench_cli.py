@@ -22,17 +22,34 @@ def bench_run(
     images: Annotated[
         list[str] | None, typer.Option(help="photos to time (default: noise, on which gates mean little)")
     ] = None,
-    repeats: Annotated[int, typer.Option(help="timed runs of each batch", min=1)] = 20,
-    batch_size: Annotated[int, typer.Option(min=1)] = 1,
-    threads: Annotated[int | None, typer.Option(min=1)] = None,
+    repeats: Annotated[int, typer.Option(help="turns, each of up to 32 batches of every case", min=1)] = 10,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(help="images a batch; may be repeated (default: 1)", min=1)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: the backend's choice)", min=1)] = None,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or tensorrt")] = "auto",
     json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+    plot: Annotated[Path | None, typer.Option(help="draw latency by FLOPs run to this PNG file")] = None,
 ) -> None:
-    """Time gated runs against all blocks on, alternating; and switching between domains, and loading one."""
+    """Time the engine against one monolithic model of the same network, in turns in one process.
+
+    Cases: the monolithic model, all blocks on, gated, and 25, 50 and 75 % of the gateable FLOPs skipped whatever the
+    gates say. Also: a domain switch with 1, 10 and 100 domains loaded, a domain's load from disk, and a new process's
+    first answer and memory.
+
+    Example: da3 bench run bundle --domain flowers --images photos/flowers/val --plot run.png
+    """
     from da3.runtime.bench import bench_bundle
+    from da3.toolchain.bench_plots import draw_run
+    from da3.toolchain.checkpoint import write_atomically
     from da3.toolchain.tables import bench_table
 
     with Console(stderr=True).status("measuring"):
-        report = bench_bundle(bundle, domain, images, BENCH_PHOTOS, repeats, batch_size, threads)
+        report = bench_bundle(
+            bundle, domain, images, BENCH_PHOTOS, repeats, tuple(batch_size or (1,)), threads, backend
+        )
+    if plot is not None:
+        write_atomically(plot, draw_run(report))
     out.print(json.dumps(report), soft_wrap=True) if json_ else out.print(bench_table(report))
 
 

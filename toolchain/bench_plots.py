@@ -123,6 +123,34 @@ def draw_accuracy(report: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
+def draw_run(report: Mapping[str, Any]) -> bytes:
+    """PNG of the engine's latency by the share of block FLOPs run: measured points, p50 with a bar to p90, and the
+    line on which time falls as FLOPs do."""
+    rows, conditions = report["rows"], report["conditions"]
+    batches = list(dict.fromkeys(row["batch"] for row in rows))
+    figure = _figure(5.6 * len(batches) + 1, 4.4)
+    for axis, batch in zip(np.atleast_1d(figure.subplots(1, len(batches))), batches, strict=True):
+        found = {row["name"]: row for row in rows if row["batch"] == batch}
+        for i, (name, row) in enumerate(found.items()):
+            middle, high = row["p50_ms"], row["p90_ms"]
+            marker = "s" if name == "monolithic" else "o"
+            axis.errorbar(
+                100 * row["flops_share"], middle, yerr=([0], [high - middle]), fmt=marker, color=f"C{i}", capsize=3,
+                label=f"{name}: {middle:.2f} ms",
+            )  # fmt: skip
+        base = found.get("monolithic")
+        if base is not None:
+            axis.plot([0, 100], [0, base["p50_ms"]], "--", color="0.6", label="as fast as its FLOPs", zorder=0)
+        axis.set_xlim(0, 105)
+        axis.set_ylim(bottom=0)
+        axis.set_xlabel("block FLOPs run, %")
+        axis.set_ylabel(f"ms a batch of {batch}, p50 (bar: to p90)")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8, loc="lower right")
+    figure.suptitle(f"domain {report['domain']}, {conditions['image_size']} px, {conditions['backend']}", fontsize=10)
+    return _png(figure)
+
+
 def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

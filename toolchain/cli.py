@@ -12,6 +12,8 @@ from rich.console import Console
 
 from da3.runtime.errors import Da3Error
 from da3.toolchain.bench_cli import bench_app
+from da3.toolchain.build_cli import build
+from da3.toolchain.calibrate_cli import calibrate
 from da3.toolchain.defaults import DEFAULT_BATCH, DEFAULTS
 from da3.toolchain.lean import Lean, slice_size
 
@@ -142,8 +144,7 @@ def train(
 ) -> None:
     """Adapt a frozen backbone to a folder of labelled photos.
 
-    Writes RUNS/DOMAIN: best and last checkpoint, metrics.jsonl, curves.png. Ctrl-C saves; --resume goes on and ends
-    with the same result as an uninterrupted run.
+    Writes RUNS/DOMAIN: checkpoints, metrics.jsonl, curves.png. Ctrl-C saves; --resume ends as if uninterrupted.
 
     Example: da3 train --domain flowers --data photos/flowers --keep 0.7
     """
@@ -199,6 +200,10 @@ def export(
     out.print(export_summary(domain, done), soft_wrap=True)
 
 
+app.command()(calibrate)
+app.command()(build)
+
+
 @app.command("run-engine")
 def run_engine(
     images: Annotated[list[str], typer.Argument(help="files, folders, globs, .npy batches, or - for paths on stdin")],
@@ -216,7 +221,9 @@ def run_engine(
     repeat: Annotated[int, typer.Option(help="timed runs of each batch", min=1)] = 1,
     warmup: Annotated[int, typer.Option(help="untimed runs first", min=0)] = 1,
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: all cores)", min=1)] = None,
-    backend: Annotated[str, typer.Option(help="auto or onnxruntime")] = "auto",
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime, tensorrt or reference")] = "auto",
+    precision: Annotated[str | None, typer.Option(help="fp32, fp16 or int8 (default: as the engine likes)")] = None,
+    engines: Annotated[str | None, typer.Option(help="folder of TensorRT engines (default: in the bundle)")] = None,
 ) -> None:
     """Predict photos with a bundle. The same as 'python -m da3.runtime', which needs no typer and no torch.
 
@@ -225,29 +232,12 @@ def run_engine(
     from da3.runtime.predict import as_json, render
     from da3.runtime.predict import run_engine as predict
 
-    done = predict(images, str(bundle), domain, batch_size, force_all_blocks, repeat, warmup, threads, backend)
+    done = predict(
+        images, str(bundle), domain, batch_size, force_all_blocks, repeat, warmup, threads, backend, precision, engines
+    )
     print(json.dumps(as_json(done, top_k)) if json_ else render(done, top_k))
     if done.failed:
         raise typer.Exit(1)
-
-
-@app.command()
-def calibrate(
-    domain: DomainOption,
-    data: Annotated[Path, typer.Option(help="validation photos: a subfolder per class, or a folder with val/")],
-    target_skip: Annotated[float, typer.Option(help="share of block FLOPs to skip on average, 0 to 1")],
-    bundle: BundleOption = Path("bundle"),
-) -> None:
-    """Set a domain's gate threshold from validation photos, without retraining.
-
-    Example: da3 calibrate --domain flowers --data photos/val --target-skip 0.4
-    """
-    from da3.calib import calibrate as calibrate_domain
-    from da3.toolchain.tables import calibration_table, progress_bar
-
-    with progress_bar() as show:
-        done = calibrate_domain(bundle, domain, data, target_skip, show)
-    out.print(calibration_table(done))
 
 
 @domains_app.command("list")
@@ -296,10 +286,7 @@ def domains_pack(
 
 @app.command()
 def doctor() -> None:
-    """Say what is installed here, and what is wrong with it.
-
-    Such as onnxruntime and onnxruntime-gpu side by side, which silently breaks both.
-    """
+    """Say what is installed here, and what is wrong with it, such as onnxruntime beside onnxruntime-gpu."""
     from da3.runtime.cli import main as runtime_main
 
     raise typer.Exit(runtime_main(["doctor"]))

@@ -97,15 +97,14 @@ def _accuracy(result: Result) -> float:
 def _measure(folder: Path, bundle: Path, linear: dict[str, float]) -> list[DemoRow]:
     rows = []
     with Runtime(bundle) as runtime:
-        for i, domain in enumerate(DOMAINS):
+        for domain in DOMAINS:
             classes = runtime.use(domain).classes
             _, photos = list_labelled(folder / "photos" / domain / "val", classes)
             predictions = runtime.run([path for path, _ in photos])
             right = [p.index == label for p, (_, label) in zip(predictions, photos, strict=True)]
             images = np.concatenate(list(runtime.prepare([path for path, _ in evenly(photos, TIMED_PHOTOS)])))
-            all_on, gated = compare(runtime, images, domain, REPEATS)["rows"]
-            other = DOMAINS[1 - i]
-            switch = switch_us(runtime, other, domain)["switch_us"]
+            all_on, gated = compare(runtime, images, domain, REPEATS, names=("all-on", "gated"))["rows"]
+            switch = switch_us(runtime, domain, len(DOMAINS))
             pack = Path(write_pack(bundle, domain, folder))
             rows.append(
                 DemoRow(

@@ -9,16 +9,16 @@ from da3.toolchain.allocator import restart_lean
 
 
 def main() -> None:
-    """Entry point. Without typer (a device that only runs bundles), ``run-engine`` and ``domains`` still work."""
+    """Entry point. Without typer (a device that only runs bundles), the runtime's commands still work."""
     words = sys.argv[1:]
     if importlib.util.find_spec("typer") is None:
-        if words and words[0] in ("run-engine", "domains", "doctor"):
+        if words and words[0] in ("run-engine", "domains", "build", "doctor"):
             from da3.runtime.cli import main as runtime_main
 
             sys.exit(runtime_main(["run", *words[1:]] if words[0] == "run-engine" else words))
         sys.exit(
             "error: training and export need more packages: pip install 'da3[train,cpu]'. "
-            "Without them, 'da3 run-engine', 'da3 domains' and 'da3 doctor' work"
+            "Without them, 'da3 run-engine', 'da3 domains', 'da3 build' and 'da3 doctor' work"
         )
     if words[:1] == ["train"]:
         restart_lean()

@@ -6,29 +6,78 @@ import shutil
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_bundle import images
+from synthetic_bundle import Backbone, images
 
-from da3.runtime.bench import bench_bundle, cold_load_ms, compare, switch_us
-from da3.runtime.errors import DomainError, ImageError
+from da3.runtime import BackendError, DomainError, ImageError, Runtime
+from da3.runtime.backends.ort import open_session as onnxruntime_session
+from da3.runtime.bench import NAMES, _break_even, bench_bundle, choose_blocks, cold_load_ms, compare, switch_us
+from da3.runtime.bench_process import start_fresh
+from da3.runtime.joining import whole_model
+from da3.runtime.onnxfile import write_model
+from da3.runtime.records import Block
 from da3.runtime.scheduler import flops_share
+from da3.toolchain.bench_plots import draw_run
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_compare(runtime, batch):
     x = images(9)
+    blocks = runtime.bundle.manifest.blocks
     result = compare(runtime, x, "flowers", repeats=3, batch_size=batch)
-    on, gated = result["rows"]
-    assert (on["name"], gated["name"]) == ("all-on", "gated")
-    assert on["flops_share"] == 1.0
+    rows = {row["name"]: row for row in result["rows"]}
+    assert tuple(rows) == NAMES
+    assert rows["monolithic"]["flops_share"] == rows["all-on"]["flops_share"] == 1.0
+    assert rows["monolithic"]["ratio_to_monolithic"] == 1.0
     used = x[: 9 // batch * batch]
-    expected = flops_share(runtime.bundle.manifest.blocks, runtime.run_batch(used, "flowers").blocks).mean()
-    assert gated["flops_share"] == pytest.approx(expected) and expected < 1
+    expected = flops_share(blocks, runtime.run_batch(used, "flowers").blocks).mean()
+    assert rows["gated"]["flops_share"] == pytest.approx(expected) and expected < 1
     for row in result["rows"]:
-        assert set(row) == {"name", "batch", "flops_share", "p50_ms", "p90_ms", "p99_ms"}
         assert row["batch"] == batch and 0 < row["p50_ms"] <= row["p90_ms"] <= row["p99_ms"]
-    assert result["ratio"] == pytest.approx(on["p50_ms"] / gated["p50_ms"])
+        assert row["ratio_to_monolithic"] == pytest.approx(row["p50_ms"] / rows["monolithic"]["p50_ms"])
+        assert row["images_per_second"] == pytest.approx(1e3 * batch / row["p50_ms"])
+        if row["flops_share"] < 1:
+            gained = 1 - row["ratio_to_monolithic"]
+            assert row["gain_per_flop"] == pytest.approx(gained / (1 - row["flops_share"]))
+    assert result["ratio"] == pytest.approx(rows["all-on"]["p50_ms"] / rows["gated"]["p50_ms"])
     for key in ("machine", "cpus", "python", "numpy", "onnxruntime", "image_size", "repeats", "timed"):
         assert result["conditions"][key]
+
+
+def test_a_backend_without_a_monolithic_model(built):
+    with Runtime(built[0], backend="reference") as runtime:
+        result = compare(runtime, images(2), "flowers", repeats=2)
+    assert [row["name"] for row in result["rows"]] == list(NAMES[1:])
+    assert {row["ratio_to_monolithic"] for row in result["rows"]} == {None} and result["break_even_skip"] is None
+
+
+def test_the_monolithic_model_is_the_same_network(runtime, weights):
+    x = images(3)
+    session = onnxruntime_session(write_model(whole_model(runtime.bundle, runtime.load("flowers"))))
+    (logits,) = session.run(["logits"], {"image": x})
+    expected, _ = Backbone().reference(x, weights["flowers"], gated=False)
+    np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_blocks_to_skip_hold_that_share(share):
+    rng = np.random.RandomState(0)
+    blocks = [Block(f"b{i}", float(f), float(f) * (i % 3) / 10) for i, f in enumerate(rng.uniform(1, 9, 12) * 1e6)]
+    blocks.insert(0, Block("first", 5e6, None))
+    sizes = [0 if b.skip_flops is None else b.flops - b.skip_flops for b in blocks]
+    chosen = choose_blocks(blocks, share)
+    assert 0 not in chosen and sum(sizes[i] for i in chosen) == pytest.approx(share * sum(sizes), rel=0.01)
+    assert choose_blocks(blocks[:1], share) == ()
+
+
+def row(name, share, ratio):
+    return {"name": name, "flops_share": share, "ratio_to_monolithic": ratio}
+
+
+def test_break_even():
+    slow = [row("monolithic", 1.0, 1.0), row("all-on", 1.0, 1.1), row("skip-25", 0.8, 1.02), row("skip-50", 0.6, 0.9)]
+    assert _break_even(slow) == pytest.approx(0.2 + 0.2 * 0.02 / 0.12)
+    assert _break_even([row("all-on", 1.0, 0.99), row("skip-25", 0.8, 0.8)]) == 0
+    assert _break_even(slow[:3]) is None
 
 
 def test_nothing_to_time(runtime):
@@ -38,17 +87,20 @@ def test_nothing_to_time(runtime):
 
 def test_switch_and_load(runtime):
     runtime.use("signs")
-    result = switch_us(runtime, "flowers", "signs", images(1), repeats=50)
-    assert 0 < result["switch_us"] < 1000 and result["first_run_after_us"] > 0 and result["run_us"] > 0
-    assert runtime.domain.name == "signs"
+    for loaded in (1, 10):
+        assert 0 < switch_us(runtime, "flowers", loaded, repeats=50) < 1000
+        assert runtime.domain.name == "signs" and runtime.loaded == ["flowers", "signs"]
     assert 0 < cold_load_ms(runtime, "flowers", repeats=3) < 20
 
 
 def test_bench_bundle(built, bundle, tmp_path):
-    report = bench_bundle(str(built[0]), "signs", repeats=2, most=4)
+    report = bench_bundle(str(built[0]), "signs", repeats=2, most=4, batch_sizes=(1, 2))
     assert report["domain"] == "signs" and report["conditions"]["images"] == 4
-    assert report["conditions"]["pictures"] == "noise"
-    assert report["switch_us"] > 0 and report["cold_load_ms"] > 0 and len(report["rows"]) == 2
+    assert report["conditions"]["pictures"] == "noise" and report["conditions"]["batch"] == [1, 2]
+    assert [row["batch"] for row in report["rows"]] == [1] * 6 + [2] * 6
+    assert set(report["switch_us_by_loaded"]) == {"1", "10", "100"} and report["switch_us"] > 0
+    assert report["cold_load_ms"] > 0 and report["startup_ms"] > 10
+    assert 1e7 < report["memory_bytes"] < 1e9 and 0 < report["memory_growth_bytes"] < report["memory_bytes"]
     json.dumps(report)
     with pytest.raises(DomainError, match="which domain"):
         bench_bundle(str(built[0]))
@@ -56,5 +108,11 @@ def test_bench_bundle(built, bundle, tmp_path):
     for i in range(6):
         Image.fromarray(np.full((20, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
     report = bench_bundle(str(bundle), images=[f"{tmp_path}/*.png"], most=3, repeats=2)
-    assert report["domain"] == "flowers" and report["switch_us"] is None
+    assert report["domain"] == "flowers"
     assert report["conditions"]["images"] == 3 and report["conditions"]["pictures"] == "photos"
+    assert draw_run(report).startswith(b"\x89PNG")
+
+
+def test_a_fresh_process_that_fails_says_why(tmp_path):
+    with pytest.raises(BackendError, match="a fresh process could not open .*nothing.*does not exist"):
+        start_fresh(str(tmp_path / "nothing"), "flowers")

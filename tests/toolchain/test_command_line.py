@@ -127,7 +127,8 @@ def test_calibrate_and_bench(workplace, photos):
         "--json",
     ]
     report = json.loads(run(*words, cwd=workplace).stdout)
-    assert {row["name"] for row in report["rows"]} == {"all-on", "gated"}
+    names = {"monolithic", "all-on", "gated", "skip-25", "skip-50", "skip-75"}
+    assert {row["name"] for row in report["rows"]} == names
     assert report["conditions"]["repeats"] == 2
 
 

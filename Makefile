@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # The environment is made again when what it is made from changes.
 STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+# What only tests want, and can do without: see [rtx] in pyproject.toml.
+RTX = $(VENV)/.rtx-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PIP_FLAGS ?=
 MARK := $(if $(SLOW),-m "not gpu",)
 
@@ -26,11 +28,17 @@ $(STAMP):
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
+$(RTX): $(STAMP)
+	@rm -f $(VENV)/.rtx-*
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(PIP_FLAGS) -c constraints.txt -e '.[rtx]' \
+	&& touch $@ || echo "TensorRT-RTX cannot be installed: its tests will be skipped"
+
 demo: $(STAMP)
 	@$(BIN)/da3 demo --out demo-out
 
-test: $(STAMP)
-	$(BIN)/python -m pytest $(MARK)
+test: $(STAMP) $(RTX)
+	@# A worker for each core, each with one thread: two threads each would wait for one another.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(MARK)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The engine on a real GPU: what test_trt_backend.py shows in a simulation. Skipped with a reason where there is none."""
+"""The engine on a real GPU: what test_trt_backend.py shows in a simulation. Skipped, with a reason, where none is."""
 
 import sys
 import threading

@@ -12,7 +12,7 @@ from da3.runtime.onnxfile import read_model, write_model
 
 
 def run(model, feeds, optimised):
-    session = open_session(write_model(model), 1, optimised=optimised)
+    session = open_session(write_model(model), optimised=optimised)
     return dict(zip([o.name for o in model.outputs], session.run(None, feeds), strict=True))
 
 
@@ -20,7 +20,7 @@ def run(model, feeds, optimised):
 def optimise(tmp_path):
     def call(data):
         path = str(tmp_path / "optimised.onnx")
-        open_session(data, 1, save=path)
+        open_session(data, save=path)
         with open(path, "rb") as file:
             return file.read()
 

@@ -26,18 +26,6 @@ def in_thread(function):
     return caught[0] if caught else None
 
 
-@pytest.fixture
-def device():
-    with simulated(memory=1 << 20) as made:
-        yield made
-
-
-@pytest.fixture
-def cuda(device):
-    with pycuda_context() as driver:
-        yield driver
-
-
 # -- starting and contexts
 
 

@@ -3,20 +3,7 @@
 import numpy as np
 import pytest
 
-from . import simulated
 from .helpers import misuse, pycuda_context
-
-
-@pytest.fixture
-def device():
-    with simulated(memory=1 << 20) as made:
-        yield made
-
-
-@pytest.fixture
-def cuda(device):
-    with pycuda_context() as driver:
-        yield driver
 
 
 def numbers(cuda, values=(1.0, 2.0)):

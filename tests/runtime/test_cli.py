@@ -154,15 +154,21 @@ def start(package_root, built, tmp_path):
         np.save(tmp_path / "images.npy", images(count))
         words = [tmp_path / "images.npy", "--bundle", built[0], "--domain", "signs", *options]
         env = dict(os.environ, PYTHONPATH=str(package_root))
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, *MODULE, *map(str, words)],
             env=env,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
+        started.append(process)
+        return process
 
-    return run
+    started = []
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
 
 
 def test_a_reader_that_leaves(start):

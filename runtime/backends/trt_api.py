@@ -8,6 +8,7 @@ without a GPU, reading an engine can end the process.
 import ctypes
 import importlib
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from typing import Any, Deque, Dict, Iterator, NamedTuple, Sequence, Tuple
 
@@ -126,7 +127,7 @@ class Engine:
         return int(self._raw.get_binding_index(name))
 
 
-class Context:
+class Context(ABC):
     """What one lane runs an engine with. Never used by two threads at once."""
 
     def __init__(self, raw: Any, engine: Engine) -> None:
@@ -134,9 +135,9 @@ class Context:
         self._engine = engine
         self._shapes: Dict[str, Tuple[int, ...]] = {}
 
+    @abstractmethod
     def place(self, name: str, address: int) -> None:
         """Where a tensor lies from the next run on."""
-        raise NotImplementedError
 
     def shape(self, name: str, shape: Tuple[int, ...]) -> None:
         """The shape of an input from the next run on; does nothing if it has it."""
@@ -154,11 +155,11 @@ class Context:
         if not self._enqueue(stream):
             raise BackendError("TensorRT could not run %s: %s" % (self._engine.name, self._engine.library.said()))
 
-    def _set_shape(self, name: str, shape: Sequence[int]) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _set_shape(self, name: str, shape: Sequence[int]) -> Any: ...
 
-    def _enqueue(self, stream: int) -> Any:
-        raise NotImplementedError
+    @abstractmethod
+    def _enqueue(self, stream: int) -> Any: ...
 
 
 class NamedContext(Context):

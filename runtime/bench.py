@@ -193,9 +193,10 @@ def _cases(
 def _monolithic(runtime: Runtime, domain: str, threads: Optional[int]) -> Callable[[Array], Any]:
     record = runtime.load(domain)
     session = open_session(write_model(whole_model(runtime.bundle, record)), threads)
-    x = runtime.bundle.manifest.preprocessing.size
-    found = session.run([LOGITS], {IMAGE: np.zeros((1, 3, x, x), np.float32)})[0]
-    expected = runtime.run_batch(np.zeros((1, 3, x, x), np.float32), domain, force_all_blocks=True).logits
+    size = runtime.preprocessing.size
+    grey = np.zeros((1, 3, size, size), np.float32)
+    found = session.run([LOGITS], {IMAGE: grey})[0]
+    expected = runtime.run_batch(grey, domain, force_all_blocks=True).logits
     if np.abs(found - expected).max() > 1e-3 * max(1.0, np.abs(expected).max()):
         raise BackendError("the engine and one model of the same network answer differently: report this")
     return lambda images: session.run([LOGITS], {IMAGE: images})

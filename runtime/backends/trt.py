@@ -14,7 +14,7 @@ from ..cuda import Cuda, host, open_cuda, size
 from ..engine_store import Device, EngineSet, choose_set, engines_folder, read_plan
 from ..engines import FREE, Border, Wanted, unique
 from ..errors import BackendError
-from ..layout import Layout, Part
+from ..layout import Layout, Part, free_sizes
 from ..plan import BATCH, DOMAIN
 from ..records import Domain
 from . import Backend
@@ -82,7 +82,7 @@ class TensorRTBackend(Backend):
     def weights(self, domain: Domain) -> Weights:
         """The domain's tensors, copied to the device in the types that engines take."""
         self._check_open()
-        sizes: Dict[str, int] = {}
+        sizes = free_sizes(self.layout, domain.weights)
         places: Dict[Tuple[str, str], Tuple[int, Any]] = {}
         end = 0
         for need in self._needs.values():
@@ -91,7 +91,6 @@ class TensorRTBackend(Backend):
                 if not border.value.startswith(DOMAIN) or key in places:
                     continue
                 tensor = domain.weights[border.value[len(DOMAIN) :]]
-                sizes.update((name, n) for name, n in zip(border.shape, tensor.shape) if isinstance(name, str))
                 places[key] = (end, tensor)
                 end += aligned(tensor.size * np.dtype(border.dtype).itemsize)
         self._check_sizes(domain, sizes)

@@ -14,7 +14,7 @@ from da3.runtime.backends.ort import open_session
 from da3.runtime.bundle import Bundle
 from da3.runtime.int8 import Ranges, convolved
 from da3.runtime.onnxfile import Info, read_model, write_model
-from da3.runtime.plan import DOMAIN, IMAGE
+from da3.runtime.plan import DOMAIN, IMAGE, with_skipped
 
 BINS = 4096
 
@@ -88,14 +88,13 @@ class Watched:
             closed = step.gate is not None and not values[step.gate][0] > np.float32(domain.theta)
             if closed and step.skip is not None and domain.gated and not all_blocks:
                 chosen, complete = step.skip, False
-            for name in (step.segment, step.skip):
-                if name is None:
-                    continue
+            for one in with_skipped([step]):
+                name = one.segment
                 segment = self._manifest.segments[name]
                 session, taps = self._sessions[segment.file]
                 given = {
                     value.name: domain.weights[source[len(DOMAIN) :]] if source.startswith(DOMAIN) else values[source]
-                    for value, source in zip(segment.inputs, step.inputs, strict=True)
+                    for value, source in zip(segment.inputs, one.inputs, strict=True)
                 }
                 if name == chosen:
                     outputs = [value.name for value in segment.outputs]

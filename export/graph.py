@@ -136,18 +136,35 @@ class Graph:
         ``names``: the graph's name of each domain tensor. Matrix products only: every TensorRT release takes those
         with weights that are inputs.
         """
-        p = self.node("AveragePool", [x], kernel_shape=[pool, pool], strides=[pool, pool]) if pool > 1 else x
-        # A row for each cell of each image: products with a bias, which engines fuse with the ReLU.
-        rows = self.node("Reshape", [self.node("Transpose", [p], perm=[0, 2, 3, 1]), self._shape([-1, cin])])
+        rows = self._rows(self._cell_means(x, pool), cin)
         h = self.node("Relu", [self.node("Gemm", [rows, names["down"], names["down_bias"]], transB=1)])
-        a = self.node("Gemm", [h, names["up"], names["up_bias"]], transB=1)
-        a = self.node("Transpose", [self.node("Reshape", [a, self._shape([-1, side, side, cout])])], perm=[0, 3, 1, 2])
+        a = self._cells(self.node("Gemm", [h, names["up"], names["up_bias"]], transB=1), cout, side)
         if "gate" not in names:
             return a, None
         cells = self.node("Reshape", [h, self._shape([-1, side * side, mid])])
         mean = self.node("ReduceMean", [cells], axes=[1], keepdims=0)  # (B, m)
         logit = self.node("Gemm", [mean, names["gate"], names["gate_bias"]])
         return a, self.node("Reshape", [logit, self._shape([-1])])
+
+    def substitute(self, x: str, names: dict[str, str], channels: int, pool: int, side: int) -> str:
+        """x (B, C, H, H) -> c (B, C, G, G), what is added in a skipped branch's place."""
+        p = self._cell_means(x, pool)
+        # Cells outside are not counted, so that the normalisation could be folded into the matrices.
+        near = self.node("AveragePool", [p], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        c = self.node("Gemm", [self._rows(near, channels), names["around"], names["bias"]], transB=1)
+        return self._cells(self.node("Gemm", [self._rows(p, channels), names["here"], c], transB=1), channels, side)
+
+    def _cell_means(self, x: str, pool: int) -> str:
+        return self.node("AveragePool", [x], kernel_shape=[pool, pool], strides=[pool, pool]) if pool > 1 else x
+
+    def _rows(self, p: str, channels: int) -> str:
+        """A row for each cell of each image: products with a bias, which engines fuse with a ReLU."""
+        return self.node("Reshape", [self.node("Transpose", [p], perm=[0, 2, 3, 1]), self._shape([-1, channels])])
+
+    def _cells(self, rows: str, channels: int, side: int) -> str:
+        """The reverse: (B * G * G, C) -> (B, C, G, G)."""
+        image = self.node("Reshape", [rows, self._shape([-1, side, side, channels])])
+        return self.node("Transpose", [image], perm=[0, 3, 1, 2])
 
     def head(self, features: str, names: dict[str, str]) -> str:
         """(B, F) with mean (F,), weight (classes, F) and bias (classes,) -> (B, classes)."""

@@ -8,6 +8,7 @@ from da3.export.graph import Graph, Shape
 from da3.toolchain.adaptor import Adaptor
 from da3.toolchain.backbones.split import Block
 from da3.toolchain.model import DomainModel
+from da3.toolchain.substitute import Substitute
 
 
 @dataclass
@@ -49,13 +50,22 @@ def deploy(model: DomainModel) -> Deployment:
         if adaptor is not None:
             _add_adaptor(out, i, adaptor, heights[i])
         side = None if adaptor is None else adaptor.side
-        _add_block(out, i, block, side, heights[i], heights[i + 1], model.gateable[i])
+        step = _block_step(out, i, block, side, heights[i], heights[i + 1])
+        substitute = model.substitute(i)
+        if substitute is not None:
+            step |= {"gate": f"g{i}", **_substituted(out, i, substitute, heights[i])}
+        elif model.gateable[i]:
+            step |= {
+                "gate": f"g{i}",
+                "skip": _block_segment(out, i, block, side, heights[i], heights[i + 1], run=False),
+            }
+        out.plan.append(step)
         flops = block.flops(heights[i])
         out.blocks.append(
             {
                 "name": block.name,
                 "flops": flops.branch + flops.shortcut,
-                "skip_flops": flops.shortcut if model.gateable[i] else None,
+                "skip_flops": flops.shortcut + model.substitute_flops(i) if model.gateable[i] else None,
             }
         )
 
@@ -99,30 +109,50 @@ def _add_adaptor(out: Deployment, i: int, adaptor: Adaptor, height: int) -> None
     )
 
 
-def _add_block(
-    out: Deployment, i: int, block: Block, side: int | None, height: int, out_height: int, gateable: bool
-) -> None:
-    def write(name: str, run: bool) -> str:
-        graph = Graph(name)
-        x = graph.input("x", ("batch", block.in_channels, height, height))
-        added = None
-        if side is not None:
-            a = graph.input("a", ("batch", block.out_channels, side, side))
-            added = graph.upsample(a, out_height // side)
-        y = graph.block(x, block, added, f"block_{i:02d}", run)
-        shape: Shape = ("batch", block.out_channels, out_height, out_height)
-        graph.output(y, "y", shape)
-        return out.add(name, "backbone", graph)
-
-    step: dict[str, object] = {
-        "segment": write(f"block_{i:02d}", run=True),
+def _block_step(
+    out: Deployment, i: int, block: Block, side: int | None, height: int, out_height: int
+) -> dict[str, object]:
+    return {
+        "segment": _block_segment(out, i, block, side, height, out_height, run=True),
         "inputs": [f"x{i}", *([] if side is None else [f"a{i}"])],
         "outputs": [f"x{i + 1}"],
         "block": i,
     }
-    if gateable:
-        step |= {"gate": f"g{i}", "skip": write(f"skip_{i:02d}", run=False)}
-    out.plan.append(step)
+
+
+def _block_segment(
+    out: Deployment, i: int, block: Block, side: int | None, height: int, out_height: int, run: bool
+) -> str:
+    """The block, or what is left of it when it is skipped."""
+    name = f"{'block' if run else 'skip'}_{i:02d}"
+    graph = Graph(name)
+    x = graph.input("x", ("batch", block.in_channels, height, height))
+    added = None
+    if side is not None:
+        a = graph.input("a", ("batch", block.out_channels, side, side))
+        added = graph.upsample(a, out_height // side)
+    y = graph.block(x, block, added, f"block_{i:02d}", run)
+    shape: Shape = ("batch", block.out_channels, out_height, out_height)
+    graph.output(y, "y", shape)
+    return out.add(name, "backbone", graph)
+
+
+def _substituted(out: Deployment, i: int, substitute: Substitute, height: int) -> dict[str, object]:
+    """x + upsampled (a + c): what is done in the place of a block whose shortcut is its input."""
+    side, channels = substitute.side, substitute.adaptor.cin
+    tensors = {name: tuple(t.shape) for name, t in substitute.domain_tensors().items()}
+    name = f"skip_{channels}x{height}_{side}"
+    graph = Graph(name)
+    shape: Shape = ("batch", channels, height, height)
+    x, a = graph.input("x", shape), graph.input("a", ("batch", channels, side, side))
+    names = {tensor: graph.input(tensor, size) for tensor, size in tensors.items()}
+    c = graph.substitute(x, names, channels, height // side, side)
+    added = graph.upsample(graph.node("Add", [a, c]), height // side)
+    graph.output(graph.node("Add", [x, added]), "y", shape)
+    return {
+        "skip": out.add(name, "adaptors", graph),
+        "skip_inputs": [f"x{i}", f"a{i}", *(f"domain:substitutes.{i}.{tensor}" for tensor in tensors)],
+    }
 
 
 def _add_head(out: Deployment, features: int) -> None:

@@ -14,6 +14,7 @@ from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
 from da3.runtime.backends.ort import open_session
 from da3.runtime.bundle import Bundle
+from da3.runtime.plan import DOMAIN
 from da3.runtime.records import Step
 from da3.toolchain.frozen import run_block
 from da3.toolchain.model import DomainModel
@@ -82,27 +83,24 @@ class _Sessions:
 def _check_step(
     step: Step, model: DomainModel, sessions: _Sessions, domain: Domain, values: dict[str, Tensor]
 ) -> list[Check]:
-    inputs = [
-        domain.weights[name[len("domain:") :]] if name.startswith("domain:") else values[name].numpy()
-        for name in step.inputs
-    ]
+    def check(step: Step, what: str, expected: list[Tensor]) -> Check:
+        inputs = [
+            domain.weights[name[len(DOMAIN) :]] if name.startswith(DOMAIN) else values[name].numpy()
+            for name in step.inputs
+        ]
+        pairs = zip(sessions.run(step.segment, inputs), expected, strict=True)
+        return Check(step.segment, max(relative_error(o, e.numpy()) for o, e in pairs), what)
+
     if step.block is None:
-        expected = [values[name] for name in step.outputs]
-        return [_run(step.segment, " ".join(step.outputs), sessions, inputs, expected)]
+        return [check(step, " ".join(step.outputs), [values[name] for name in step.outputs])]
     block = model.backbone.blocks[step.block]
     x, *added = (values[name] for name in step.inputs)
-    a = added[0] if added else None
     with torch.no_grad():
-        checks = [_run(step.segment, block.name, sessions, inputs, [run_block(block, x, a)])]
+        checks = [check(step, block.name, [run_block(block, x, added[0] if added else None)])]
         if step.skip is not None:
-            skipped = run_block(block, x, a, torch.zeros(len(x)))
-            checks.append(_run(step.skip, f"{block.name} skipped", sessions, inputs, [skipped]))
+            skipped, _, _ = model.run(step.block, x, torch.zeros(len(x)))
+            checks.append(check(step.skipped, f"{block.name} skipped", [skipped]))
     return checks
-
-
-def _run(segment: str, what: str, sessions: _Sessions, inputs: list[Array], expected: list[Tensor]) -> Check:
-    pairs = zip(sessions.run(segment, inputs), expected, strict=True)
-    return Check(segment, max(relative_error(o, e.numpy()) for o, e in pairs), what)
 
 
 def _sure(values: dict[str, Tensor], domain: Domain) -> Array:

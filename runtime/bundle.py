@@ -4,7 +4,7 @@ import hashlib
 import os
 from typing import List, Union
 
-from .domain import check_fits, is_domain_name, read_domain_files, read_pack
+from .domain import fitted, is_domain_name, read_domain_files, read_pack
 from .errors import BundleError, DomainError
 from .files import Files
 from .manifest import Manifest, parse_manifest
@@ -90,8 +90,7 @@ def read_domain(bundle: Bundle, name: str) -> Domain:
             "%s: domains/%s/domain.json calls itself %r; rename the folder or add the pack again"
             % (bundle.path, name, domain.name)
         )
-    check_fits(domain, bundle.manifest)
-    return domain
+    return fitted(domain, bundle.manifest)
 
 
 def unknown_domain(name: str, known: List[str]) -> str:

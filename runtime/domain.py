@@ -3,15 +3,16 @@
 import hashlib
 import os
 import re
-from typing import Any, Dict, List, Union
+from typing import Any, Dict, List, Tuple, Union
 
 import numpy as np
 
 from .errors import BundleError, DomainError
 from .files import Files
 from .jsonfile import check_format, parse_object
+from .layout import sized
 from .manifest import FORMAT, Manifest, sha256_entry
-from .plan import domain_inputs, logits_shape
+from .plan import domain_inputs, logits_shape, skip_tensors
 from .records import Array, Domain, Shape
 from .tensors import parse_safetensors
 
@@ -26,7 +27,7 @@ def is_domain_name(name: str) -> bool:
 
 
 def read_pack(path: Union[str, "os.PathLike[str]"]) -> Domain:
-    """The domain in a pack (`flowers.da3`) or in a folder with domain.json; `check_fits` must still be
+    """The domain in a pack (`flowers.da3`) or in a folder with domain.json; `fitted` must still be
     asked."""
     files = Files(path, "domain.json", "domain pack")
     try:
@@ -67,9 +68,12 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
     )
 
 
-def check_fits(domain: Domain, manifest: Manifest) -> None:
-    """Raise DomainError unless the domain was made for this backbone, input size and adaptor, with all its
-    tensors."""
+def fitted(domain: Domain, manifest: Manifest) -> Domain:
+    """The domain with a tensor for every `domain:` input of the plan.
+
+    Raises DomainError unless it was made for this backbone, input size and adaptor, with all its tensors. Where it
+    has no gates, those that only skipped blocks need may be missing, and are zeros.
+    """
     if domain.backbone_sha256 != manifest.backbone_sha256:
         raise DomainError(
             "pack %s was trained on backbone %s...; this bundle holds %s, backbone %s...: "
@@ -92,12 +96,18 @@ def check_fits(domain: Domain, manifest: Manifest) -> None:
             "pack %s has another adaptor than this bundle (%s): train it with the bundle's"
             % (domain.name, "; ".join(differ))
         )
-    _check_tensors(domain, manifest)
+    wanted = domain_inputs(manifest.plan, manifest.segments)
+    idle = set() if domain.gated else skip_tensors(manifest.plan) - set(domain.weights)
+    shapes = {name: sized(wanted[name][0], {}) for name in idle}
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if shape is not None}
+    domain = domain._replace(weights=dict(domain.weights, **zeros)) if zeros else domain
+    _check_tensors(domain, wanted, manifest)
+    return domain
 
 
-def _check_tensors(domain: Domain, manifest: Manifest) -> None:
+def _check_tensors(domain: Domain, wanted: Dict[str, Tuple[Shape, ...]], manifest: Manifest) -> None:
     sizes: Dict[str, int] = {}
-    for key, shapes in sorted(domain_inputs(manifest.plan, manifest.segments).items()):
+    for key, shapes in sorted(wanted.items()):
         if key not in domain.weights:
             raise DomainError("domain %s lacks the tensor %s; export it again" % (domain.name, key))
         for shape in shapes:

@@ -9,7 +9,7 @@ import numpy as np
 from .answers import name_answers
 from .backends import Backend, choose
 from .bundle import Bundle, read_domain, unknown_domain
-from .domain import check_fits, read_pack
+from .domain import fitted, read_pack
 from .errors import BackendError, DomainError, enough_memory
 from .inputs import Images, as_batch, batches
 from .preprocess import Preprocessing
@@ -102,15 +102,13 @@ class Runtime:
         the bundle. Loading again reads it again. Does not make it current."""
         opened = self._opened()
         if isinstance(name, Domain):
-            check_fits(name, opened.bundle.manifest)
-            return self._put(opened, name).domain
+            return self._put(opened, fitted(name, opened.bundle.manifest)).domain
         text = os.fspath(name)
         with enough_memory("load domain %s" % text):
             if text in opened.bundle.domains:
                 domain = read_domain(opened.bundle, text)
             elif os.path.isfile(text) or os.path.isfile(os.path.join(text, "domain.json")):
-                domain = read_pack(text)
-                check_fits(domain, opened.bundle.manifest)
+                domain = fitted(read_pack(text), opened.bundle.manifest)
             elif text.endswith(".da3") or os.sep in text:
                 raise DomainError("no domain pack at %s: the path does not exist" % text)
             else:

@@ -36,7 +36,8 @@ def whole_model(bundle: "Bundle", domain: Domain) -> Model:
     """The network of one domain as an ordinary model: image (batch, 3, S, S) -> logits, its weights constants, all
     blocks on."""
     model = part_model(whole_plan(bundle.manifest), bundle)
-    model.weights.update((DOMAIN + name, array) for name, array in domain.weights.items())
+    given = {info.name for info in model.inputs}
+    model.weights.update((DOMAIN + name, array) for name, array in domain.weights.items() if DOMAIN + name in given)
     model.inputs = [info for info in model.inputs if info.name == IMAGE]
     return model
 

@@ -14,7 +14,7 @@ from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tup
 
 from .errors import DomainError
 from .manifest import Manifest
-from .plan import BATCH, DOMAIN, IMAGE, LOGITS
+from .plan import BATCH, DOMAIN, IMAGE, LOGITS, with_skipped
 from .records import Array, Segment, Shape, Step, Value
 
 DOUBLED_BYTES = 1 << 20  # a file up to this size may be held twice to save a call
@@ -78,9 +78,7 @@ def join_plan(manifest: Manifest, looks_ahead: bool, keep: Sequence[str] = ()) -
             calls.append(Call(run))
             continue
         step = gated[0]
-        assert step.skip is not None
-        instead = step._replace(segment=step.skip, gate=None, skip=None)
-        skipped = [instead if s is step else s for s in group]
+        skipped = [step.skipped if s is step else s for s in group]
         calls.append(Call(run, step.gate, _part(manifest, skipped, shapes, after), step.block))
     gates = tuple(call.gate for call in calls if call.gate is not None)
     values = {IMAGE: shapes[IMAGE]}
@@ -92,7 +90,7 @@ def join_plan(manifest: Manifest, looks_ahead: bool, keep: Sequence[str] = ()) -
 
 def whole_plan(manifest: Manifest) -> Part:
     """Every step as one part, all blocks on."""
-    steps = [step._replace(gate=None, skip=None) for step in manifest.plan]
+    steps = [step.always for step in manifest.plan]
     return _part(manifest, steps, _shapes(manifest), {LOGITS})
 
 
@@ -150,7 +148,7 @@ def _weightless(step: Step) -> bool:
 def _shapes(manifest: Manifest) -> Dict[str, Shape]:
     size = manifest.preprocessing.size
     shapes: Dict[str, Shape] = {IMAGE: (BATCH, 3, size, size)}
-    for step in manifest.plan:
+    for step in with_skipped(manifest.plan):
         segment = manifest.segments[step.segment]
         shapes.update(zip(step.outputs, (v.shape for v in segment.outputs)))
         shapes.update((n, v.shape) for n, v in zip(step.inputs, segment.inputs) if n.startswith(DOMAIN))

@@ -123,11 +123,17 @@ def _block(entry: Object) -> Block:
 
 
 def _step(entry: Object) -> Step:
+    inputs = tuple(entry.texts("inputs"))
+    skip = entry.text("skip") if entry.optional("skip") is not None else None
+    other = tuple(entry.texts("skip_inputs")) if entry.optional("skip_inputs") is not None else None
+    if other is not None and skip is None:
+        raise BundleError("%s: skip_inputs, but no skip" % entry.where)
     return Step(
         segment=entry.text("segment"),
-        inputs=tuple(entry.texts("inputs")),
+        inputs=inputs,
         outputs=tuple(entry.texts("outputs")),
         block=entry.integer("block") if entry.optional("block") is not None else None,
         gate=entry.text("gate") if entry.optional("gate") is not None else None,
-        skip=entry.text("skip") if entry.optional("skip") is not None else None,
+        skip=skip,
+        skip_inputs=() if skip is None else inputs if other is None else other,
     )

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, Dict, List, Optional, Union
 
 from .atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
-from .domain import WEIGHTS, check_fits, read_domain_files
+from .domain import WEIGHTS, fitted, read_domain_files
 from .errors import BundleError, DomainError
 from .files import Files
 from .records import Domain
@@ -44,7 +44,7 @@ def add_pack(bundle: Path, pack: Path, replace: bool = False) -> Domain:
             content = _content(source, "")
         finally:
             source.close()
-        check_fits(domain, opened.manifest)
+        domain = fitted(domain, opened.manifest)
         folder = os.path.join(opened.path, "domains")
         place = os.path.join(folder, domain.name)
         if os.path.lexists(place) and not replace:

@@ -1,6 +1,6 @@
 """Is a plan sound? Checked once when a bundle is opened, so that the hot loop need not check anything."""
 
-from typing import Dict, Sequence, Set, Tuple
+from typing import Dict, Iterable, List, Sequence, Set, Tuple
 
 from .errors import BundleError
 from .records import Block, Segment, Shape, Step, Value
@@ -21,13 +21,7 @@ def check_plan(
     for number, step in enumerate(plan):
         at = "%s: plan step %d (%s)" % (where, number, step.segment)
         segment = _segment(segments, step.segment, at)
-        if len(step.inputs) != len(segment.inputs) or len(step.outputs) != len(segment.outputs):
-            raise BundleError(
-                "%s: %d inputs and %d outputs, but the segment has %d and %d"
-                % (at, len(step.inputs), len(step.outputs), len(segment.inputs), len(segment.outputs))
-            )
-        for name, value in zip(step.inputs, segment.inputs):
-            _check_input(name, value, shapes, at)
+        _check_reads(step, segment, shapes, at)
         if step.block is not None:
             if not 0 <= step.block < len(blocks):
                 raise BundleError("%s: block %d, but `blocks` has %d" % (at, step.block, len(blocks)))
@@ -49,12 +43,24 @@ def check_plan(
 def domain_inputs(plan: Sequence[Step], segments: Dict[str, Segment]) -> Dict[str, Tuple[Shape, ...]]:
     """Every tensor a domain must hold -> the shapes the plan reads it with."""
     wanted: Dict[str, Tuple[Shape, ...]] = {}
-    for step in plan:
+    for step in with_skipped(plan):
         for name, value in zip(step.inputs, segments[step.segment].inputs):
             if name.startswith(DOMAIN):
                 key = name[len(DOMAIN) :]
                 wanted[key] = wanted.get(key, ()) + (value.shape,)
     return wanted
+
+
+def skip_tensors(plan: Sequence[Step]) -> Set[str]:
+    """The tensors that only skipped blocks need: a domain without gates may lack them."""
+    names = {name for step in with_skipped(plan) for name in step.inputs}
+    names -= {name for step in plan for name in step.inputs}
+    return {name[len(DOMAIN) :] for name in names if name.startswith(DOMAIN)}
+
+
+def with_skipped(plan: Iterable[Step]) -> List[Step]:
+    """Every step, each that has a gate followed by what is done in its place."""
+    return [one for step in plan for one in ([step] if step.skip is None else [step, step.skipped])]
 
 
 def logits_shape(plan: Sequence[Step], segments: Dict[str, Segment]) -> Shape:
@@ -69,6 +75,16 @@ def _segment(segments: Dict[str, Segment], name: str, at: str) -> Segment:
     if name not in segments:
         raise BundleError("%s: no segment is called %r" % (at, name))
     return segments[name]
+
+
+def _check_reads(step: Step, segment: Segment, shapes: Dict[str, Shape], at: str) -> None:
+    if len(step.inputs) != len(segment.inputs) or len(step.outputs) != len(segment.outputs):
+        raise BundleError(
+            "%s: %d inputs and %d outputs, but the segment has %d and %d"
+            % (at, len(step.inputs), len(step.outputs), len(segment.inputs), len(segment.outputs))
+        )
+    for name, value in zip(step.inputs, segment.inputs):
+        _check_input(name, value, shapes, at)
 
 
 def _check_input(name: str, value: Value, shapes: Dict[str, Shape], at: str) -> None:
@@ -102,12 +118,12 @@ def _check_gate(
     if blocks[step.block].skip_flops is None:
         raise BundleError("%s: has a gate, but skip_flops of block %d is null" % (at, step.block))
     skip = _segment(segments, step.skip, at)
-    for mine, other, kind in (
-        (segment.inputs, skip.inputs, "inputs"),
-        (segment.outputs, skip.outputs, "outputs"),
-    ):
-        if len(mine) != len(other) or not all(_meet(a.shape, b.shape) for a, b in zip(mine, other)):
-            raise BundleError("%s: its skip segment %s has other %s" % (at, step.skip, kind))
+    _check_reads(step.skipped, skip, shapes, "%s: its skip segment %s" % (at, step.skip))
+    if not all(_meet(a.shape, b.shape) for a, b in zip(segment.outputs, skip.outputs)):
+        raise BundleError("%s: its skip segment %s has other outputs" % (at, step.skip))
+    strange = [n for n in step.skip_inputs if n not in step.inputs and not n.startswith(DOMAIN)]
+    if strange:
+        raise BundleError("%s: its skip segment %s reads %s, which it does not" % (at, step.skip, strange[0]))
     if not any(v.shape[:1] == (BATCH,) for v in segment.inputs):
         raise BundleError("%s: a gateable step needs an input with a batch dimension" % at)
     if not all(v.shape[:1] == (BATCH,) for v in segment.outputs):

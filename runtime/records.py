@@ -31,7 +31,7 @@ class Segment(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One line of the plan. `gate` and `skip` are both given or both None."""
+    """One line of the plan. `gate` and `skip` are both given or both None; skip_inputs: what `skip` reads."""
 
     segment: str
     inputs: Tuple[str, ...]
@@ -39,6 +39,18 @@ class Step(NamedTuple):
     block: Optional[int] = None
     gate: Optional[str] = None
     skip: Optional[str] = None
+    skip_inputs: Tuple[str, ...] = ()
+
+    @property
+    def skipped(self) -> "Step":
+        """What is done in this step's place where its gate is closed; it has one."""
+        assert self.skip is not None
+        return self._replace(segment=self.skip, inputs=self.skip_inputs, gate=None, skip=None, skip_inputs=())
+
+    @property
+    def always(self) -> "Step":
+        """The same step without its gate."""
+        return self._replace(gate=None, skip=None, skip_inputs=())
 
 
 class Block(NamedTuple):

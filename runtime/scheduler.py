@@ -82,7 +82,7 @@ class Scheduler:
         backend.open(self._layout, bundle)
 
     def bind(self, domain: Domain) -> Bound:
-        """A domain that `check_fits` this bundle, made ready to run."""
+        """A domain `fitted` to this bundle, made ready to run."""
         # Gates are float32: comparing them with a float32 threshold is exact for one image and for a batch alike.
         bound = Bound(domain, self._backend.weights(domain), float(np.float32(domain.theta)), next(_keys))
         with self._lock:

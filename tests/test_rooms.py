@@ -18,7 +18,7 @@ ALLOWED = {
     "calib": {"runtime": None},
     "export": {
         "runtime": None,
-        "toolchain": {"adaptor", "backbones", "checkpoint", "frozen", "methods", "model", "preprocessing"},
+        "toolchain": {"adaptor", "backbones", "checkpoint", "frozen", "methods", "model", "preprocessing", "substitute"},
     },
     "toolchain": {"runtime": None, "calib": None, "export": None},
 }

@@ -26,7 +26,8 @@ from da3.toolchain.kept import Kept
 # Gradients need not reach where activations are largest: adaptors begin at an eighth of the image's side, with the
 # first block whose shortcut is its input.
 FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
-OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under the training noise
+OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under noise of scale 1
+GATE_STEP = 0.25  # w_g is this times its parameter: all of its entries step together, and gates would flutter
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class AdaptorSpec:
     def of(cls, arch: str) -> AdaptorSpec:
         """What suits the backbone ``arch``."""
         # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
-        return cls() if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
+        return cls(grid=16) if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -88,8 +89,8 @@ class _AdaptorPass(torch.autograd.Function):
         d_h = d @ adaptor.up
         if d_logit is not None:
             assert adaptor.gate is not None
-            grads |= {"gate": h.view(batch, cells, -1).mean(1).T @ d_logit, "gate_bias": d_logit.sum()}
-            d_h.view(batch, cells, -1).add_((d_logit[:, None] * adaptor.gate / cells)[:, None])
+            grads |= {"gate": GATE_STEP * (h.view(batch, cells, -1).mean(1).T @ d_logit), "gate_bias": d_logit.sum()}
+            d_h.view(batch, cells, -1).add_((GATE_STEP / cells * d_logit[:, None] * adaptor.gate)[:, None])
         d_u = d_h.mul_(h > 0)
         grads |= {"down": d_u.T @ z, "down_bias": d_u.sum(0)}
         d_p = (d_u @ (adaptor.down / adaptor.std)).view(batch, cells, channels) if ctx.needs_input_grad[0] else None
@@ -123,23 +124,25 @@ class Adaptor(nn.Module):
         self.std.copy_(std)
         self.out_scale.fill_(out_scale)
 
-    def forward(self, x: Tensor, keep_precision: str = "fp32") -> tuple[Tensor, Tensor, Tensor | None]:
-        """x (B, C, H, H) -> x itself, to be read by the block; a (B, C', G, G); the next gate's logit (B,) or None.
+    def forward(self, x: Tensor, keep_precision: str = "fp32") -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x (B, C, H, H) -> x itself, to be read by the block; p (B, G*G, C); a (B, C', G, G); the next gate's logit
+        (B,) or None.
 
-        Whatever gradient flows into the returned x and a comes out at the given x. Between forward and backward only
-        the pooled input is kept, at ``keep_precision``; h is computed again from it.
+        Whatever gradient flows into the returned x, p and a comes out at the given x. Between forward and backward
+        only p is kept, at ``keep_precision``; h is computed again from it.
         """
         if not torch.is_grad_enabled():
-            return x, *self.compute(cell_means(x, self.side))
+            p = cell_means(x, self.side)
+            return x, p, *self.compute(p)
         x, p = PooledInput.apply(x, self.side)
-        return x, *_AdaptorPass.apply(p, self, keep_precision, *self.parameters())
+        return x, p, *_AdaptorPass.apply(p, self, keep_precision, *self.parameters())
 
     def compute(self, p: Tensor) -> tuple[Tensor, Tensor | None]:
         """The formulas above: p (B, G*G, C) -> a (B, C', G, G), and the logit (B,) where there is a gate."""
         z = (p - self.mean) / self.std
         h = F.relu(F.linear(z, self.down, self.down_bias))  # (B, G*G, m)
         a = self.out_scale * F.linear(h, self.up, self.up_bias)  # (B, G*G, C')
-        logit = None if self.gate is None else h.mean(1) @ self.gate + self.gate_bias
+        logit = None if self.gate is None else GATE_STEP * (h.mean(1) @ self.gate) + self.gate_bias
         return a.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2), logit
 
     def folded_down(self) -> tuple[Tensor, Tensor]:
@@ -156,7 +159,7 @@ class Adaptor(nn.Module):
         up, up_bias = self.out_scale * self.up, self.out_scale * self.up_bias
         tensors = {"down": weight, "down_bias": bias, "up": up, "up_bias": up_bias}
         if self.gate is not None and self.gate_bias is not None:
-            tensors |= {"gate": self.gate[:, None], "gate_bias": self.gate_bias.reshape(1)}
+            tensors |= {"gate": GATE_STEP * self.gate[:, None], "gate_bias": self.gate_bias.reshape(1)}
         return {k: v.detach() for k, v in tensors.items()}
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -165,4 +168,4 @@ class Adaptor(nn.Module):
         with torch.no_grad():
             for name, value in tensors.items():
                 parameter = getattr(self, name)
-                parameter.copy_(value.reshape(parameter.shape))
+                parameter.copy_(value.reshape(parameter.shape) / (GATE_STEP if name == "gate" else 1))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from io import BytesIO
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,16 @@ from da3.toolchain.data import Augmentation, Loader, PhotoSet
 from da3.toolchain.errors import CheckpointError, TrainingError
 from da3.toolchain.memory import peak_bytes
 from da3.toolchain.methods import Learner
+from da3.toolchain.methods.base import Batch
 from da3.toolchain.progress import Reporter
 
 SAVE_EVERY = 60.0  # seconds between checkpoints inside an epoch
 STATISTICS_PHOTOS = 256
 SAMPLE_PHOTOS = 8  # kept beside the checkpoint so that export can verify without the photos
+
+
+class _Stopped(Exception):
+    """Asked to stop amid a step, before it changed anything that the same step would not find the same again."""
 
 
 class Run:
@@ -111,19 +117,24 @@ class Run:
             if stop():
                 batches.close()
                 return False
-            self._step(pixels.to(self.device), labels.to(self.device))
+            try:
+                self._step(pixels.to(self.device), labels.to(self.device), stop)
+            except _Stopped:
+                batches.close()
+                return False
             self.reporter.step(progress.epoch, progress.step, self.steps, progress.sums, peak_bytes(self.device))
             if time.monotonic() - self.saved_at > SAVE_EVERY:
                 self.save()
         return True
 
-    def _step(self, pixels: Tensor, labels: Tensor) -> None:
+    def _step(self, pixels: Tensor, labels: Tensor, stop: Callable[[], bool]) -> None:
         progress = self.progress
         done = progress.epoch * self.steps + progress.step
         # Noise is a function of the step alone, so that a resumed run draws what an uninterrupted one would have.
         torch.manual_seed((self.config.seed * 1_000_003 + done) % 2**63)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(done)
+        self.learner.revise(done / self.total, lambda draw: self._again(done, draw, stop))
         self.learner.train_mode(done / self.total)
         self.optimizer.zero_grad(set_to_none=True)
         result = self.learner.step(pixels, labels, self.config.label_smoothing)
@@ -142,6 +153,18 @@ class Run:
         }.items():
             progress.sums[key] = progress.sums.get(key, 0.0) + amount
         progress.step += 1
+
+    def _again(self, done: int, draw: int, stop: Callable[[], bool]) -> Generator[Batch, None, None]:
+        """Training photos in orders and augmentations that no epoch has: a function of step and draw, as noise is."""
+        seen = 0
+        for lap in count():
+            key = ((done + 1) * 1_000 + draw) * 1_000 + lap
+            for pixels, labels in self.train_loader.training(self.augmentation, self.config.seed, key):
+                if stop():
+                    raise _Stopped
+                yield pixels.to(self.device), labels.to(self.device)
+                seen += 1
+                self.reporter.revising(self.progress.epoch, seen)
 
     def learning_rate(self, done: int) -> float:
         """That of the step after ``done`` steps."""

@@ -14,6 +14,7 @@ from da3.toolchain.adaptor import Adaptor, AdaptorSpec, grid_side
 from da3.toolchain.backbones import Backbone
 from da3.toolchain.frozen import cell_means, run_block
 from da3.toolchain.lean import Lean, images_a_slice
+from da3.toolchain.substitute import Substitute
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class DomainModel(nn.Module):
     """
 
     adaptors: nn.ModuleDict  # by block index; see adaptor()
-    branch_share: Tensor  # (blocks,) of the block FLOPs
+    substitutes: nn.ModuleDict  # by block index, of gateable blocks where adaptors are as wide as their input
+    branch_share: Tensor  # (blocks,) of the block FLOPs, saved where the block is skipped
     running_share: Tensor  # scalar: of block FLOPs run by recent training batches
 
     def __init__(
@@ -119,20 +121,23 @@ class DomainModel(nn.Module):
         self.backbone, self.spec, self.size, self.lean = backbone, spec, size, lean
         flops = backbone.block_flops(size)
         total = sum(f.branch + f.shortcut for f in flops)
-        shares = torch.tensor([f.branch / total for f in flops])
-        self.register_buffer("branch_share", shares, persistent=False)
         self.gateable = tuple(g and i > spec.first for i, g in enumerate(backbone.gateable))
-        self.adaptors = nn.ModuleDict()
+        self.adaptors, self.substitutes = nn.ModuleDict(), nn.ModuleDict()
         for i, (block, f) in enumerate(zip(backbone.blocks, flops, strict=True)):
             if i >= spec.first:
                 mid = max(8, min(block.in_channels, spec.mid))
                 next_gated = i + 1 < len(flops) and self.gateable[i + 1]
                 side = grid_side(f.out_height, spec.grid)
                 self.adaptors[str(i)] = Adaptor(block.in_channels, block.out_channels, mid, side, next_gated)
+                # Elsewhere they would be larger than the rest of a domain, or have an activation to see past.
+                if self.gateable[i] and mid == block.in_channels and block.activation is None:
+                    self.substitutes[str(i)] = Substitute(self.adaptor(i))
         self.head = Head(backbone.feature_size, classes)
+        saved = torch.tensor([(f.branch - self.substitute_flops(i)) / total for i, f in enumerate(flops)])
+        self.register_buffer("branch_share", saved, persistent=False)
         self.register_buffer("running_share", torch.ones(()))
         for name, parameter in self.named_parameters():
-            if name.endswith((".gate", ".gate_bias")):
+            if name.endswith((".gate", ".gate_bias")) or name.startswith("substitutes."):
                 parameter.requires_grad_(gated)
         self.gated = gated
         self.gating = "off"
@@ -149,6 +154,15 @@ class DomainModel(nn.Module):
     def adaptor(self, block: int) -> Adaptor | None:
         """That of the block of this index; None before the first."""
         return self.adaptors[str(block)] if block >= self.spec.first else None  # type: ignore[return-value]
+
+    def substitute(self, block: int) -> Substitute | None:
+        """That of the block of this index; None where it has none."""
+        return self.substitutes[str(block)] if str(block) in self.substitutes else None  # type: ignore[return-value]  # noqa: SIM401 (no get)
+
+    def substitute_flops(self, block: int) -> int:
+        """Operations that stand in for the branch of this block, for an image it is skipped for."""
+        substitute = self.substitute(block)
+        return 0 if substitute is None else substitute.flops
 
     @property
     def slice_size(self) -> int:
@@ -176,24 +190,20 @@ class DomainModel(nn.Module):
                 values.update({name: value for name, value in found.items() if value is not None})
 
         if values is None:
-            x = torch.cat([self._front(part, note) for part in image.split(self._front_size)])
+            x = torch.cat([self.front(part, note) for part in image.split(self._front_size)])
         else:
-            x = self._front(image, note)
+            x = self.front(image, note)
         everyone = self.branch_share.new_ones(len(x))
         gates = [everyone] * self.spec.first
         logit: Tensor | None = None
         if draws is None and self.gating == "sampled":
             draws = torch.rand(len(x), len(self.backbone.blocks), device=x.device)
         for i in range(self.spec.first, len(self.backbone.blocks)):
-            x, a, next_logit = self.adaptor(i)(x, self.lean.keep_precision)
             gate = None
             if logit is not None and self.gating != "off":
-                gate = self._decide(logit, None if draws is None else draws[:, i], i)
-            x = run_block(
-                self.backbone.blocks[i], x, a, gate, self.lean.gradient == "skip-path", self.lean.keep_precision
-            )
+                gate = self.decide(logit, None if draws is None else draws[:, i], i)
+            x, a, logit = self.run(i, x, gate)
             gates.append(everyone if gate is None else gate)
-            logit = next_logit
             note(**{f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x})
         features = self.backbone.tail(x)
         logits = self.head(features)
@@ -201,8 +211,17 @@ class DomainModel(nn.Module):
         stacked = torch.stack(gates, 1)  # (B, blocks)
         return Output(logits, 1.0 - (1.0 - stacked) @ self.branch_share, stacked)
 
+    def run(self, i: int, x: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Block i on x (B, C, H, H) -> its output, its adaptor's a, and the logit of the gate after ``gate`` (B,)."""
+        x, p, a, logit = self.adaptor(i)(x, self.lean.keep_precision)
+        added, substitute = a, self.substitute(i)
+        if gate is not None and substitute is not None and (gate.requires_grad or not bool(gate.all())):
+            added = substitute(a, p, gate, self.lean.keep_precision)
+        skip_path = self.lean.gradient == "skip-path"
+        return run_block(self.backbone.blocks[i], x, added, gate, skip_path, self.lean.keep_precision), a, logit
+
     @torch.no_grad()
-    def _front(self, image: Tensor, note: Callable[..., None]) -> Tensor:
+    def front(self, image: Tensor, note: Callable[..., None] = lambda **_: None) -> Tensor:
         """Image (B, 3, S, S) -> what the first adaptor reads. Nothing here is trained, so nothing is kept."""
         x = self.backbone.stem(image.to(self.backbone.dtype))
         note(image=image, x0=x)
@@ -211,7 +230,7 @@ class DomainModel(nn.Module):
             note(**{f"x{i + 1}": x})
         return x
 
-    def _decide(self, logit: Tensor, draw: Tensor | None, block: int) -> Tensor:
+    def decide(self, logit: Tensor, draw: Tensor | None, block: int) -> Tensor:
         """Gate logits (B,) of ``block``, and uniform draws (B,) for sampling -> gates (B,) of 0 and 1."""
         if self.gating == "hard" or draw is None:
             return (logit > self.theta).to(logit.dtype)
@@ -255,6 +274,9 @@ class DomainModel(nn.Module):
         tensors = {f"head.{k}": v for k, v in self.head.domain_tensors().items()}
         for i, adaptor in self.adaptors.items():
             tensors |= {f"adaptors.{i}.{k}": v for k, v in adaptor.domain_tensors().items()}
+        if self.gated:
+            for i, substitute in self.substitutes.items():
+                tensors |= {f"substitutes.{i}.{k}": v for k, v in substitute.domain_tensors().items()}
         return tensors
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -266,3 +288,7 @@ class DomainModel(nn.Module):
         self.head.load_domain_tensors(part("head."))
         for i, adaptor in self.adaptors.items():
             adaptor.load_domain_tensors(part(f"adaptors.{i}."))
+        for i, substitute in self.substitutes.items():
+            found = part(f"substitutes.{i}.")
+            if found:
+                substitute.load_domain_tensors(found)

@@ -20,6 +20,7 @@ class Reporter(Protocol):
     def preparing(self, done: int, total: int) -> None: ...
     def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None: ...
     def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None: ...
+    def revising(self, epoch: int, batches: int) -> None: ...
     def epoch(self, row: dict[str, float]) -> None: ...
     def note(self, text: str) -> None: ...
 
@@ -89,6 +90,12 @@ class ConsoleReporter:
             f"{rate:.0f} images/s  loss {sums['loss'] / sums['photos']:.3f}  "
             f"accuracy {sums['correct'] / sums['photos']:.1%}  memory {memory / 1e6:.0f} MB",
         )
+
+    def revising(self, epoch: int, batches: int) -> None:
+        if self.task is not None:
+            self.bar.update(
+                self.task, description=f"epoch {epoch + 1}/{self.epochs}, choosing a block to skip: {batches} batches"
+            )
 
     def epoch(self, row: dict[str, float]) -> None:
         gated = f"  block FLOPs run {row['val_share']:.0%}" if row["train_share"] < 1 or row["val_share"] < 1 else ""

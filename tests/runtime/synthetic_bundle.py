@@ -1,7 +1,8 @@
 """A tiny bundle with random weights, and the same network in numpy to check the engine against.
 
 stem -> block 0 (always runs) -> block 1 (gated) -> block 2 (gated) -> tail -> head, 16 px images, 4 channels;
-one adaptor graph serves the three blocks, its weights being inputs; one skip graph serves both gated blocks.
+one adaptor graph serves the three blocks, its weights being inputs. Where block 2 is skipped, a tensor of the domain is
+added; where block 1 is, nothing.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ VALUES = {
     "x": X,
     "y": X,
     "a": ["batch", CHANNELS, 1, 1],
+    "shift": [CHANNELS, 1, 1],
     "down": [CHANNELS, MID],
     "up": [MID, CHANNELS],
     "gate_weight": [MID, 1],
@@ -37,6 +39,9 @@ VALUES = {
     "bias": ["classes"],
     "logits": ["batch", "classes"],
 }
+
+
+SHIFT = "substitutes.2.shift"
 
 
 class Backbone:
@@ -60,7 +65,8 @@ class Backbone:
                 if gates is not None and i in gates:
                     runs = gates[i]
                 gate = hidden @ weights[f"adaptors.{i}.gate_weight"] + weights[f"adaptors.{i}.gate_bias"]
-                x = np.maximum(x + added + (conv(x, kernel, 1) if runs else 0), 0)
+                instead = weights[SHIFT] if i == 2 else 0
+                x = np.maximum(x + added + (conv(x, kernel, 1) if runs else instead), 0)
                 row.append(bool(runs))
             logits.append(x.mean((1, 2)) @ weights["head.weight"] + weights["head.bias"])
             ran.append(row)
@@ -90,6 +96,7 @@ def random_weights(classes, seed=0):
         weights[f"adaptors.{i}.up"] = rng.normal(0, 0.3, (MID, CHANNELS))
         weights[f"adaptors.{i}.gate_weight"] = rng.normal(0, 1, (MID, 1))
         weights[f"adaptors.{i}.gate_bias"] = np.zeros(1)
+    weights[SHIFT] = rng.normal(0, 1, (CHANNELS, 1, 1))
     # As float16, so that what is stored is what the reference computes with.
     weights = {k: v.astype(np.float16).astype(np.float32) for k, v in weights.items()}
     images = np.random.RandomState(9).normal(0, 1, (64, 3, SIZE, SIZE)).astype(np.float32)
@@ -132,6 +139,12 @@ def write_bundle(folder, domains=("flowers", "signs"), seed=0):
         "backbone/skip.onnx": _graph(["x", "a"], ["y"], [("Add", ["x", "a"], "s", {}), ("Relu", ["s"], "y", {})], {}),
         "backbone/tail.onnx": _graph(
             ["x"], ["features"], [("ReduceMean", ["x"], "features", {"axes": [2, 3], "keepdims": 0})], {}
+        ),
+        "adaptors/shifted.onnx": _graph(
+            ["x", "a", "shift"],
+            ["y"],
+            [("Add", ["x", "a"], "s", {}), ("Add", ["s", "shift"], "t", {}), ("Relu", ["t"], "y", {})],
+            {},
         ),
         "adaptors/adaptor.onnx": _graph(
             ["x", "down", "up", "gate_weight", "gate_bias"],
@@ -197,7 +210,11 @@ def manifest(graphs, folder):
             "outputs": [f"x{i + 1}"],
             "block": i,
         }
-        plan.append(dict(step, gate=f"g{i}", skip="skip") if i else step)
+        if i == 1:
+            step.update(gate="g1", skip="skip")
+        elif i == 2:
+            step.update(gate="g2", skip="shifted", skip_inputs=["x2", "a2", f"domain:{SHIFT}"])
+        plan.append(step)
     plan.append({"segment": "tail", "inputs": [f"x{len(BLOCKS)}"], "outputs": ["features"]})
     plan.append(
         {

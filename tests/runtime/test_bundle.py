@@ -5,10 +5,21 @@ import zipfile
 
 import numpy as np
 import pytest
-from synthetic_bundle import file_entry, images, read_manifest, write_domain, write_manifest
+from safetensors.numpy import load
+from synthetic_bundle import (
+    CHANNELS,
+    SHIFT,
+    Backbone,
+    file_entry,
+    images,
+    read_manifest,
+    write_domain,
+    write_manifest,
+)
 
 from da3.runtime import Bundle, BundleError, DomainError, Runtime
 from da3.runtime.bundle import read_domain, read_pack
+from da3.runtime.packs import write_pack
 
 
 def zipped(folder, out, prefix=""):
@@ -115,7 +126,11 @@ WRONG = {
     "gate shape": (lambda m: put(step(m, "block_1"), "gate", "x1"), r"x1 must be an earlier value of shape"),
     "gate late": (lambda m: put(step(m, "block_1"), "gate", "g2x"), "g2x must be an earlier value"),
     "unskippable": (lambda m: put(m, "blocks", 1, "skip_flops", None), "skip_flops of block 1 is null"),
-    "skip shape": (lambda m: put(step(m, "block_1"), "skip", "stem"), "segment stem has other inputs"),
+    "skip shape": (lambda m: put(step(m, "block_1"), "skip", "stem"), "segment stem: 2 inputs and 1 outputs, but"),
+    "skip output": (lambda m: put(m, "segments", "skip", "outputs", 0, "shape", ["batch", 1]), "has other outputs"),
+    "skip reads": (lambda m: put(step(m, "block_2"), "skip_inputs", 0, "x1"), "shifted reads x1, which it does not"),
+    "skip tensor": (lambda m: put(step(m, "block_2"), "skip_inputs", ["x2", "a2"]), "2 inputs and 1 outputs, but"),
+    "skip nothing": (lambda m: put(step(m, "block_0"), "skip_inputs", ["x0"]), "skip_inputs, but no skip"),
     "block range": (lambda m: put(step(m, "block_1"), "block", 7), "block 7, but `blocks` has 3"),
     "block twice": (lambda m: put(step(m, "block_1"), "block", 0), "block 0 is run by an earlier step"),
 }  # fmt: skip
@@ -229,6 +244,31 @@ def test_domains_read_as_float32(bundle, weights):
         for key, value in domain.weights.items():
             assert value.dtype == np.float32 and value.flags.c_contiguous
             np.testing.assert_array_equal(value, weights["flowers"][key])
+
+
+def test_a_domain_without_gates_needs_nothing_for_skipped_blocks(bundle, tmp_path, weights):
+    """Where a block is skipped nevertheless, because somebody forces it, nothing is added."""
+    short = {k: v for k, v in weights["flowers"].items() if k != SHIFT}
+    write_domain(bundle / "domains" / "plain", "plain", short, gated=False)
+    write_domain(bundle / "domains" / "gated", "gated", short)
+    zero = dict(short, **{SHIFT: np.zeros((CHANNELS, 1, 1), np.float32)})
+    x = images(5)
+    with Runtime(bundle) as runtime:
+        with pytest.raises(DomainError, match=f"domain gated lacks the tensor {SHIFT}; export it again"):
+            runtime.load("gated")
+        for gates in (None, {2: False}):
+            logits, ran = Backbone().reference(x, zero, gated=False, gates=gates)
+            found = runtime.run_batch(x, "plain", gates=gates)
+            np.testing.assert_allclose(found.logits, logits, rtol=1e-4, atol=1e-5)
+            np.testing.assert_array_equal(found.blocks, ran)
+    # It is handed on as it is, without what it does not need.
+    with Runtime(bundle) as runtime:
+        runtime.load(write_pack(bundle, "plain", tmp_path / "plain.da3"))
+    assert SHIFT not in load((bundle / "domains" / "plain" / "weights.safetensors").read_bytes())
+    less = {k: v for k, v in short.items() if k != "adaptors.1.up"}
+    write_domain(bundle / "domains" / "less", "less", less, gated=False)
+    with Bundle(bundle) as opened, pytest.raises(DomainError, match=r"domain less lacks the tensor adaptors\.1\.up"):
+        read_domain(opened, "less")
 
 
 def test_a_pack_beside_the_bundle(bundle, tmp_path, weights):

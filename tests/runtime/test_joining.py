@@ -58,7 +58,7 @@ def test_a_gate_nobody_reads_is_not_computed(built):
         last = join_plan(bundle.manifest, True).parts[-1]
         assert [s.segment for s in last.steps] == ["tail", "head"]
         last = join_plan(bundle.manifest, False).parts[-1]
-        assert [s.segment for s in last.steps] == ["adaptor", "skip", "tail", "head"]
+        assert [s.segment for s in last.steps] == ["adaptor", "shifted", "tail", "head"]
         model = part_model(last, bundle)
     assert [node.op for node in model.nodes].count("Squeeze") == 0
     assert not [name for name in model.weights if name.endswith("last")]

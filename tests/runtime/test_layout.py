@@ -39,7 +39,7 @@ def test_a_cpu_gets_a_call_for_each_gated_block(manifest):
     assert [call.skip and names(call.skip) for call in layout.calls] == [
         None,
         ["adaptor", "skip"],
-        ["adaptor", "skip", "tail", "head"],
+        ["adaptor", "shifted", "tail", "head"],
     ]
     assert [(call.gate, call.block) for call in layout.calls] == [(None, None), ("g1", 1), ("g2", 2)]
     assert layout.gates == ("g1", "g2")
@@ -65,7 +65,7 @@ def test_a_gpu_has_a_gate_computed_a_block_ahead(manifest):
     written = {name: i for i, call in enumerate(layout.calls) for name in call.part.outputs}
     for i, call in enumerate(layout.calls):
         if call.gate is not None:
-            assert names(call.skip) == ["skip"]
+            assert names(call.skip) == [{1: "skip", 2: "shifted"}[call.block]]
             assert i - written[call.gate] >= 2, "nothing to do while the gate is copied"
 
 
@@ -83,7 +83,10 @@ def test_every_value_is_there_when_it_is_read(manifest, looks_ahead, keep):
             assert buffer not in {layout.buffers[n] for n in needed}, "written while it is read"
             held[buffer] = name
         if call.skip is not None:
-            assert (call.skip.inputs, call.skip.outputs) == (call.part.inputs, call.part.outputs)
+            assert call.skip.outputs == call.part.outputs
+            assert [n for n in call.skip.inputs if not n.startswith("domain:")] == needed
+            extra = set(call.skip.inputs) - set(call.part.inputs)
+            assert extra == ({"domain:substitutes.2.shift"} if call.block == 2 else set())
     for name in layout.kept:
         assert held[layout.buffers[name]] == name
     assert set(layout.kept) == {"logits", *keep}
@@ -103,7 +106,7 @@ def test_unknown_values_are_refused(manifest):
 
 
 def test_a_plan_without_gates_is_one_part(manifest):
-    plan = tuple(step._replace(gate=None, skip=None) for step in manifest.plan)
+    plan = tuple(step.always for step in manifest.plan)
     for looks_ahead in (False, True):
         (call,) = join_plan(manifest._replace(plan=plan), looks_ahead).calls
         assert call.part == whole_plan(manifest)
@@ -121,7 +124,7 @@ def test_a_gated_block_whose_gate_came_long_before(manifest):
     plan = (
         Step("stem", ("image",), ("x0",)),
         Step("adaptor", ("x0", *(f"domain:adaptors.0.{t}" for t in TENSORS)), ("a0", "g1")),
-        Step("block_1", ("x0", "a0"), ("x1",), 1, "g1", "skip"),
+        Step("block_1", ("x0", "a0"), ("x1",), 1, "g1", "skip", ("x0", "a0")),
         Step("tail", ("x1",), ("features",)),
         Step("head", ("features", "domain:head.weight", "domain:head.bias"), ("logits",)),
     )

@@ -36,7 +36,7 @@ def same_content(a, b):
 
 def test_every_file_of_a_bundle(built):
     files = sorted(built[0].rglob("*.onnx"))
-    assert len(files) == 8
+    assert len(files) == 9
     for path in [*files, SMALL]:
         data = path if isinstance(path, bytes) else path.read_bytes()
         model = read_model(data, str(path))

@@ -69,6 +69,38 @@ def test_resumed_equals_uninterrupted(arch, small_run):
         assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+class StopsAmidChoice(SilentReporter):
+    """Asks to stop while a block to skip is being chosen, after a number of batches looked at for it."""
+
+    def __init__(self, after=10**9):
+        self.left, self.seen = after, 0
+
+    def revising(self, epoch, batches):
+        self.left -= 1
+        self.seen += 1
+
+    def __call__(self):
+        return self.left <= 0
+
+
+def test_stopped_while_choosing_what_to_skip(small_run):
+    """Nothing of a choice is kept until it is made, and it is made again from the same photos."""
+
+    def options(domain, **changes):
+        return small_run(domain, keep=0.75, epochs=8, **changes)
+
+    quiet = StopsAmidChoice()
+    whole = train(options("whole"), quiet)
+    assert whole.best["val_share"] < 0.95 and quiet.seen >= 3 * 10, "several blocks must have been chosen"
+    for stops, after in enumerate((4, 9, 13)):  # amid the fit, amid the costs, and amid the choice after the next
+        reporter = StopsAmidChoice(after)
+        assert not train(options("again", resume=stops > 0), reporter, reporter).finished
+    resumed = train(options("again", resume=True), SilentReporter())
+    assert untimed(whole.history) == untimed(resumed.history)
+    a, b = (tensors_of(r.folder / "last.safetensors") for r in (whole, resumed))
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_resumes_and_evaluates(method, small_run):
     """Stopped at the first step, in the middle of an epoch, and between its last step and its evaluation."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -15,6 +15,11 @@ from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import Backbone, WeightsFile, build_network
 from da3.toolchain.lean import Lean, images_a_slice
 from da3.toolchain.model import Output
+
+Batch = tuple[Tensor, Tensor]  # pixels uint8 (B, S, S, 3), labels int64 (B,)
+Photos = Callable[
+    [int], Generator[Batch, None, None]
+]  # a number -> training photos without end, in an order of its own
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,12 @@ class Learner(ABC):
 
     def prepare(self, images: Iterable[Tensor]) -> None:
         """Look at some normalised training images (B, 3, S, S) before the first step. Default: nothing to do."""
+
+    def revise(self, progress: float, photos: Photos) -> None:
+        """Look at training photos again before the step at ``progress``. Default: nothing to do.
+
+        Taking a batch may raise; what was found by then is lost, and the same call is made again later.
+        """
 
     def train_mode(self, progress: float) -> None:
         """Get ready for a training step, ``progress`` (0 to 1) of the way through all steps."""

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import islice
 
 import torch
 from torch import Tensor
 
 from da3.toolchain.backbones import WeightsFile, load_backbone
+from da3.toolchain.closing import close_gate, closing_costs, fit_substitutes, open_blocks
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.methods.base import Learner, Task
+from da3.toolchain.methods.base import Batch, Learner, Photos, Task
 from da3.toolchain.model import DomainModel, Output
 
-# The budget is asked for gradually: first learn with every block, then close gates, then settle. The gates' noise
-# fades meanwhile, so that the budget is met by the very decisions that will be deployed.
-GATES_FROM, BUDGET_FROM = 0.2, 0.6
+# First learn with every block; then close gates, one at a time as the target falls, each where it costs the loss least
+# for the FLOPs it saves; then let the gates learn which image needs what, and settle. Their noise fades meanwhile, so
+# that the budget is met by the very decisions that will be deployed.
+GATES_FROM, CLOSED_BY, NOISE_FROM = 0.2, 0.5, 0.6
+FIT_BATCHES, COST_BATCHES = 6, 4  # looked at before closing one
+LEAST_COST = 0.03  # of a block, in loss: what is measured before training goes on is too little, and noisy
+OVERSHOOT = 0.016  # of the share: closing a block may miss the target by as much
 NOISE, NOISE_UNTIL = 0.5, 0.8
 BUDGET_WEIGHT = 10.0
 SHARE_RATE = 0.5  # of the newest batch in the running share
@@ -33,7 +40,7 @@ class Da3(Learner):
         super().__init__(task, weights)
         backbone = load_backbone(task.arch, weights, task.lean.backbone_precision)
         self.gated = task.keep < 1.0
-        self.keep = self.target = task.keep
+        self.keep = task.keep
         self.model = DomainModel(backbone, task.adaptor, task.size, task.classes, self.gated, task.lean)
         if self.keep < self.model.least_share:
             raise TrainingError(
@@ -49,7 +56,8 @@ class Da3(Learner):
         return self.model(images)
 
     def domain_state(self) -> dict[str, Tensor]:
-        return {k: v for k, v in self.model.state_dict().items() if not k.startswith("backbone.")}
+        left_out = ("backbone.",) if self.gated else ("backbone.", "substitutes.")
+        return {k: v for k, v in self.model.state_dict().items() if not k.startswith(left_out)}
 
     def domain_bytes(self) -> int:
         """Of a pack's weights, in fp16."""
@@ -58,11 +66,35 @@ class Da3(Learner):
     def prepare(self, images: Iterable[Tensor]) -> None:
         self.model.fit_normalisation(images)
 
+    def revise(self, progress: float, photos: Photos) -> None:
+        if not self.gated or not GATES_FROM <= progress < NOISE_FROM:
+            return
+        target = 1.0 - (1.0 - self.keep) * _ramp(progress, GATES_FROM, CLOSED_BY)
+        share = self.model.branch_share.tolist()
+        self.model.gating = "hard"
+        while True:
+            still = open_blocks(self.model)
+            now = 1.0 - sum(s for i, s in enumerate(share) if self.model.gateable[i] and i not in still)
+            candidates = [i for i in still if now - share[i] >= self.keep - OVERSHOOT]
+            if now <= target or not candidates:
+                return
+            with closing(photos(len(still))) as batches:
+                fit_substitutes(self.model, (images for images, _ in self._parts(islice(batches, FIT_BATCHES))))
+                costs = closing_costs(self.model, self._parts(islice(batches, COST_BATCHES)), candidates)
+            close_gate(self.model, min(candidates, key=lambda i: (max(costs[i], 0.0) + LEAST_COST) / share[i]))
+
+    def _parts(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Normalised images and labels, a slice at a time."""
+        for pixels, labels in batches:
+            for part in self._slices(len(labels)):
+                yield self.normalise(pixels[part]), labels[part]
+
     def train_mode(self, progress: float) -> None:
         self.model.train()
-        self.model.gating = "sampled" if self.gated and progress >= GATES_FROM else "off"
-        self.target = 1.0 - (1.0 - self.keep) * _ramp(progress, GATES_FROM, BUDGET_FROM)
-        self.model.noise = NOISE * (1.0 - _ramp(progress, BUDGET_FROM, NOISE_UNTIL))
+        self.model.gating = "sampled" if progress >= CLOSED_BY else "hard"
+        if not self.gated or progress < GATES_FROM:
+            self.model.gating = "off"
+        self.model.noise = NOISE * (1.0 - _ramp(progress, NOISE_FROM, NOISE_UNTIL))
 
     def eval_mode(self) -> None:
         self.model.eval()
@@ -83,12 +115,12 @@ class Da3(Learner):
         if self.model.gating == "sampled":
             # d/d share of BUDGET_WEIGHT (share - target)^2, with the share that recent batches ran: linear in every
             # sample, so that a batch can be cut into slices.
-            slope = 2 * BUDGET_WEIGHT * (float(self.model.running_share) - self.target)
+            slope = 2 * BUDGET_WEIGHT * (float(self.model.running_share) - self.keep)
             loss = loss + slope * output.share.sum() / count
         return loss
 
     def end_batch(self, share: float) -> None:
-        if self.model.gating == "sampled":
+        if self.model.gating != "off":
             self.model.running_share.mul_(1 - SHARE_RATE).add_(SHARE_RATE * share)
 
 

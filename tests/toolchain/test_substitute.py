@@ -1,0 +1,180 @@
+"""What stands in for a skipped block: fitted to what the block does, trained, and told apart by the gate's gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from da3.toolchain.adaptor import Adaptor, AdaptorSpec
+from da3.toolchain.backbones import load_backbone, random_weights
+from da3.toolchain.closing import close_gate, closing_costs, fit_substitutes, open_blocks
+from da3.toolchain.frozen import cell_means, run_block
+from da3.toolchain.lean import KEEP_PRECISIONS
+from da3.toolchain.model import DomainModel
+from da3.toolchain.substitute import Fit, Substitute
+
+SIDE, CELL = 4, 2
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("mobilenet_v2", random_weights("mobilenet_v2", 0.35))
+
+
+def make(channels):
+    """A substitute for a block of so many channels, nothing in it zero."""
+    torch.manual_seed(0)
+    adaptor = Adaptor(channels, channels, channels, SIDE, gated=True).double()
+    adaptor.set_statistics(torch.randn(channels), torch.rand(channels) + 0.5, 1.7)
+    substitute = Substitute(adaptor).double()
+    with torch.no_grad():
+        for parameter in substitute.parameters():
+            parameter.normal_()
+    return substitute
+
+
+def neighbours(z):
+    """Mean over 3 x 3 cells, those outside left out, cell by cell: (B, C, G, G)."""
+    out = torch.empty_like(z)
+    for i in range(SIDE):
+        for j in range(SIDE):
+            out[:, :, i, j] = z[:, :, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].mean((2, 3))
+    return out
+
+
+def expected(substitute, p):
+    """c (B, C, G, G) from the formula in the docstring, with each factor apart."""
+    adaptor = substitute.adaptor
+    image = p.unflatten(1, (SIDE, SIDE)).permute(0, 3, 1, 2)
+    z = (image - adaptor.mean[:, None, None]) / adaptor.std[:, None, None]
+    both = torch.cat([z, neighbours(z)], 1)
+    c = torch.einsum("oi,bihw->bohw", substitute.weight, both) + substitute.bias[:, None, None]
+    return substitute.scale * c
+
+
+@pytest.mark.parametrize("precision", KEEP_PRECISIONS)
+def test_gradients_of_a_skipped_block(precision):
+    """A block with its substitute, samples of both kinds in one batch, against stock autograd of the formula."""
+    block = load_backbone("mobilenet_v2", random_weights("mobilenet_v2", 0.35)).double().blocks[4]
+    channels = block.in_channels
+    substitute = make(channels)
+    torch.manual_seed(1)
+    x = torch.randn(3, channels, SIDE * CELL, SIDE * CELL, dtype=torch.float64)
+    a = torch.randn(3, channels, SIDE, SIDE, dtype=torch.float64)
+    gate = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
+    weight = torch.randn_like(x)
+
+    def lean(x, a, gate):
+        added = substitute(a, cell_means(x, SIDE), gate, precision)
+        return run_block(block, x, added, gate)
+
+    def stock(x, a, gate):
+        keep = gate.detach().view(-1, 1, 1, 1)
+        branch = run_block(block, x) - x
+        means = F.interpolate(F.avg_pool2d(branch, CELL), scale_factor=CELL)
+        c = F.interpolate(expected(substitute, cell_means(x, SIDE)), scale_factor=CELL)
+        # Worth zero, with the gradient by the gate of gate (cell means of F - c), where the block ran.
+        slope = (gate - gate.detach()).view(-1, 1, 1, 1) * (keep * (means - c)).detach()
+        return x + F.interpolate(a, scale_factor=CELL) + keep * branch + (1 - keep) * c + slope
+
+    results = []
+    for function in (lean, stock):
+        leaves = [t.clone().requires_grad_(True) for t in (x, a, gate)]
+        out = function(*leaves)
+        found = torch.autograd.grad((out * weight).sum(), [*leaves, *substitute.parameters()])
+        results.append((out.detach(), *found))
+    loose = {"fp32": 1e-10, "bf16": 2e-2, "int8": 2e-2}[precision]
+    for i, (mine, theirs) in enumerate(zip(*results, strict=True)):
+        tolerance = 1e-10 if i < 3 else loose  # the result and the gradients by x and a need nothing that was kept
+        assert (mine - theirs).abs().max() <= tolerance * max(1.0, float(theirs.abs().max())), i
+    assert results[0][3][1] == 0 and (results[0][3][[0, 2]] != 0).all()
+    with torch.no_grad():
+        assert torch.allclose(lean(x, a, gate), results[1][0])
+
+
+def test_the_fit_finds_a_linear_branch():
+    """Where F is such a map, and photos are many, the fit is F."""
+    truth, fitted = make(6), make(6)
+    fit = Fit(fitted)
+    for _ in range(30):
+        p = torch.randn(64, SIDE * SIDE, 6, dtype=torch.float64)
+        fit.add(p, truth.compute(p).permute(0, 2, 3, 1).flatten(1, 2))
+    fit.solve()
+    p = torch.randn(8, SIDE * SIDE, 6, dtype=torch.float64)
+    error = (fitted.compute(p) - truth.compute(p)).square().mean() / truth.compute(p).var()
+    assert error < 0.01  # the ridge's shrinkage
+
+
+def tiny(backbone, gated=True, size=64):
+    torch.manual_seed(0)
+    model = DomainModel(backbone, AdaptorSpec(), size, 5, gated).eval()
+    images = torch.randn(24, 3, size, size)
+    model.fit_normalisation([images])
+    with torch.no_grad():
+        model.head.weight.normal_(0, 0.05)
+    return model, images
+
+
+def test_fitted_substitutes_are_nearer_than_nothing(backbone):
+    """On a real architecture: what a skipped block leaves is nearer to what it does with its substitute."""
+    model, images = tiny(backbone)
+    model.gating = "hard"
+    fit_substitutes(model, images.split(8))
+    with torch.no_grad():
+        x = model.front(images)
+        tried = 0
+        for i in range(len(model.backbone.blocks)):
+            before = x
+            x, _, _ = model.run(i, x, None)
+            if str(i) in model.substitutes:
+                side = model.adaptor(i).side
+                branch = cell_means(x - before, side)
+                c = model.substitutes[str(i)].compute(cell_means(before, side)).permute(0, 2, 3, 1).flatten(1, 2)
+                assert (branch - c).square().mean() < 0.9 * branch.square().mean(), i
+                tried += 1
+    assert tried == sum(model.gateable)
+
+
+def test_closing_costs_are_what_closing_costs(backbone):
+    model, images = tiny(backbone)
+    model.gating = "hard"
+    labels = torch.arange(24) % 5
+    fit_substitutes(model, [images])
+
+    def loss():
+        with torch.no_grad():
+            return float(F.cross_entropy(model(images).logits, labels))
+
+    before = loss()
+    blocks = open_blocks(model)[:3]
+    costs = closing_costs(model, [(images[:10], labels[:10]), (images[10:], labels[10:])], blocks)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    for i in blocks:
+        close_gate(model, i)
+        assert i not in open_blocks(model)
+        assert costs[i] == pytest.approx(loss() - before, abs=1e-4)
+        model.load_state_dict(state)
+    assert len({round(c, 5) for c in costs.values()}) > 1
+
+
+def test_only_gated_domains_store_substitutes(backbone):
+    gated, images = tiny(backbone)
+    plain, _ = tiny(backbone, gated=False)
+    assert [k for k in gated.domain_tensors() if k.startswith("substitutes.")]
+    assert not [k for k in plain.domain_tensors() if k.startswith("substitutes.")]
+    gated.gating = "hard"
+    fit_substitutes(gated, [images])
+    for i in open_blocks(gated)[::2]:
+        close_gate(gated, i)
+    again, _ = tiny(backbone)
+    again.gating = "hard"
+    again.load_domain_tensors(gated.domain_tensors())
+    with torch.no_grad():
+        a, b = gated(images), again(images)
+    assert torch.equal(a.gates, b.gates) and not a.gates.all()
+    assert torch.allclose(a.logits, b.logits, rtol=0, atol=1e-3 * float(a.logits.abs().max()))
+
+
+def test_resnets_have_none():
+    """There they would be larger than the rest of the domain."""
+    model = DomainModel(load_backbone("resnet18", random_weights("resnet18")), AdaptorSpec.of("resnet18"), 64, 5, True)
+    assert sum(model.gateable) and not model.substitutes

@@ -151,8 +151,9 @@ class Graph:
         p = self._cell_means(x, pool)
         # Cells outside are not counted, so that the normalisation could be folded into the matrices.
         near = self.node("AveragePool", [p], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-        c = self.node("Gemm", [self._rows(near, channels), names["around"], names["bias"]], transB=1)
-        return self._cells(self.node("Gemm", [self._rows(p, channels), names["here"], c], transB=1), channels, side)
+        v = self.node("Gemm", [self._rows(near, channels), names["around"], names["down_bias"]], transB=1)
+        v = self.node("Gemm", [self._rows(p, channels), names["down"], v], transB=1)
+        return self._cells(self.node("Gemm", [v, names["up"], names["up_bias"]], transB=1), channels, side)
 
     def _cell_means(self, x: str, pool: int) -> str:
         return self.node("AveragePool", [x], kernel_shape=[pool, pool], strides=[pool, pool]) if pool > 1 else x

@@ -18,7 +18,16 @@ ALLOWED = {
     "calib": {"runtime": None},
     "export": {
         "runtime": None,
-        "toolchain": {"adaptor", "backbones", "checkpoint", "frozen", "methods", "model", "preprocessing", "substitute"},
+        "toolchain": {
+            "adaptor",
+            "backbones",
+            "checkpoint",
+            "frozen",
+            "methods",
+            "model",
+            "preprocessing",
+            "substitute",
+        },
     },
     "toolchain": {"runtime": None, "calib": None, "export": None},
 }

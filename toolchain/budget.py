@@ -16,7 +16,7 @@ from da3.toolchain.progress import Reporter
 
 CHILD = "da3.toolchain.bench_child"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-SMALL_GRID = 4
+SMALL_GRIDS = (8, 4)
 
 
 def parse_bytes(given: str) -> int:
@@ -42,10 +42,10 @@ def choices(config: RunConfig, fixed: frozenset[str]) -> Iterator[tuple[str, Run
     if config.method == "da3":
         keep = [("pooled inputs kept in int8", {"keep_precision": "int8"})] * ("keep_precision" not in fixed)
         levers[2:2] = keep if config.lean.keep_precision != "int8" else []
-        levers.append((f"adaptors on a {SMALL_GRID} x {SMALL_GRID} grid", {"grid": SMALL_GRID}))
+        levers += [(f"adaptors on a grid of {n} x {n}", {"grid": n}) for n in SMALL_GRIDS if n < config.adaptor.grid]
     names: list[str] = []
     for name, change in levers:
-        names += [name] * bool(change)
+        names = [n for n in names if "grid" not in change or "grid" not in n] + [name] * bool(change)
         lean = {k: v for k, v in change.items() if k != "grid"}
         grid = change.get("grid", config.adaptor.grid)
         config = replace(

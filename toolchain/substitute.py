@@ -1,11 +1,13 @@
 """What a skipped block's branch is replaced by: a linear map of the pooled input and of its neighbourhood's mean.
 
     z as in the adaptor                     n = mean of z over 3 x 3 cells, those outside left out
-    c = s (W [z, n] + b)                    added as repeat(c) where the gate is 0
+    v = W_d [z, n]                          r channels, a quarter of the input's: one full matrix would cost a sixth of
+    c = s (W_u v + b)                       what the block does; added as repeat(c) where the gate is 0
 
-W and b are fitted by ridge regression to the cell means of F(x) when the block is about to be closed, then trained with
-the rest. Where a gate is 1 they get no gradient, and the gate gets <dL/dy, F(x) - repeat(c)>: its part here is the
-second. A gate that is 0 has no F(x) to set against c, so it gets nothing.
+They are fitted to the cell means of F(x) by reduced-rank ridge regression when the block is about to be closed (Izenman
+1975: the full solution, projected onto the leading principal directions of what it predicts), then trained with the
+rest. Where a gate is 1 they get no gradient, and the gate gets <dL/dy, F(x) - repeat(c)>: its part here is the second.
+A gate that is 0 has no F(x) to set against c, so it gets nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from da3.toolchain.adaptor import Adaptor
 from da3.toolchain.kept import Kept
 
 RIDGE = 0.03  # of a normalised channel's variance
-STEP = 0.2  # W and b are this times their parameters: a step of the optimiser must not undo the fit
+STEP = 0.2  # W_d, W_u and b are this times their parameters: a step of the optimiser must not undo the fit
 
 
 class Substitute(nn.Module):
@@ -31,10 +33,11 @@ class Substitute(nn.Module):
 
     def __init__(self, adaptor: Adaptor):
         super().__init__()
-        self.side = adaptor.side
+        self.side, self.rank = adaptor.side, max(1, adaptor.cin // 4)
         self._adaptor = (adaptor,)  # not a submodule: its tensors are stored with the adaptor
-        self.weight = nn.Parameter(torch.zeros(adaptor.cout, 2 * adaptor.cin))
-        self.bias = nn.Parameter(torch.zeros(adaptor.cout))
+        self.down = nn.Parameter(torch.zeros(self.rank, 2 * adaptor.cin))
+        self.up = nn.Parameter(torch.zeros(adaptor.cout, self.rank))
+        self.up_bias = nn.Parameter(torch.zeros(adaptor.cout))
 
     @property
     def adaptor(self) -> Adaptor:
@@ -43,17 +46,17 @@ class Substitute(nn.Module):
     @property
     def flops(self) -> int:
         """Operations for one image, 2 a multiply-add."""
-        return 2 * self.side**2 * self.weight.numel()
+        return 2 * self.side**2 * (self.down.numel() + self.up.numel())
 
     @property
     def scale(self) -> Tensor:
-        """What weight and bias are in units of."""
+        """What W_u's and b's parameters are in units of."""
         return STEP * self.adaptor.out_scale
 
     def forward(self, a: Tensor, p: Tensor, gate: Tensor, keep_precision: str) -> Tensor:
         if not torch.is_grad_enabled():
             return a + _closed(gate) * self.compute(p)
-        added: Tensor = _SubstitutePass.apply(a, p, gate, self, keep_precision, self.weight, self.bias)
+        added: Tensor = _SubstitutePass.apply(a, p, gate, self, keep_precision, *self.parameters())
         return added
 
     def features(self, p: Tensor) -> Tensor:
@@ -62,9 +65,13 @@ class Substitute(nn.Module):
         n = F.avg_pool2d(self._image(z), 3, 1, 1, count_include_pad=False)
         return torch.cat([z, n.permute(0, 2, 3, 1).flatten(1, 2)], 2)
 
+    def squeeze(self, features: Tensor) -> Tensor:
+        """v (B, G*G, r)."""
+        return STEP * F.linear(features, self.down)
+
     def compute(self, p: Tensor) -> Tensor:
         """c (B, C', G, G)."""
-        return self._image(self.scale * F.linear(self.features(p), self.weight, self.bias))
+        return self._image(self.scale * F.linear(self.squeeze(self.features(p)), self.up, self.up_bias))
 
     def pull_back(self, d: Tensor) -> Tensor:
         """The transpose of ``features``: (B, G*G, 2 C) -> (B, G*G, C)."""
@@ -76,23 +83,32 @@ class Substitute(nn.Module):
     def _image(self, rows: Tensor) -> Tensor:
         return rows.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
 
+    def set_maps(self, down: Tensor, up: Tensor, up_bias: Tensor) -> None:
+        """W_d (r, 2 C); s W_u (C', r) and s b (C',)."""
+        with torch.no_grad():
+            self.down.copy_(down / STEP)
+            self.up.copy_(up / self.scale)
+            self.up_bias.copy_(up_bias / self.scale)
+
     def domain_tensors(self) -> dict[str, Tensor]:
-        """What a bundle stores: here (C', C) for z, around (C', C) for n, bias (C',); all but p itself folded in."""
-        mean, std = self.adaptor.mean.repeat(2), self.adaptor.std.repeat(2)
-        weight = self.weight / std
-        bias = self.bias - weight @ mean
-        here, around = (self.scale * weight).detach().chunk(2, 1)
-        return {"here": here, "around": around, "bias": (self.scale * bias).detach()}
+        """What a bundle stores, normalisation and scale folded in.
+
+        down (r, C) for p, around (r, C) for its neighbourhood's mean, down_bias (r,), up (C', r), up_bias (C',).
+        """
+        weight = STEP * self.down / self.adaptor.std.repeat(2)
+        down, around = weight.chunk(2, 1)
+        tensors = {"down": down, "around": around, "down_bias": -weight @ self.adaptor.mean.repeat(2)}
+        tensors |= {"up": self.scale * self.up, "up_bias": self.scale * self.up_bias}
+        return {name: tensor.detach() for name, tensor in tensors.items()}
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The reverse, after the adaptor's own: its normalisation is the identity then."""
-        with torch.no_grad():
-            self.weight.copy_(torch.cat([tensors["here"], tensors["around"]], 1) / self.scale)
-            self.bias.copy_(tensors["bias"] / self.scale)
+        down = torch.cat([tensors["down"], tensors["around"]], 1)
+        self.set_maps(down, tensors["up"], tensors["up_bias"] + tensors["up"] @ tensors["down_bias"])
 
 
 class Fit:
-    """Ridge regression of one substitute: sums over batches, then its weights. Keeps (2 C + 1)^2 numbers."""
+    """The regression of one substitute: sums over batches, then its maps. Keeps (2 C + 1)^2 numbers."""
 
     def __init__(self, substitute: Substitute):
         self.substitute = substitute
@@ -104,17 +120,22 @@ class Fit:
         """p (B, G*G, C) and the cell means of F(x), (B, G*G, C')."""
         u = F.pad(self.substitute.features(p), (0, 1), value=1.0).flatten(0, 1).double()
         self.inner = self.inner + u.T @ u
-        self.outer = self.outer + u.T @ (branch / self.substitute.scale).flatten(0, 1).double()
+        self.outer = self.outer + u.T @ branch.flatten(0, 1).double()
         self.count += len(u)
 
     def solve(self) -> None:
         assert isinstance(self.inner, Tensor) and isinstance(self.outer, Tensor)
         penalty = torch.full_like(self.inner[0], RIDGE * self.count)
         penalty[-1] = 0  # none on the bias
-        found = torch.linalg.solve(self.inner + penalty.diag(), self.outer)
-        with torch.no_grad():
-            self.substitute.weight.copy_(found[:-1].T)
-            self.substitute.bias.copy_(found[-1])
+        full = torch.linalg.solve(self.inner + penalty.diag(), self.outer)  # (2 C + 1, C')
+        mean = self.inner[-1] @ full / self.count  # of what it predicts; the last feature is 1
+        spread = full.T @ self.inner @ full / self.count - torch.outer(mean, mean)
+        leading = torch.linalg.eigh(spread)[1][:, -self.substitute.rank :]  # (C', r), orthonormal
+        bias = mean + leading @ (leading.T @ (full[-1] - mean))
+        size = (
+            self.substitute.adaptor.out_scale
+        )  # W_u's entries are about 1 / sqrt(C') in units of s, W_d's of like size
+        self.substitute.set_maps(leading.T @ full[:-1].T / size, leading * size, bias)
 
 
 def _closed(gate: Tensor) -> Tensor:
@@ -123,9 +144,9 @@ def _closed(gate: Tensor) -> Tensor:
 
 
 class _SubstitutePass(torch.autograd.Function):
-    """a + (1 - g) c, keeping p alone. With rows of G*G cells and d = ``scale`` dL/da:
+    """a + (1 - g) c, keeping p alone. With rows of G*G cells, d = s dL/da where the gate is 0, and u = [z, n]:
 
-    dW = ((1 - g) d)^T [z, n]      db = sum of (1 - g) d      dg = -g <d, c / scale>      dp = [z, n]^T ((1 - g) d W)
+    dW_u = d^T v      db = sum of d      dW_d = (d W_u)^T u      dp = u^T (d W_u W_d)      dg = -g <dL/da, c>
     """
 
     @staticmethod
@@ -141,10 +162,12 @@ class _SubstitutePass(torch.autograd.Function):
         _, needs_p, needs_gate = ctx.needs_input_grad[:3]
         d = substitute.scale * d_added.permute(0, 2, 3, 1).flatten(1, 2)  # (B, G*G, C')
         u = substitute.features(ctx.kept.restore(ctx.dtype))
+        v = substitute.squeeze(u)
         d_gate = None
         if needs_gate:
-            d_gate = -gate * (d * F.linear(u, substitute.weight, substitute.bias)).sum((1, 2))
+            d_gate = -gate * (d * F.linear(v, substitute.up, substitute.up_bias)).sum((1, 2))
         d = d * (1 - gate)[:, None, None]
-        d_weight = d.flatten(0, 1).T @ u.flatten(0, 1)
-        d_p = substitute.pull_back(d @ substitute.weight) if needs_p else None
-        return d_added, d_p, d_gate, None, None, d_weight, d.sum((0, 1))
+        d_v = STEP * (d @ substitute.up)
+        grads = (d_v.flatten(0, 1).T @ u.flatten(0, 1), d.flatten(0, 1).T @ v.flatten(0, 1), d.sum((0, 1)))
+        d_p = substitute.pull_back(d_v @ substitute.down) if needs_p else None
+        return d_added, d_p, d_gate, None, None, *grads

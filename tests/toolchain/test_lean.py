@@ -65,9 +65,9 @@ def test_any_slicing_gives_the_same_step(name, arch, keep):
         assert (sliced.correct, sliced.share) == (whole.correct, pytest.approx(whole.share, rel=1e-6))
         assert found.keys() == expected.keys()
         for key in found:
-            assert (found[key] - expected[key]).abs().max() <= tolerance * max(
-                float(expected[key].abs().max()), 1e-2
-            ), key
+            # What is smaller is left of larger parts of either sign, a gate's of F(x) and what stands in for it.
+            largest = max(float(expected[key].abs().max()), 0.1 if "gate" in key else 0.01)
+            assert (found[key] - expected[key]).abs().max() <= tolerance * largest, key
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
@@ -142,8 +142,10 @@ def test_choices_are_cumulative_and_respect_what_the_user_fixed():
         "one photo a slice",
         "one photo a slice, pooled inputs kept in int8",
         "one photo a slice, pooled inputs kept in int8, a backbone in bf16",
-        "one photo a slice, pooled inputs kept in int8, a backbone in bf16, adaptors on a 4 x 4 grid",
+        "one photo a slice, pooled inputs kept in int8, a backbone in bf16, adaptors on a grid of 4 x 4",
     ]
+    finer = [name for name, _ in choices(replace(config(), adaptor=AdaptorSpec(grid=16)), frozenset())]
+    assert [name.split(", ")[3:] for name in finer[4:]] == [[f"adaptors on a grid of {n} x {n}"] for n in (8, 4)]
     last = list(found.values())[-1]
     assert last.lean == Lean("int8", "bf16", "exact", 1) and last.adaptor.grid == 4
     fixed = list(choices(config(), frozenset({"micro_batch", "backbone_precision"})))

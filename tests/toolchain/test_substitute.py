@@ -10,7 +10,7 @@ from da3.toolchain.closing import close_gate, closing_costs, fit_substitutes, op
 from da3.toolchain.frozen import cell_means, run_block
 from da3.toolchain.lean import KEEP_PRECISIONS
 from da3.toolchain.model import DomainModel
-from da3.toolchain.substitute import Fit, Substitute
+from da3.toolchain.substitute import STEP, Fit, Substitute
 
 SIDE, CELL = 4, 2
 
@@ -47,8 +47,9 @@ def expected(substitute, p):
     image = p.unflatten(1, (SIDE, SIDE)).permute(0, 3, 1, 2)
     z = (image - adaptor.mean[:, None, None]) / adaptor.std[:, None, None]
     both = torch.cat([z, neighbours(z)], 1)
-    c = torch.einsum("oi,bihw->bohw", substitute.weight, both) + substitute.bias[:, None, None]
-    return substitute.scale * c
+    v = STEP * torch.einsum("oi,bihw->bohw", substitute.down, both)
+    c = torch.einsum("oi,bihw->bohw", substitute.up, v) + substitute.up_bias[:, None, None]
+    return STEP * adaptor.out_scale * c
 
 
 @pytest.mark.parametrize("precision", KEEP_PRECISIONS)
@@ -91,17 +92,40 @@ def test_gradients_of_a_skipped_block(precision):
         assert torch.allclose(lean(x, a, gate), results[1][0])
 
 
-def test_the_fit_finds_a_linear_branch():
-    """Where F is such a map, and photos are many, the fit is F."""
-    truth, fitted = make(6), make(6)
-    fit = Fit(fitted)
-    for _ in range(30):
-        p = torch.randn(64, SIDE * SIDE, 6, dtype=torch.float64)
-        fit.add(p, truth.compute(p).permute(0, 2, 3, 1).flatten(1, 2))
+def rows(substitute, p):
+    return substitute.compute(p).detach().permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def fitted_to(function, photos):
+    """A substitute of 16 channels, so of rank 4, fitted to ``function`` of pooled inputs."""
+    substitute = make(16)
+    fit = Fit(substitute)
+    for p in photos.split(64):
+        fit.add(p, function(p))
     fit.solve()
-    p = torch.randn(8, SIDE * SIDE, 6, dtype=torch.float64)
-    error = (fitted.compute(p) - truth.compute(p)).square().mean() / truth.compute(p).var()
-    assert error < 0.01  # the ridge's shrinkage
+    return substitute
+
+
+def test_the_fit_finds_a_map_of_its_own_kind():
+    """Where F is one, and photos are many, the fit is F but for the ridge's shrinkage."""
+    truth = make(16)
+    photos = torch.randn(1280, SIDE * SIDE, 16, dtype=torch.float64)
+    fitted = fitted_to(lambda p: rows(truth, p), photos)
+    p = torch.randn(64, SIDE * SIDE, 16, dtype=torch.float64)
+    assert (rows(fitted, p) - rows(truth, p)).square().mean() < 0.01 * rows(truth, p).var()
+
+
+def test_the_fit_is_the_best_of_its_rank():
+    """For a map of full rank: the error of no other rank-4 map, and the mean is right."""
+    torch.manual_seed(3)
+    matrix = torch.randn(16, 16, dtype=torch.float64) / 4
+    photos = torch.randn(1280, SIDE * SIDE, 16, dtype=torch.float64)
+    fitted = fitted_to(lambda p: p @ matrix + 1, photos)
+    found = rows(fitted, photos)
+    assert torch.allclose(found.mean((0, 1)), (photos @ matrix + 1).mean((0, 1)))
+    left = (found - photos @ matrix - 1).square().mean() * 16
+    # Photos are white: what a rank leaves is the sum of the other squares.
+    assert float(left) == pytest.approx(float(torch.linalg.svdvals(matrix)[4:].square().sum()), rel=0.05)
 
 
 def tiny(backbone, gated=True, size=64):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,6 @@ from da3.runtime.bundle import Bundle
 from da3.runtime.packs import add_pack
 from da3.runtime.preprocess import Preprocessing
 from da3.runtime.zipapp_file import write_run_engine
-from da3.toolchain.adaptor import Adaptor
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.checkpoint import BackboneStore, Checkpoint, read, write_atomically
 from da3.toolchain.methods.ordinary import Ordinary
@@ -91,20 +90,20 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
 
 
 def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
-    """Write one ordinary ONNX file of the domain, all blocks on, verified like a bundle."""
+    """Write one ordinary ONNX file of the domain, which gives the bundle's answers; verified like a bundle."""
     found, weights = _load(domain, runs)
     config = found.config
     learner = found.learner(weights)
-    adaptor_of: Callable[[int], Adaptor | None] = _no_adaptor
+    model: DomainModel | None = None
     if isinstance(learner, Ordinary):
         backbone, head = learner.frozen()
     else:
+        assert isinstance(learner.model, DomainModel)
         model = learner.model
-        assert isinstance(model, DomainModel)
         load_stored(model, stored_tensors(model))  # the same numbers as the bundle's
-        model.gating = "off"
-        backbone, adaptor_of, head = model.backbone, model.adaptor, model.head
-    data = standalone(backbone, adaptor_of, head, config.size, len(config.classes))
+        backbone, head = model.backbone, model.head
+    learner.eval_mode()
+    data = standalone(backbone, head, config.size, len(config.classes), model)
     images = _samples(runs / domain, preprocessing_of(config.size, weights))
     with torch.no_grad():
         expected = learner.forward(torch.from_numpy(images)).logits.numpy()
@@ -120,10 +119,6 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     require([check])
     write_atomically(path, data)
     return Exported(path, [check], "one ONNX file", len(data))
-
-
-def _no_adaptor(block: int) -> None:
-    """The adaptor of any block of a method that has none."""
 
 
 def _load(domain: str, runs: Path) -> tuple[Checkpoint, WeightsFile]:

@@ -84,9 +84,19 @@ class Graph:
             x = self.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
         return x
 
-    def block(self, x: str, block: Block, added: str | None, name: str, run: bool = True) -> str:
+    def block(
+        self,
+        x: str,
+        block: Block,
+        added: str | None,
+        name: str,
+        run: bool = True,
+        gate: str | None = None,
+        instead: str | None = None,
+    ) -> str:
         """phi(F(x) + (S(x) + upsampled a)), or without F where ``run`` is off.
 
+        With ``gate``, bool (B, 1, 1, 1), images whose gate is false get ``instead`` in the place of F(x), or nothing.
         What is not the branch is summed first, so that an engine can fuse the one remaining sum into the branch's
         last convolution.
         """
@@ -99,6 +109,8 @@ class Graph:
             y = x
             for i, conv in enumerate(block.convs):
                 y = self.conv(y, conv, f"{name}.{i}")
+            if gate is not None:
+                y = self.node("Where", [gate, y, instead or self.weight("nothing", np.float32(0))])
             y = self._add(y, rest)
         else:
             assert rest is not None, "a block without shortcut is never skipped"
@@ -166,6 +178,11 @@ class Graph:
         """The reverse: (B * G * G, C) -> (B, C, G, G)."""
         image = self.node("Reshape", [rows, self._shape([-1, side, side, channels])])
         return self.node("Transpose", [image], perm=[0, 3, 1, 2])
+
+    def decision(self, logit: str, theta: float) -> str:
+        """Gate logits (B,) -> bool (B, 1, 1, 1), true where the block runs."""
+        above = self.node("Greater", [logit, self.weight("theta", np.float32(theta))])
+        return self.node("Reshape", [above, self._shape([-1, 1, 1, 1])])
 
     def head(self, features: str, names: dict[str, str]) -> str:
         """(B, F) with mean (F,), weight (classes, F) and bias (classes,) -> (B, classes)."""

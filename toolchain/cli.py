@@ -174,7 +174,7 @@ def export(
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="bundle folder to create or add to")] = Path("bundle"),
     standalone: Annotated[
         Path | None,
-        typer.Option(help="write one ordinary ONNX file here instead: weights inside, no skipping, any runtime"),
+        typer.Option(help="write one ordinary ONNX file here instead: same answers, any runtime, no time saved"),
     ] = None,
 ) -> None:
     """Put a trained domain into a bundle, verified against PyTorch before anything is moved into place.

@@ -214,6 +214,20 @@ def test_another_backbone_is_refused(change, trained, tmp_path):
     assert hashes(tmp_path / "bundle") == before
 
 
+@pytest.mark.parametrize("arch", ["mobilenet_v2", "resnet18"])
+def test_standalone_of_a_gated_domain_answers_as_the_bundle(arch, trained, tmp_path):
+    runs = trained(backbone=arch, keep=0.9, epochs=1, size=64)
+    path = export_standalone("signs", runs, tmp_path / "signs.onnx").path
+    export_domain("signs", runs, tmp_path / "bundle")
+    images = np.random.default_rng(2).normal(size=(6, 3, 64, 64)).astype(np.float32)
+    (logits,) = open_session(str(path)).run(["logits"], {"image": images})
+    with Runtime(tmp_path / "bundle") as runtime:
+        found = runtime.run_batch(images, "signs")
+        every = runtime.run_batch(images, "signs", force_all_blocks=True).logits
+    assert not found.blocks.all() and relative_error(every, found.logits) > 0.01
+    assert relative_error(logits, found.logits) < 1e-4
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_standalone_is_one_ordinary_model(method, trained, tmp_path):
     runs = trained(method=method)

@@ -106,7 +106,7 @@ def test_every_file_as_exported(library, bundle):
 def test_standalone(network, library):
     """The one file of `da3 export --standalone`."""
     model = trained(*network)
-    data = standalone(model.backbone, model.adaptor, model.head, model.size, 3)
+    data = standalone(model.backbone, model.head, model.size, 3, model)
     ends = [plain([info]) for infos in (read_model(data).inputs, read_model(data).outputs) for info in infos]
     assert refused(library, [("standalone", data, *ends, "fp32")]) == {}
 

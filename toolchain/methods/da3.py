@@ -45,7 +45,7 @@ class Da3(Learner):
         if self.keep < self.model.least_share:
             raise TrainingError(
                 f"--keep {task.keep:g}: {task.arch} at {task.size} px cannot go below "
-                f"{self.model.least_share:.2f}, the share of the blocks that have no shortcut"
+                f"{self.model.least_share:.2f}, what is left when every block with a shortcut is skipped"
             )
 
     @property

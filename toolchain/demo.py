@@ -22,7 +22,7 @@ from da3.toolchain.options import TrainOptions
 from da3.toolchain.progress import ConsoleReporter
 from da3.toolchain.train import Result, train
 
-KEEP = 0.65
+KEEP = 0.75
 EPOCHS, LINEAR_EPOCHS = 20, 10
 TIMED_PHOTOS, REPEATS = 30, 8
 

@@ -55,7 +55,7 @@ class Substitute(nn.Module):
 
     def forward(self, a: Tensor, p: Tensor, gate: Tensor, keep_precision: str) -> Tensor:
         if not torch.is_grad_enabled():
-            return a + _closed(gate) * self.compute(p)
+            return self.add_to(a, p, _closed(gate))
         added: Tensor = _SubstitutePass.apply(a, p, gate, self, keep_precision, *self.parameters())
         return added
 
@@ -72,6 +72,12 @@ class Substitute(nn.Module):
     def compute(self, p: Tensor) -> Tensor:
         """c (B, C', G, G)."""
         return self._image(self.scale * F.linear(self.squeeze(self.features(p)), self.up, self.up_bias))
+
+    def add_to(self, a: Tensor, p: Tensor, closed: Tensor) -> Tensor:
+        """a + c for the samples ``closed`` (indices), a for the others."""
+        if len(closed) == len(a):
+            return a + self.compute(p)
+        return a.index_add(0, closed, self.compute(p.index_select(0, closed))) if len(closed) else a.clone()
 
     def pull_back(self, d: Tensor) -> Tensor:
         """The transpose of ``features``: (B, G*G, 2 C) -> (B, G*G, C)."""
@@ -139,8 +145,8 @@ class Fit:
 
 
 def _closed(gate: Tensor) -> Tensor:
-    """1 where the gate is 0: (B,) -> (B, 1, 1, 1)."""
-    return (1 - gate)[:, None, None, None]
+    """Indices of the samples whose gate is 0."""
+    return (gate < 0.5).nonzero().flatten()
 
 
 class _SubstitutePass(torch.autograd.Function):
@@ -154,7 +160,7 @@ class _SubstitutePass(torch.autograd.Function):
         ctx: Any, a: Tensor, p: Tensor, gate: Tensor, substitute: Substitute, precision: str, *_: Tensor
     ) -> Tensor:
         ctx.kept, ctx.dtype, ctx.substitute, ctx.gate = Kept(p, precision), p.dtype, substitute, gate.detach()
-        return a + _closed(gate) * substitute.compute(p)
+        return substitute.add_to(a, p, _closed(gate))
 
     @staticmethod
     def backward(ctx: Any, d_added: Tensor) -> tuple[Tensor | None, ...]:

@@ -231,6 +231,7 @@ OPERATORS: Dict[str, Operator] = {
     "Flatten": Operator(flatten, ("axis",)),
     "Gemm": Operator(gemm, ("alpha", "beta", "transA", "transB")),
     "GlobalAveragePool": Operator(lambda _, x: x.mean(axis=tuple(range(2, x.ndim)), keepdims=True)),
+    "Greater": Operator(lambda _, a, b: np.asarray(a > b)),
     "Identity": Operator(lambda _, x: x),
     "MatMul": Operator(lambda _, a, b: np.asarray(np.matmul(a, b))),
     "MaxPool": Operator(max_pool, _WINDOW + ("ceil_mode", "storage_order")),
@@ -244,4 +245,5 @@ OPERATORS: Dict[str, Operator] = {
     "Sub": Operator(lambda _, a, b: a - b),
     "Transpose": Operator(lambda attributes, x: x.transpose(attributes.get("perm")), ("perm",)),
     "Unsqueeze": Operator(unsqueeze),
+    "Where": Operator(lambda _, which, a, b: np.where(which, a, b)),
 }

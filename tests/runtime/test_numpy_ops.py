@@ -24,7 +24,8 @@ def program(op, inputs, attributes=None, result=None, opset=13):
     """(bytes, Program, feeds) of one node, the first input given, the others weights; None omits an input."""
     names = ["" if value is None else f"i{n}" for n, value in enumerate(inputs)]
     x, weights = inputs[0], {n: v for n, v in zip(names[1:], inputs[1:], strict=True) if n}
-    kind = {"f": TensorProto.FLOAT, "i": TensorProto.INT8, "u": TensorProto.UINT8}[x.dtype.kind]
+    kinds = {"f": TensorProto.FLOAT, "i": TensorProto.INT8, "u": TensorProto.UINT8, "b": TensorProto.BOOL}
+    kind = kinds[x.dtype.kind]
     # The output's shape is left to ONNX: only its rank is said.
     shape = [None] * (x.ndim if result is None else result)
     out = TensorProto.FLOAT
@@ -32,6 +33,8 @@ def program(op, inputs, attributes=None, result=None, opset=13):
         out = TensorProto.UINT8 if len(inputs) < 3 or inputs[2].dtype == np.uint8 else TensorProto.INT8
     if op == "Cast":
         out = attributes["to"]
+    if op == "Greater":
+        out = TensorProto.BOOL
     nodes = [(op, names, ["y"], attributes or {})]
     data = graph(nodes, {"i0": (list(x.shape), kind)}, {"y": (shape, out)}, weights, opset)
     return data, Program(read_model(data), "part p"), {"i0": x}
@@ -109,6 +112,8 @@ PLAIN = [
     ("Add", [normal(2, 3, 4), normal(3, 1)], {}, 3),
     ("Sub", [normal(2, 3), normal(3)], {}, 2),
     ("Mul", [normal(2, 3), np.float32(2)], {}, 2),
+    ("Greater", [normal(2, 3), np.float32(0)], {}, 2),
+    ("Where", [np.array([[True], [False]]), normal(2, 3), np.float32(0)], {}, 2),
     ("Relu", [normal(2, 3)], {}, 2),
     ("Identity", [normal(2, 3)], {}, 2),
     ("Clip", [normal(5, 5) * 9, np.float32(0), np.float32(6)], {}, 2),

@@ -190,6 +190,11 @@ def unsqueeze(_: Attributes, x: Array, axes: Array) -> Array:
     return x.reshape([1 if axis in new else next(old) for axis in range(rank)])
 
 
+def where(_: Attributes, which: Array, a: Array, b: Array) -> Array:
+    result: Array = np.where(which, a, b)
+    return result
+
+
 def cast(attributes: Attributes, x: Array) -> Array:
     return x.astype(np.dtype(DTYPES[attributes["to"]]).newbyteorder("="))
 
@@ -245,5 +250,5 @@ OPERATORS: Dict[str, Operator] = {
     "Sub": Operator(lambda _, a, b: a - b),
     "Transpose": Operator(lambda attributes, x: x.transpose(attributes.get("perm")), ("perm",)),
     "Unsqueeze": Operator(unsqueeze),
-    "Where": Operator(lambda _, which, a, b: np.where(which, a, b)),
+    "Where": Operator(where),
 }

@@ -94,7 +94,7 @@ class ConsoleReporter:
     def revising(self, epoch: int, batches: int) -> None:
         if self.task is not None:
             self.bar.update(
-                self.task, description=f"epoch {epoch + 1}/{self.epochs}, choosing a block to skip: {batches} batches"
+                self.task, description=f"epoch {epoch + 1}/{self.epochs}, choosing a block to skip: batch {batches}"
             )
 
     def epoch(self, row: dict[str, float]) -> None:

@@ -138,9 +138,8 @@ class Fit:
         spread = full.T @ self.inner @ full / self.count - torch.outer(mean, mean)
         leading = torch.linalg.eigh(spread)[1][:, -self.substitute.rank :]  # (C', r), orthonormal
         bias = mean + leading @ (leading.T @ (full[-1] - mean))
-        size = (
-            self.substitute.adaptor.out_scale
-        )  # W_u's entries are about 1 / sqrt(C') in units of s, W_d's of like size
+        # In units of s, W_u's entries are about 1 / sqrt(C') then, and W_d's of like size.
+        size = self.substitute.adaptor.out_scale
         self.substitute.set_maps(leading.T @ full[:-1].T / size, leading * size, bias)
 
 

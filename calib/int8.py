@@ -1,6 +1,6 @@
 """``da3 calibrate --int8``: how large the numbers are that a backbone's convolutions read, into the bundle.
 
-Engines are quantised from it on the device (see da3.runtime.precision.to_int8); the float32 files stay as they are.
+Engines are quantised from it on the device (see da3.runtime.onnx_graph.precision.to_int8); the float32 files stay as they are.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from da3.calib.errors import CalibrationError
 from da3.calib.ranges import Histogram, Watched, ranges_of
 from da3.runtime import Domain, Runtime
-from da3.runtime.atomic import replace_file
-from da3.runtime.backends.ort import OrtBackend
-from da3.runtime.bundle import Bundle, read_domain
+from da3.runtime.backends.onnxruntime import OrtBackend
+from da3.runtime.bundle.bundle import Bundle, read_domain
+from da3.runtime.bundle.manifest import FileEntry
 from da3.runtime.errors import BundleError, ImageError
-from da3.runtime.images import evenly, expand
-from da3.runtime.int8 import FORMAT, INT8_FILE
-from da3.runtime.manifest import FileEntry
-from da3.runtime.preprocess import Preprocessing
+from da3.runtime.images.paths import evenly, expand
+from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.onnx_graph.int8_ranges import FORMAT, INT8_FILE
+from da3.runtime.system.atomic import replace_file
 
 MOST_PHOTOS = 256  # of each domain: half to measure on, half to compare on
 # Measured, see docs/runtime.md: below 99.99 clipping costs accuracy; the maximum itself hangs on a single photo.

@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from da3.calib.errors import CalibrationError
 from da3.runtime import Domain
-from da3.runtime.backends.ort import open_session
-from da3.runtime.bundle import Bundle
-from da3.runtime.int8 import Ranges, convolved
-from da3.runtime.onnxfile import Info, read_model, write_model
-from da3.runtime.plan import DOMAIN, IMAGE, with_skipped
+from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.plan import DOMAIN, IMAGE, with_skipped
+from da3.runtime.onnx_graph.int8_ranges import Ranges, convolved
+from da3.runtime.onnx_graph.onnxfile import Info, read_model, write_model
 
 BINS = 4096
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from da3.calib.errors import CalibrationError
 from da3.runtime import Runtime
+from da3.runtime.bundle.packs import update_domain
 from da3.runtime.errors import ImageError
-from da3.runtime.images import evenly, list_labelled
-from da3.runtime.packs import update_domain
-from da3.runtime.scheduler import flops_share
+from da3.runtime.execution.scheduler import flops_share
+from da3.runtime.images.paths import evenly, list_labelled
 
 MOST_PHOTOS = 1000  # a share of FLOPs is known to about a point by then, and each candidate runs them all
 SEARCH_STEPS = 12

@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 
 from da3.export.exporter import export_domain
-from da3.toolchain.options import TrainOptions
-from da3.toolchain.progress import ConsoleReporter
-from da3.toolchain.train import train
+from da3.toolchain.training.options import TrainOptions
+from da3.toolchain.training.progress import ConsoleReporter
+from da3.toolchain.training.train import train
 
 
 def main(domain: str, photos: str, out: Path, epochs: int = 15) -> None:

@@ -19,16 +19,16 @@ from da3.export.standalone import standalone
 from da3.export.verify import Array, Check, relative_error, require, verify
 from da3.export.writer import domain_files, load_stored, manifest, stored_tensors, write_files
 from da3.runtime import Runtime
-from da3.runtime.backends.ort import open_session
-from da3.runtime.bundle import Bundle
-from da3.runtime.packs import add_pack
-from da3.runtime.preprocess import Preprocessing
-from da3.runtime.zipapp_file import write_run_engine
+from da3.runtime.app.zipapp import write_run_engine
+from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.packs import add_pack
+from da3.runtime.images.preprocess import Preprocessing
 from da3.toolchain.backbones import WeightsFile
-from da3.toolchain.checkpoint import BackboneStore, Checkpoint, read, write_atomically
+from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.methods.ordinary import Ordinary
-from da3.toolchain.model import DomainModel
-from da3.toolchain.preprocessing import preprocessing_of
+from da3.toolchain.network.model import DomainModel
+from da3.toolchain.training.checkpoint import BackboneStore, Checkpoint, read, write_atomically
 
 
 @dataclass(frozen=True)

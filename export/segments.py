@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from da3.export.graph import Graph, Shape
-from da3.toolchain.adaptor import Adaptor
 from da3.toolchain.backbones.split import Block
-from da3.toolchain.model import DomainModel
-from da3.toolchain.substitute import Substitute
+from da3.toolchain.network.adaptor import Adaptor
+from da3.toolchain.network.bypass import LowRankBypass
+from da3.toolchain.network.model import DomainModel
 
 
 @dataclass
@@ -65,7 +65,7 @@ def deploy(model: DomainModel) -> Deployment:
             {
                 "name": block.name,
                 "flops": flops.branch + flops.shortcut,
-                "skip_flops": flops.shortcut + model.substitute_flops(i) if model.gateable[i] else None,
+                "skip_flops": flops.shortcut + model.bypass_flops(i) if model.gateable[i] else None,
             }
         )
 
@@ -137,7 +137,7 @@ def _block_segment(
     return out.add(name, "backbone", graph)
 
 
-def _substituted(out: Deployment, i: int, substitute: Substitute, height: int) -> dict[str, object]:
+def _substituted(out: Deployment, i: int, substitute: LowRankBypass, height: int) -> dict[str, object]:
     """x + upsampled (a + c): what is done in the place of a block whose shortcut is its input."""
     side, channels = substitute.side, substitute.adaptor.cin
     tensors = {name: tuple(t.shape) for name, t in substitute.domain_tensors().items()}

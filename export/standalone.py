@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from da3.export.graph import Graph
 from da3.toolchain.backbones import Backbone
-from da3.toolchain.model import DomainModel, Head
+from da3.toolchain.network.model import DomainModel, Head
 
 
 def standalone(backbone: Backbone, head: Head, size: int, classes: int, model: DomainModel | None = None) -> bytes:

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
-from da3.runtime.backends.ort import open_session
-from da3.runtime.bundle import Bundle
-from da3.runtime.plan import DOMAIN
+from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.plan import DOMAIN
 from da3.runtime.records import Step
-from da3.toolchain.frozen import run_block
-from da3.toolchain.model import DomainModel
+from da3.toolchain.autograd.frozen import run_block
+from da3.toolchain.network.model import DomainModel
 
 TOLERANCE = 1e-4  # largest difference over largest magnitude
 

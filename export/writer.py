@@ -12,8 +12,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from da3.export.segments import Deployment
-from da3.runtime.preprocess import Preprocessing
-from da3.toolchain.model import DomainModel
+from da3.runtime.images.preprocess import Preprocessing
+from da3.toolchain.network.model import DomainModel
 
 FORMAT = 1
 _HALF_LIMIT = 60000.0  # float16 ends at 65504

@@ -1,6 +1,6 @@
 """da3.runtime: run a bundle's domains on one engine. Needs numpy, and a backend when it runs."""
 
-from .bundle import Bundle
+from .bundle.bundle import Bundle
 from .engine import Runtime
 from .errors import BackendError, BundleError, Da3Error, DomainError, ImageError
 from .records import BatchResult, Domain, Prediction

@@ -6,15 +6,16 @@ from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, 
 
 import numpy as np
 
-from .answers import name_answers
-from .backends import Backend, choose
-from .bundle import Bundle, read_domain, unknown_domain
-from .domain import fitted, read_pack
+from .backends.interface import Backend
+from .bundle.bundle import Bundle, read_domain, unknown_domain
+from .bundle.domain import fitted, read_pack
 from .errors import BackendError, DomainError, enough_memory
-from .inputs import Images, as_batch, batches
-from .preprocess import Preprocessing
+from .execution.answers import name_answers
+from .execution.choice import choose
+from .execution.scheduler import Bound, Gates, Scheduler
+from .images.inputs import Images, as_batch, batches
+from .images.preprocess import Preprocessing
 from .records import Array, BatchResult, Domain, Prediction
-from .scheduler import Bound, Gates, Scheduler
 
 Path = Union[str, "os.PathLike[str]"]
 

@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from da3.toolchain.backbones import NAMES, random_weights
-from da3.toolchain.options import TrainOptions
+from da3.toolchain.training.options import TrainOptions
 
 # Networks this small gain nothing from a second thread, and lose much where another process has the other core.
 torch.set_num_threads(1)

@@ -11,8 +11,8 @@ import pytest
 
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
 

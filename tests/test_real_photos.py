@@ -6,11 +6,11 @@ import pytest
 from da3.calib import calibrate
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
-from da3.runtime.images import list_labelled
-from da3.runtime.packs import write_pack
-from da3.toolchain.options import TrainOptions
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
+from da3.runtime.bundle.packs import write_pack
+from da3.runtime.images.paths import list_labelled
+from da3.toolchain.training.options import TrainOptions
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 
 @pytest.fixture

@@ -1,19 +1,19 @@
-"""Parts whose borders are in the layout that ONNX Runtime's convolutions compute in.
+"""Subgraphs whose borders are in the layout that ONNX Runtime's convolutions compute in.
 
 On most CPUs those kernels want channels in blocks of 8 or 16 (NCHWc). A session puts every input into blocks and every
-output back, so a network cut into parts would change layout twice at each border: a fifth of a ResNet-50's time. Here
-ONNX Runtime optimises each part, and the two changes are then taken off the borders where both sides agree, so that
-blocks are handed from part to part as they are.
+output back, so a network cut into subgraphs would change layout twice at each border: a fifth of a ResNet-50's time. Here
+ONNX Runtime optimises each subgraph, and the two changes are then taken off the borders where both sides agree, so that
+blocks are handed from subgraph to subgraph as they are.
 
 A border is found by marking it: behind each value that crosses, an identity convolution is put before optimising and
-taken away after. Whatever is not recognised (another release, a CPU without blocks) stays as it was: an ordinary part.
+taken away after. Whatever is not recognised (another release, a CPU without blocks) stays as it was: an ordinary subgraph.
 """
 
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
 
-from ..onnxfile import Model, Node, read_model, write_model
+from ..onnx_graph.onnxfile import Model, Node, read_model, write_model
 from ..records import Array, Shape
 
 _MARK = "da3_border/"
@@ -22,7 +22,7 @@ _WIDEST_BLOCK = 16
 
 
 class Blocked(NamedTuple):
-    """models: one for each part, to be loaded without further optimising. shapes: of the values in blocks,
+    """models: one for each subgraph, to be loaded without further optimising. shapes: of the values in blocks,
     (1, channels rounded up to whole blocks, H, W)."""
 
     models: List[Model]
@@ -30,7 +30,7 @@ class Blocked(NamedTuple):
 
 
 def block_borders(models: Sequence[Model], crossing: Set[str], optimise: Callable[[bytes], bytes]) -> Optional[Blocked]:
-    """Parts of one network, for one image, with blocked borders; None where ONNX Runtime makes no blocks.
+    """Subgraphs of one network, for one image, with blocked borders; None where ONNX Runtime makes no blocks.
 
     models: inputs and outputs of equal name are handed from one to the other. crossing: those that may change their
     layout. optimise: the bytes of a model -> those of what ONNX Runtime would run.

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..onnxfile import DTYPES
+from ..onnx_graph.onnxfile import DTYPES
 from ..records import Array
 
 Attributes = Dict[str, Any]
@@ -57,9 +57,9 @@ def _dense(windows: Array, weight: Array, group: int) -> Array:
     y = np.empty((batch, weight.shape[0], height * width), windows.dtype)
     for b in range(batch):
         for g in range(group):
-            part = windows[b, g * cin : (g + 1) * cin].transpose(0, 3, 4, 1, 2)  # (C, kh, kw, H', W')
+            subgraph = windows[b, g * cin : (g + 1) * cin].transpose(0, 3, 4, 1, 2)  # (C, kh, kw, H', W')
             rows = slice(g * cout, (g + 1) * cout)
-            y[b, rows] = np.dot(weight[rows].reshape(cout, -1), part.reshape(cin * kh * kw, height * width))
+            y[b, rows] = np.dot(weight[rows].reshape(cout, -1), subgraph.reshape(cin * kh * kw, height * width))
     return y.reshape(batch, weight.shape[0], height, width)
 
 

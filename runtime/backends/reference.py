@@ -3,21 +3,19 @@
 Slow, and meant to be read: nothing is fused, reordered or kept from one run to the next.
 """
 
-from typing import TYPE_CHECKING, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from ..bundle.bundle import Bundle
+from ..bundle.plan import BATCH, DOMAIN, IMAGE
 from ..errors import BackendError
-from ..layout import Layout, Part
-from ..onnxfile import Model, Node
-from ..parts import cpu_part
-from ..plan import BATCH, DOMAIN, IMAGE
+from ..onnx_graph.onnxfile import Model, Node
+from ..onnx_graph.subgraphs import cpu_subgraph
 from ..records import Array, Segment
-from . import Backend, Lane
+from ..schedule.layout import Layout, Subgraph
+from .interface import Backend, ExecutionContext
 from .numpy_ops import OPERATORS, Operator, Unsupported
-
-if TYPE_CHECKING:
-    from ..bundle import Bundle
 
 
 class ReferenceBackend(Backend):
@@ -31,17 +29,17 @@ class ReferenceBackend(Backend):
         self._layout: Optional[Layout] = None
         self._programs: Dict[Segment, Program] = {}
 
-    def open(self, layout: Layout, bundle: "Bundle") -> None:
-        for part in layout.parts:
-            if part.segment not in self._programs:  # steps may share one
-                where = "%s: part %s" % (bundle.path, part.segment.name)
-                self._programs[part.segment] = Program(cpu_part(part, bundle, self.precision), where)
+    def open(self, layout: Layout, bundle: Bundle) -> None:
+        for subgraph in layout.subgraphs:
+            if subgraph.segment not in self._programs:  # steps may share one
+                where = "%s: subgraph %s" % (bundle.path, subgraph.segment.name)
+                self._programs[subgraph.segment] = Program(cpu_subgraph(subgraph, bundle, self.precision), where)
         self._layout = layout
 
-    def lane(self, batch: int) -> "ReferenceLane":
+    def context(self, batch: int) -> "ReferenceContext":
         if self._layout is None:
             raise BackendError("this backend is closed, or was never opened")
-        return ReferenceLane(self._layout, self._programs, batch)
+        return ReferenceContext(self._layout, self._programs, batch)
 
     def another(self) -> "ReferenceBackend":
         return ReferenceBackend(self.precision)
@@ -51,7 +49,7 @@ class ReferenceBackend(Backend):
         self._programs = {}
 
 
-class ReferenceLane(Lane):
+class ReferenceContext(ExecutionContext):
     """One array for each value, made when it is first written."""
 
     def __init__(self, layout: Layout, programs: Dict[Segment, "Program"], batch: int) -> None:
@@ -60,27 +58,27 @@ class ReferenceLane(Lane):
         self._batch = batch
         self._values: Dict[str, Array] = {}
 
-    def bind(self, part: Part, weights: Dict[str, Array]) -> Callable[[], None]:
-        program = self._programs[part.segment]
+    def bind(self, subgraph: Subgraph, weights: Dict[str, Array]) -> Callable[[], None]:
+        program = self._programs[subgraph.segment]
 
         def call() -> None:
-            for name, result in zip(part.outputs, program.run(self._inputs(part, weights, None))):
+            for name, result in zip(subgraph.outputs, program.run(self._inputs(subgraph, weights, None))):
                 self._write(name, result, None)
 
         return call
 
-    def bind_rows(self, part: Part, weights: Dict[str, Array]) -> Callable[[Array], None]:
-        program = self._programs[part.segment]
+    def bind_rows(self, subgraph: Subgraph, weights: Dict[str, Array]) -> Callable[[Array], None]:
+        program = self._programs[subgraph.segment]
 
         def call(rows: Array) -> None:
-            for name, result in zip(part.outputs, program.run(self._inputs(part, weights, rows))):
+            for name, result in zip(subgraph.outputs, program.run(self._inputs(subgraph, weights, rows))):
                 self._write(name, result, rows)
 
         return call
 
-    def _inputs(self, part: Part, weights: Dict[str, Array], rows: Optional[Array]) -> List[Array]:
+    def _inputs(self, subgraph: Subgraph, weights: Dict[str, Array], rows: Optional[Array]) -> List[Array]:
         inputs: List[Array] = []
-        for name in part.inputs:
+        for name in subgraph.inputs:
             if name.startswith(DOMAIN):
                 inputs.append(weights[name[len(DOMAIN) :]])
             else:

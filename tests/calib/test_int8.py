@@ -15,17 +15,17 @@ from da3.calib.errors import CalibrationError
 from da3.calib.ranges import BINS, Histogram, Watched, ranges_of
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
-from da3.runtime.backends.ort import OrtBackend
+from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.backends.reference import ReferenceBackend
-from da3.runtime.bundle import Bundle, read_domain
+from da3.runtime.bundle.bundle import Bundle, read_domain
+from da3.runtime.bundle.packs import update_domain
 from da3.runtime.errors import BundleError, Da3Error
-from da3.runtime.images import expand
-from da3.runtime.int8 import read_ranges
-from da3.runtime.packs import update_domain
-from da3.toolchain.cli import app
-from da3.toolchain.options import TrainOptions
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
+from da3.runtime.images.paths import expand
+from da3.runtime.onnx_graph.int8_ranges import read_ranges
+from da3.toolchain.cli.commands import app
+from da3.toolchain.training.options import TrainOptions
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,16 @@ from da3.export.errors import ExportError
 from da3.export.exporter import export_domain, export_standalone
 from da3.export.verify import Check, relative_error, require
 from da3.runtime import Da3Error, Runtime
-from da3.runtime.backends.ort import open_session
-from da3.runtime.bundle import Bundle, read_domain
-from da3.runtime.packs import add_pack, write_pack
-from da3.toolchain import checkpoint as ckpt
+from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.bundle.bundle import Bundle, read_domain
+from da3.runtime.bundle.packs import add_pack, write_pack
 from da3.toolchain.backbones import NAMES
-from da3.toolchain.checkpoint import BackboneStore
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.methods import METHODS
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
+from da3.toolchain.training import checkpoint as ckpt
+from da3.toolchain.training.checkpoint import BackboneStore
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 OPSET = 13
 

@@ -5,10 +5,11 @@ import pytest
 from graphs import graph
 
 from da3.runtime import Runtime
-from da3.runtime.backends import blocked, ort
+from da3.runtime.backends import blocked
+from da3.runtime.backends import onnxruntime as ort
 from da3.runtime.backends.blocked import block_borders
-from da3.runtime.backends.ort import open_session
-from da3.runtime.onnxfile import read_model, write_model
+from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.onnx_graph.onnxfile import read_model, write_model
 
 
 def run(model, feeds, optimised):
@@ -28,7 +29,7 @@ def optimise(tmp_path):
 
 
 def network(channels, rng, factor=2):
-    """A stem and a block with an added small picture, as two parts that hand over x and y: see export/graph.py."""
+    """A stem and a block with an added small picture, as two subgraphs that hand over x and y: see export/graph.py."""
     kernel = {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}
     weights = {
         "k0": rng.normal(0, 1, (channels, 3, 3, 3)),
@@ -118,7 +119,7 @@ def test_an_onnxruntime_that_does_otherwise_costs_nothing_but_speed(built, monke
         np.testing.assert_allclose(runtime.run_batch(x, "flowers").logits, expected, rtol=1e-4, atol=1e-4)
     monkeypatch.setattr(ort, "block_borders", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
     with (
-        pytest.warns(RuntimeWarning, match="parts keep their own memory layout, which is slower: disk full"),
+        pytest.warns(RuntimeWarning, match="subgraphs keep their own memory layout, which is slower: disk full"),
         Runtime(built[0]) as runtime,
     ):
         np.testing.assert_allclose(runtime.run_batch(x, "flowers").logits, expected, rtol=1e-4, atol=1e-4)

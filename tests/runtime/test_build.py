@@ -12,15 +12,15 @@ from onnx import helper, numpy_helper
 from simulated import simulated
 
 from da3.runtime import Runtime
+from da3.runtime.app.commands import main
+from da3.runtime.app.texts import duration, parse_batch, parse_bytes, render_progress, render_report
 from da3.runtime.backends.reference import ReferenceBackend
-from da3.runtime.backends.trt import TensorRTBackend
-from da3.runtime.backends.trt_builder import Builder
-from da3.runtime.build import build_engines
-from da3.runtime.build_text import duration, parse_batch, parse_bytes, render_progress, render_report
-from da3.runtime.bundle import Bundle
-from da3.runtime.cli import main
-from da3.runtime.engine_store import choose_set, describe_sets, read_sets
+from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BackendError, BundleError
+from da3.runtime.trt.backend import TensorRTBackend
+from da3.runtime.trt.build import build_engines
+from da3.runtime.trt.builder import Builder
+from da3.runtime.trt.store import choose_set, describe_sets, read_sets
 
 RELEASES = {
     "8.2.1": "pycuda",
@@ -358,7 +358,7 @@ def test_the_command(bundle, capsys):
 def test_the_command_of_the_toolchain(bundle):
     from typer.testing import CliRunner
 
-    from da3.toolchain.cli import app
+    from da3.toolchain.cli.commands import app
 
     with installed():
         done = CliRunner().invoke(app, ["build", "--bundle", str(bundle), "--precision", "fp32"])
@@ -423,11 +423,11 @@ def quantise(model):
 def test_choose_set_wants_every_engine(bundle):
     with installed():
         report = build_engines(bundle)
-        from da3.runtime.engine_store import Device
-        from da3.runtime.layout import join_plan
+        from da3.runtime.schedule.layout import join_plan
+        from da3.runtime.trt.store import Device
 
         with Bundle(bundle) as opened:
             layout = join_plan(opened.manifest, True)
             device = Device(report.device.tensorrt, "Orin", 87)
             engines, wanted = choose_set(str(bundle / "engines"), layout, opened, device)
-            assert len(wanted) == len(layout.parts) and {w.identity for w in wanted} == set(engines.engines)
+            assert len(wanted) == len(layout.subgraphs) and {w.identity for w in wanted} == set(engines.engines)

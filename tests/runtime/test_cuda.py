@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from simulated import CUDA, simulated
 
-from da3.runtime.cuda import driver_text, host, open_cuda, size, unusable
+from da3.runtime.cuda.interface import driver_text, host, open_cuda, size, unusable
 from da3.runtime.errors import BackendError
 
 

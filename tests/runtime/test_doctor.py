@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from da3.runtime import doctor
+from da3.runtime.app import doctor
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from synthetic_bundle import BLOCKS, SIZE, Backbone, images, write_domain
 
 from da3.runtime import BackendError, Bundle, DomainError, ImageError, Runtime, backends
-from da3.runtime.backends.ort import OrtBackend
-from da3.runtime.joining import part_model
-from da3.runtime.layout import join_plan
+from da3.runtime.backends.onnxruntime import OrtBackend
+from da3.runtime.onnx_graph.joining import subgraph_model
+from da3.runtime.schedule.layout import join_plan
 
 
 class CountingBackend(OrtBackend):
@@ -21,12 +21,12 @@ class CountingBackend(OrtBackend):
         super().__init__()
         self.calls = {}
 
-    def lane(self, batch):
-        lane = super().lane(batch)
-        bind = lane.bind
+    def context(self, batch):
+        context = super().context(batch)
+        bind = context.bind
 
-        def counting(part, weights):
-            call = bind(part, weights)
+        def counting(subgraph, weights):
+            call = bind(subgraph, weights)
 
             def counted():
                 for step in part.steps:
@@ -35,8 +35,8 @@ class CountingBackend(OrtBackend):
 
             return counted
 
-        lane.bind = counting
-        return lane
+        context.bind = counting
+        return context
 
 
 def share(ran):
@@ -84,8 +84,8 @@ def test_a_part_that_skips_holds_nothing_of_its_block(built):
         gated = [call for call in layout.calls if call.gate is not None]
         assert [call.block for call in gated] == [1, 2]
         for call in gated:
-            assert "Conv" in [node.op for node in part_model(call.part, bundle).nodes]
-            assert "Conv" not in [node.op for node in part_model(call.skip, bundle).nodes]
+            assert "Conv" in [node.op for node in subgraph_model(call.subgraph, bundle).nodes]
+            assert "Conv" not in [node.op for node in subgraph_model(call.skip, bundle).nodes]
 
 
 def test_force_all_blocks(runtime, weights):
@@ -262,7 +262,7 @@ def test_auto_takes_the_best_there_is(built, monkeypatch, tmp_path):
         assert backends.choose("auto", bundle).name == "tensorrt"
         installed.add("onnxruntime")
         assert backends._best(bundle, None) == "onnxruntime"
-        monkeypatch.setattr("da3.runtime.engine_store.read_sets", lambda folder: [folder == str(tmp_path)])
+        monkeypatch.setattr("da3.runtime.trt.store.read_sets", lambda folder: [folder == str(tmp_path)])
         assert backends._best(bundle, str(tmp_path)) == "tensorrt"
         assert backends.choose("reference", bundle).name == "reference"
         with pytest.raises(BackendError, match="unknown backend 'cuda'; known: auto, onnxruntime, tensorrt, reference"):

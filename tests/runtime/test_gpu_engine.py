@@ -8,10 +8,10 @@ import pytest
 from synthetic_bundle import images
 
 from da3.runtime import BackendError, Runtime
-from da3.runtime.build import build_engines
-from da3.runtime.cuda import open_cuda
-from da3.runtime.joining import whole_model
-from da3.runtime.onnxfile import write_model
+from da3.runtime.cuda.interface import open_cuda
+from da3.runtime.onnx_graph.joining import whole_model
+from da3.runtime.onnx_graph.onnxfile import write_model
+from da3.runtime.trt.build import build_engines
 
 pytestmark = pytest.mark.gpu
 

@@ -5,7 +5,7 @@ import io
 import pytest
 
 from da3.runtime.errors import ImageError
-from da3.runtime.images import expand, list_labelled
+from da3.runtime.images.paths import expand, list_labelled
 
 
 @pytest.fixture

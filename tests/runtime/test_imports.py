@@ -27,7 +27,7 @@ def test_no_module_loads_anything_heavy(call):
     done = call("-c", code)
     assert done.returncode == 0, done.stderr
     heavy, _, ours = done.stdout.partition("] ")
-    assert heavy == "[" and "da3.runtime.backends.ort" in ours
+    assert heavy == "[" and "da3.runtime.backends.onnxruntime" in ours
 
 
 def test_no_other_room_is_imported():
@@ -43,7 +43,7 @@ def test_no_other_room_is_imported():
                 assert name.split(".")[0] not in ("torch", "typer", "rich", "safetensors", "onnx"), path
 
 
-@pytest.mark.parametrize("start", ["import da3.runtime", "from da3.runtime.cli import main; main(['--help'])"])
+@pytest.mark.parametrize("start", ["import da3.runtime", "from da3.runtime.app.commands import main; main(['--help'])"])
 def test_starting_brings_nothing_heavy(call, start):
     """What start-up takes is measured by `da3 bench run`; here only what it must not import."""
     code = f"import sys, numpy\nbefore = set(sys.modules)\ntry: {start}\nexcept SystemExit: pass\n"

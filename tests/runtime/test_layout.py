@@ -1,13 +1,13 @@
-"""Joining a plan: which steps become one part, and which values may share a buffer."""
+"""Joining a plan: which steps become one subgraph, and which values may share a buffer."""
 
 import numpy as np
 import pytest
 import synthetic_bundle
 
-from da3.runtime.bundle import Bundle
+from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import DomainError
-from da3.runtime.layout import DOUBLED_BYTES, free_sizes, join_plan, whole_plan
 from da3.runtime.records import Step, Value
+from da3.runtime.schedule.layout import DOUBLED_BYTES, free_sizes, join_plan, whole_plan
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def manifest(built):
         yield bundle.manifest
 
 
-def names(part):
-    return [step.segment for step in part.steps]
+def names(subgraph):
+    return [step.segment for step in subgraph.steps]
 
 
 def grown(manifest, *segments):
@@ -31,7 +31,7 @@ def grown(manifest, *segments):
 
 def test_a_cpu_gets_a_call_for_each_gated_block(manifest):
     layout = join_plan(manifest, looks_ahead=False)
-    assert [names(call.part) for call in layout.calls] == [
+    assert [names(call.subgraph) for call in layout.calls] == [
         ["stem", "adaptor", "block_0"],
         ["adaptor", "block_1"],
         ["adaptor", "block_2", "tail", "head"],
@@ -44,17 +44,17 @@ def test_a_cpu_gets_a_call_for_each_gated_block(manifest):
     assert [(call.gate, call.block) for call in layout.calls] == [(None, None), ("g1", 1), ("g2", 2)]
     assert layout.gates == ("g1", "g2")
     assert set(layout.values) == {"image", "x1", "g1", "x2", "g2", "logits"}
-    assert len(layout.parts) == 5
+    assert len(layout.subgraphs) == 5
 
 
 def test_what_is_large_is_not_held_twice(manifest):
     layout = join_plan(grown(manifest, "tail"), looks_ahead=False)
-    assert [names(call.part) for call in layout.calls][2:] == [["adaptor", "block_2"], ["tail", "head"]]
+    assert [names(call.subgraph) for call in layout.calls][2:] == [["adaptor", "block_2"], ["tail", "head"]]
 
 
 def test_a_gpu_has_a_gate_computed_a_block_ahead(manifest):
     layout = join_plan(manifest, looks_ahead=True)
-    assert [names(call.part) for call in layout.calls] == [
+    assert [names(call.subgraph) for call in layout.calls] == [
         ["stem", "adaptor"],  # writes g1
         ["block_0", "adaptor"],
         ["block_1"],
@@ -62,7 +62,7 @@ def test_a_gpu_has_a_gate_computed_a_block_ahead(manifest):
         ["block_2"],
         ["tail", "head"],
     ]
-    written = {name: i for i, call in enumerate(layout.calls) for name in call.part.outputs}
+    written = {name: i for i, call in enumerate(layout.calls) for name in call.subgraph.outputs}
     for i, call in enumerate(layout.calls):
         if call.gate is not None:
             assert names(call.skip) == [{1: "skip", 2: "shifted"}[call.block]]
@@ -75,17 +75,17 @@ def test_every_value_is_there_when_it_is_read(manifest, looks_ahead, keep):
     layout = join_plan(manifest, looks_ahead, keep)
     held = {layout.buffers["image"]: "image"}
     for call in layout.calls:
-        needed = [n for n in call.part.inputs if not n.startswith("domain:")]
+        needed = [n for n in call.subgraph.inputs if not n.startswith("domain:")]
         for name in needed + ([call.gate] if call.gate else []):
             assert held[layout.buffers[name]] == name
-        for name in call.part.outputs:
+        for name in call.subgraph.outputs:
             buffer = layout.buffers[name]
             assert buffer not in {layout.buffers[n] for n in needed}, "written while it is read"
             held[buffer] = name
         if call.skip is not None:
-            assert call.skip.outputs == call.part.outputs
+            assert call.skip.outputs == call.subgraph.outputs
             assert [n for n in call.skip.inputs if not n.startswith("domain:")] == needed
-            extra = set(call.skip.inputs) - set(call.part.inputs)
+            extra = set(call.skip.inputs) - set(call.subgraph.inputs)
             assert extra == ({"domain:substitutes.2.shift"} if call.block == 2 else set())
     for name in layout.kept:
         assert held[layout.buffers[name]] == name
@@ -109,18 +109,18 @@ def test_a_plan_without_gates_is_one_part(manifest):
     plan = tuple(step.always for step in manifest.plan)
     for looks_ahead in (False, True):
         (call,) = join_plan(manifest._replace(plan=plan), looks_ahead).calls
-        assert call.part == whole_plan(manifest)
+        assert call.subgraph == whole_plan(manifest)
 
 
 def test_one_step_keeps_its_segments_names(manifest):
     call = join_plan(manifest, looks_ahead=True).calls[2]
-    assert call.part.segment == manifest.segments["block_1"] and call.part.inputs == ("x1", "a1")
-    joined = join_plan(manifest, looks_ahead=True).calls[0].part
+    assert call.subgraph.segment == manifest.segments["block_1"] and call.subgraph.inputs == ("x1", "a1")
+    joined = join_plan(manifest, looks_ahead=True).calls[0].subgraph
     assert joined.segment.inputs[0] == Value("image", ("batch", 3, 16, 16)) and joined.segment.file == ""
 
 
 def test_a_gated_block_whose_gate_came_long_before(manifest):
-    """Nothing between the gate's writer and its block: the block is still a part of its own."""
+    """Nothing between the gate's writer and its block: the block is still a subgraph of its own."""
     plan = (
         Step("stem", ("image",), ("x0",)),
         Step("adaptor", ("x0", *(f"domain:adaptors.0.{t}" for t in TENSORS)), ("a0", "g1")),
@@ -129,7 +129,7 @@ def test_a_gated_block_whose_gate_came_long_before(manifest):
         Step("head", ("features", "domain:head.weight", "domain:head.bias"), ("logits",)),
     )
     layout = join_plan(manifest._replace(plan=plan), looks_ahead=True)
-    assert [names(c.part) for c in layout.calls] == [["stem", "adaptor"], ["block_1"], ["tail", "head"]]
+    assert [names(c.subgraph) for c in layout.calls] == [["stem", "adaptor"], ["block_1"], ["tail", "head"]]
 
 
 TENSORS = ("down", "up", "gate_weight", "gate_bias")

@@ -8,9 +8,9 @@ import pytest
 from graphs import checked, feeds_for, graph, ort_run
 from onnx import TensorProto, helper, numpy_helper
 
-from da3.runtime.backends.ort import open_session
+from da3.runtime.backends.onnxruntime import open_session
 from da3.runtime.errors import BundleError
-from da3.runtime.onnxfile import Info, Model, Node, read_model, write_model
+from da3.runtime.onnx_graph.onnxfile import Info, Model, Node, read_model, write_model
 
 SMALL = graph(
     [

@@ -7,7 +7,7 @@ import sys, warnings
 import numpy as np
 import onnxruntime
 from da3.runtime import Runtime
-from da3.runtime.backends import ort
+from da3.runtime.backends import onnxruntime as ort
 
 bundle, model = sys.argv[1], sys.argv[1] + "/backbone/skip.onnx"
 x = np.zeros((1, 3, 16, 16), np.float32)

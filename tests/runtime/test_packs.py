@@ -7,7 +7,7 @@ import pytest
 from synthetic_bundle import write_domain
 
 from da3.runtime import BundleError, DomainError, Runtime
-from da3.runtime.packs import add_pack, list_domains, remove_domain, update_domain, write_pack
+from da3.runtime.bundle.packs import add_pack, list_domains, remove_domain, update_domain, write_pack
 
 
 def snapshot(folder):

@@ -5,11 +5,11 @@ import pytest
 from graphs import checked, feeds_for, graph, ort_run
 from onnx import TensorProto, numpy_helper
 
-from da3.runtime.bundle import Bundle
-from da3.runtime.joining import part_model
-from da3.runtime.layout import join_plan
-from da3.runtime.onnxfile import Model, read_model, write_model
-from da3.runtime.precision import to_half
+from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.onnx_graph.joining import subgraph_model
+from da3.runtime.onnx_graph.onnxfile import Model, read_model, write_model
+from da3.runtime.onnx_graph.precision import to_half
+from da3.runtime.schedule.layout import join_plan
 
 HALF, FULL = np.dtype(np.float16), np.dtype(np.float32)
 
@@ -40,8 +40,8 @@ def ops(model):
 @pytest.mark.parametrize("looks_ahead", [True, False])
 def test_every_part_of_a_bundle(built, looks_ahead):
     with Bundle(built[0]) as bundle:
-        for part in join_plan(bundle.manifest, looks_ahead).parts:
-            model = part_model(part, bundle)
+        for subgraph in join_plan(bundle.manifest, looks_ahead).subgraphs:
+            model = subgraph_model(subgraph, bundle)
             inputs, outputs = ({i.name for i in infos} for infos in (model.inputs, model.outputs))
             read = {name for node in model.nodes for name in node.inputs}
             for keep in (set(), inputs, outputs, inputs | outputs):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from synthetic_bundle import Backbone, images
 
-from da3.runtime.bundle import Bundle
-from da3.runtime.joining import part_model
-from da3.runtime.layout import join_plan
-from da3.runtime.onnxfile import write_model
-from da3.runtime.precision import to_half
+from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.onnx_graph.joining import subgraph_model
+from da3.runtime.onnx_graph.onnxfile import write_model
+from da3.runtime.onnx_graph.precision import to_half
+from da3.runtime.schedule.layout import join_plan
 
 
 @pytest.fixture
@@ -62,13 +62,13 @@ def test_packs(call36, bundle, tmp_path):
 
 
 def test_preprocessing_gives_the_same_numbers(call36, tmp_path):
-    from da3.runtime.preprocess import Preprocessing
+    from da3.runtime.images.preprocess import Preprocessing
 
     rng = np.random.RandomState(0)
     image = rng.randint(0, 255, (50, 70, 3)).astype(np.uint8)
     np.save(tmp_path / "in.npy", image)
     code = (
-        "import sys, numpy as np; from da3.runtime.preprocess import Preprocessing\n"
+        "import sys, numpy as np; from da3.runtime.images.preprocess import Preprocessing\n"
         "p = Preprocessing(32, 0.875, (0.5, 0.4, 0.3), (0.5, 0.25, 0.2))\n"
         "np.save(sys.argv[2], p.normalise(p.resize_and_crop(np.load(sys.argv[1]))[None]))"
     )
@@ -118,15 +118,15 @@ def test_the_command_line_runs_one_too(call36, built, tmp_path):
 
 GRAPHS = """
 import sys
-from da3.runtime.bundle import Bundle
-from da3.runtime.joining import part_model
-from da3.runtime.layout import join_plan
-from da3.runtime.onnxfile import write_model
-from da3.runtime.precision import to_half
+from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.onnx_graph.joining import subgraph_model
+from da3.runtime.schedule.layout import join_plan
+from da3.runtime.onnx_graph.onnxfile import write_model
+from da3.runtime.onnx_graph.precision import to_half
 
 with Bundle(sys.argv[1]) as bundle:
-    for number, part in enumerate(join_plan(bundle.manifest, True).parts):
-        model = part_model(part, bundle)
+    for number, part in enumerate(join_plan(bundle.manifest, True).subgraphs):
+        model = subgraph_model(part, bundle)
         for kind, data in (("full", model), ("half", to_half(model, [part.segment.outputs[0].name]))):
             with open("%s/%d.%s" % (sys.argv[2], number, kind), "wb") as file:
                 file.write(write_model(data))
@@ -136,7 +136,7 @@ with Bundle(sys.argv[1]) as bundle:
 def test_graphs_are_written_the_same(call36, built, tmp_path):
     assert call36("-c", GRAPHS, built[0], tmp_path).returncode == 0
     with Bundle(built[0]) as bundle:
-        for number, part in enumerate(join_plan(bundle.manifest, True).parts):
-            model = part_model(part, bundle)
+        for number, part in enumerate(join_plan(bundle.manifest, True).subgraphs):
+            model = subgraph_model(part, bundle)
             for kind, expected in (("full", model), ("half", to_half(model, [part.segment.outputs[0].name]))):
                 assert (tmp_path / f"{number}.{kind}").read_bytes() == write_model(expected)

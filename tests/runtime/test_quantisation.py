@@ -8,15 +8,15 @@ import synthetic_bundle
 from graphs import checked, feeds_for, graph, ort_run
 
 from da3.runtime import Runtime
-from da3.runtime.backends.ort import OrtBackend
+from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.backends.reference import ReferenceBackend
-from da3.runtime.bundle import Bundle
+from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BackendError, BundleError
-from da3.runtime.joining import part_model
-from da3.runtime.layout import join_plan
-from da3.runtime.onnxfile import read_model, write_model
-from da3.runtime.parts import engine_part
-from da3.runtime.precision import half_borders, to_int8, to_opset_19
+from da3.runtime.onnx_graph.joining import subgraph_model
+from da3.runtime.onnx_graph.onnxfile import read_model, write_model
+from da3.runtime.onnx_graph.precision import half_borders, to_int8, to_opset_19
+from da3.runtime.onnx_graph.subgraphs import engine_subgraph
+from da3.runtime.schedule.layout import join_plan
 
 HALF, FULL = np.dtype(np.float16), np.dtype(np.float32)
 X = {"x": ["batch", 2, 3, 3]}
@@ -150,10 +150,10 @@ def write_ranges(bundle, ranges, **changes):
 @pytest.mark.parametrize("looks_ahead", [True, False])
 def test_every_int8_part(measured, looks_ahead, typed):
     with Bundle(measured) as bundle:
-        for part in join_plan(bundle.manifest, looks_ahead).parts:
-            plain = part_model(part, bundle)
+        for subgraph in join_plan(bundle.manifest, looks_ahead).subgraphs:
+            plain = subgraph_model(subgraph, bundle)
             full = {info.name for info in plain.inputs if info.name == "image"}
-            model = engine_part(part, bundle, "int8", full, typed)
+            model = engine_subgraph(subgraph, bundle, "int8", full, typed)
             convs = [node for node in model.nodes if node.op == "Conv"]
             writers = {name: node for node in model.nodes for name in node.outputs}
             for conv in convs:

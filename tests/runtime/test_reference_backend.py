@@ -1,4 +1,4 @@
-"""The numpy backend: its lanes against the synthetic network, and a Runtime on it against ONNX Runtime."""
+"""The numpy backend: its contexts against the synthetic network, and a Runtime on it against ONNX Runtime."""
 
 import numpy as np
 import pytest
@@ -6,11 +6,11 @@ from graphs import graph
 from synthetic_bundle import Backbone, file_entry, images, read_manifest, write_manifest
 
 from da3.runtime import BackendError, Runtime
-from da3.runtime.backends import choose
 from da3.runtime.backends.reference import Program
-from da3.runtime.bundle import Bundle, read_domain
-from da3.runtime.layout import join_plan
-from da3.runtime.onnxfile import read_model
+from da3.runtime.bundle.bundle import Bundle, read_domain
+from da3.runtime.execution.choice import choose
+from da3.runtime.onnx_graph.onnxfile import read_model
+from da3.runtime.schedule.layout import join_plan
 
 
 @pytest.fixture
@@ -53,39 +53,39 @@ def test_rows_leave_other_rows_alone(built, looks_ahead):
         backend, layout = choose("reference"), join_plan(bundle.manifest, looks_ahead)
         backend.open(layout, bundle)
         weights = backend.weights(read_domain(bundle, "flowers"))
-    whole, lane = backend.lane(5), backend.lane(5)
-    for each in (whole, lane):
+    whole, context = backend.context(5), backend.context(5)
+    for each in (whole, context):
         each.begin(images(5))
     for call in layout.calls:
-        whole.bind(call.part, weights)()
-        run = lane.bind_rows(call.part, weights)
+        whole.bind(call.subgraph, weights)()
+        run = context.bind_rows(call.subgraph, weights)
         run(np.array([1, 4]))
-        before = {name: lane.read(name) for name in call.part.outputs}
+        before = {name: context.read(name) for name in call.subgraph.outputs}
         run(np.array([0, 3]))
         for name, array in before.items():
-            np.testing.assert_array_equal(lane.read(name)[[1, 2, 4]], array[[1, 2, 4]])
+            np.testing.assert_array_equal(context.read(name)[[1, 2, 4]], array[[1, 2, 4]])
             assert not array[[0, 2, 3]].any()
         run(np.array([2]))
-        for name in call.part.outputs:
-            np.testing.assert_allclose(lane.read(name), whole.read(name), rtol=1e-5, atol=1e-5)
+        for name in call.subgraph.outputs:
+            np.testing.assert_allclose(context.read(name), whole.read(name), rtol=1e-5, atol=1e-5)
     if layout.gates:
-        np.testing.assert_array_equal(lane.gate(layout.gates[-1])(), lane.read(layout.gates[-1]))
-    copy = lane.read("logits")
+        np.testing.assert_array_equal(context.gate(layout.gates[-1])(), context.read(layout.gates[-1]))
+    copy = context.read("logits")
     copy[:] = 7
-    assert not (lane.read("logits") == 7).any()
+    assert not (context.read("logits") == 7).any()
 
 
 def test_closed(built):
     backend = choose("reference")
     with pytest.raises(BackendError, match="closed, or was never opened"):
-        backend.lane(1)
+        backend.context(1)
     with Bundle(built[0]) as bundle:
         backend.open(join_plan(bundle.manifest, False), bundle)
-    backend.lane(1).close()
+    backend.context(1).close()
     backend.close()
     backend.close()
     with pytest.raises(BackendError, match="closed"):
-        backend.lane(1)
+        backend.context(1)
     assert type(backend.another()) is type(backend)
 
 
@@ -97,7 +97,7 @@ def test_an_operator_it_lacks_is_told_when_opening(bundle):
     content = read_manifest(bundle)
     content["files"]["backbone/skip.onnx"] = file_entry(bundle / "backbone" / "skip.onnx")
     write_manifest(bundle, content)
-    with pytest.raises(BackendError, match=r"part .*skip.*: the reference backend has no operator Softplus"):
+    with pytest.raises(BackendError, match=r"subgraph .*skip.*: the reference backend has no operator Softplus"):
         Runtime(bundle, backend="reference")
 
 

@@ -14,21 +14,21 @@ from onnx import helper, numpy_helper
 from da3.export.segments import deploy
 from da3.export.standalone import standalone
 from da3.export.writer import manifest, write_files
-from da3.runtime.backends.trt_api import Library
-from da3.runtime.backends.trt_builder import Builder, Recipe
-from da3.runtime.backends.trt_formats import LINEAR
-from da3.runtime.build import is_quantised
-from da3.runtime.bundle import Bundle
-from da3.runtime.engines import FULL, Border, Spec, profile, unique, wanted_engines
+from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BackendError
-from da3.runtime.int8 import INT8_FILE, convolved
-from da3.runtime.layout import join_plan
-from da3.runtime.onnxfile import read_model, write_model
-from da3.runtime.parts import engine_part
-from da3.runtime.preprocess import Preprocessing
-from da3.toolchain.adaptor import AdaptorSpec
+from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, convolved
+from da3.runtime.onnx_graph.onnxfile import read_model, write_model
+from da3.runtime.onnx_graph.subgraphs import engine_subgraph
+from da3.runtime.schedule.layout import join_plan
+from da3.runtime.trt.api import Library
+from da3.runtime.trt.build import is_quantised
+from da3.runtime.trt.builder import Builder, Recipe
+from da3.runtime.trt.engines import FULL, Spec, TensorSpec, profile, unique, wanted_engines
+from da3.runtime.trt.formats import LINEAR
 from da3.toolchain.backbones import load_backbone, random_weights
-from da3.toolchain.model import DomainModel
+from da3.toolchain.network.adaptor import AdaptorSpec
+from da3.toolchain.network.model import DomainModel
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="no TensorRT-RTX: pip install '.[rtx]'")
 
@@ -89,7 +89,7 @@ def refused(library, graphs):
 
 
 def plain(values):
-    return [Border(v.name, v.name, v.shape, FULL, LINEAR) for v in values]
+    return [TensorSpec(v.name, v.name, v.shape, FULL, LINEAR) for v in values]
 
 
 def test_every_file_as_exported(library, bundle):
@@ -122,13 +122,15 @@ def test_standalone(network, library):
     ],
 )
 def test_every_engine(precision, sm, typed, library, bundle):
-    """All that `da3 build` builds: joined parts, dynamic batch, the pinned memory layouts of old and new GPUs."""
+    """All that `da3 build` builds: joined subgraphs, dynamic batch, the pinned memory layouts of old and new GPUs."""
     wanted = unique(wanted_engines(join_plan(bundle.manifest, True), bundle.manifest, Spec(precision, BATCH), sm))
     graphs, quantised = [], 0
     for one in wanted:
-        model = engine_part(one.part, bundle, precision, [b.tensor for b in one.borders if b.dtype == FULL], typed)
+        model = engine_subgraph(
+            one.subgraph, bundle, precision, [b.tensor for b in one.specs if b.dtype == FULL], typed
+        )
         quantised += is_quantised(model)
-        graphs.append((one.part.segment.name, write_model(model), one.inputs, one.outputs, precision))
+        graphs.append((one.subgraph.segment.name, write_model(model), one.inputs, one.outputs, precision))
     assert any("+" in name for name, *_ in graphs) and (quantised > 0) == (precision == "int8")
     fast = {border.layout for _, _, inputs, outputs, _ in graphs for border in (*inputs, *outputs)} - {LINEAR}
     assert fast == (set() if precision == "fp32" else {"CHW2" if sm == NANO else "HWC8"})
@@ -161,7 +163,7 @@ def test_what_it_refuses(node, dtype, weights, layout, words, library):
         opset_imports=[helper.make_opsetid("", 13)],
         ir_version=7,
     )
-    borders = [[Border(name, name, SHAPE, FULL, layout)] for name in "xy"]
+    borders = [[TensorSpec(name, name, SHAPE, FULL, layout)] for name in "xy"]
     said = refused(library, [("odd", model.SerializeToString(), *borders, "fp16")])
     if words is None:
         assert said == {}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
+from da3.runtime.bundle.tensors import parse_safetensors
 from da3.runtime.errors import BundleError
-from da3.runtime.tensors import parse_safetensors
 
 
 def raw(header, body=b""):

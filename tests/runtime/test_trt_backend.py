@@ -16,9 +16,9 @@ from simulated.answers import DOMAINS, NEWEST, PYTHON, TOLERANCE, check
 from simulated.memory import Fault
 
 from da3.runtime import Da3Error, Runtime
-from da3.runtime.backends.trt import TensorRTBackend
-from da3.runtime.build import build_engines
 from da3.runtime.errors import BackendError
+from da3.runtime.trt.backend import TensorRTBackend
+from da3.runtime.trt.build import build_engines
 
 pytest_plugins = ["simulated.fixtures"]
 
@@ -294,8 +294,8 @@ def test_values_inside_can_be_read_or_are_refused(engines, opened, built):
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "resnet50"])
 def test_real_networks(arch, small_run, tmp_path):
     from da3.export.exporter import export_domain
-    from da3.toolchain.progress import SilentReporter
-    from da3.toolchain.train import train
+    from da3.toolchain.training.progress import SilentReporter
+    from da3.toolchain.training.train import train
 
     result = train(small_run("signs", backbone=arch, keep=0.9, epochs=1, size=32), SilentReporter())
     bundle = tmp_path / "bundle"

@@ -13,10 +13,10 @@ from simulated import formats, simulated
 from simulated.answers import NEWEST, PYTHON, check
 
 from da3.runtime import Runtime
-from da3.runtime.backends.ort import OrtBackend
-from da3.runtime.backends.trt import TensorRTBackend
-from da3.runtime.build import build_engines
+from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.errors import BackendError
+from da3.runtime.trt.backend import TensorRTBackend
+from da3.runtime.trt.build import build_engines
 
 pytest_plugins = ["simulated.fixtures"]
 
@@ -152,4 +152,4 @@ def test_more_images_than_engines_take(built, engines, answers, opened):
     with simulated(tensorrt=NEWEST, cuda=PYTHON), opened(NEWEST) as runtime:
         check(runtime, answers, "flowers", [0, 1, 2, 3, 4, 5])
         with pytest.raises(BackendError, match="1 to 4 images at a time, not 5"):
-            runtime._backend.lane(5)
+            runtime._backend.context(5)

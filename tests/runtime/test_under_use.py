@@ -7,8 +7,8 @@ import pytest
 from synthetic_bundle import Backbone, images
 
 from da3.runtime import BackendError, Da3Error, Runtime
-from da3.runtime.backends import choose
-from da3.runtime.bundle import Bundle, read_domain
+from da3.runtime.bundle.bundle import Bundle, read_domain
+from da3.runtime.execution.choice import choose
 
 BACKENDS = ("onnxruntime", "reference")
 
@@ -150,15 +150,15 @@ def test_a_failed_run_leaves_the_next_one_whole(runtime, weights, monkeypatch):
     expected, _ = Backbone().reference(x, weights["flowers"])
     runtime.run_batch(x, "flowers")
     scheduler = runtime._open.scheduler
-    lane = scheduler._idle[0].lane
-    monkeypatch.setattr(lane, "read", lambda value: 1 / 0)
+    context = scheduler._idle[0].context
+    monkeypatch.setattr(context, "read", lambda value: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         runtime.run_batch(x, "flowers")
-    assert all(track.lane is not lane for track in scheduler._idle)
+    assert all(track.context is not context for track in scheduler._idle)
     np.testing.assert_allclose(runtime.run_batch(x, "flowers").logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("where", ["open", "weights", "lane"])
+@pytest.mark.parametrize("where", ["open", "weights", "context"])
 def test_no_memory_is_one_sentence(built, where):
     backend = choose("reference")
 

@@ -18,10 +18,10 @@ from synthetic_bundle import images
 from test_imports import FOLDER, SOURCES
 
 from da3.export.exporter import export_domain
+from da3.runtime.app.zipapp import NAME, program, write_run_engine
 from da3.runtime.errors import BundleError
-from da3.runtime.zipapp_file import NAME, program, write_run_engine
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 LARGEST = 160_000
 
@@ -196,7 +196,7 @@ def test_from_python(call, board):
     code = (
         f"import sys; sys.path.insert(0, {NAME!r})\n"
         "from da3.runtime import Runtime\n"
-        "from da3.runtime.bench_process import start_fresh\n"
+        "from da3.toolchain.bench.engine_process import start_fresh\n"
         "with Runtime('.', backend='reference') as runtime: print(runtime.domains)\n"
         "print(sorted(start_fresh('.', 'signs', backend='reference', repeats=1)))"
     )
@@ -223,7 +223,7 @@ def test_wrong_input(call, board, pictures, tmp_path):
 
 
 def test_errors_name_the_command_that_is_there(monkeypatch, pyz):
-    from da3.runtime import zipapp_file
+    from da3.runtime.app import zipapp as zipapp_file
 
     sentence = "x: no engines are built for it yet: run `da3 build --precision fp16`"
     assert zipapp_file.in_own_words(sentence) == sentence

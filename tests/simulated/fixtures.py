@@ -4,8 +4,8 @@ import pytest
 import synthetic_bundle
 
 from da3.runtime import Runtime
-from da3.runtime.backends.trt import TensorRTBackend
-from da3.runtime.build import build_engines
+from da3.runtime.trt.backend import TensorRTBackend
+from da3.runtime.trt.build import build_engines
 
 from . import simulated
 from .answers import DOMAINS

@@ -6,13 +6,13 @@ import sys
 
 import pytest
 
-from da3.toolchain.allocator import keep_freed_memory
+from da3.toolchain.process.allocator import keep_freed_memory
 
 # Page faults of a second pass over the same sizes: none are needed where freed memory was kept.
 FAULTS = """
 import resource, sys
 import numpy as np
-from da3.toolchain.allocator import keep_freed_memory
+from da3.toolchain.process.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 def use():

@@ -10,21 +10,21 @@ from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from da3.toolchain import bench_accuracy as bench
-from da3.toolchain import checkpoint as ckpt
 from da3.toolchain.backbones import load_weights, random_weights
-from da3.toolchain.bench_accuracy import AccuracyPlan, bench_accuracy, domains_in
-from da3.toolchain.bench_progress import SilentBenchReporter
-from da3.toolchain.bench_scores import Key, Score, summarise
-from da3.toolchain.bench_tables import accuracy_table
-from da3.toolchain.child import ChildError
-from da3.toolchain.cli import app
+from da3.toolchain.bench import accuracy as bench
+from da3.toolchain.bench.accuracy import AccuracyPlan, bench_accuracy, domains_in
+from da3.toolchain.bench.progress import SilentBenchReporter
+from da3.toolchain.bench.scores import Key, Score, summarise
+from da3.toolchain.bench.tables import accuracy_table
+from da3.toolchain.bench.variants import parse
+from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError
-from da3.toolchain.lean import Lean
-from da3.toolchain.options import TrainOptions
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
-from da3.toolchain.variants import parse
+from da3.toolchain.network.memory_settings import MemorySettings
+from da3.toolchain.process.worker import WorkerError
+from da3.toolchain.training import checkpoint as ckpt
+from da3.toolchain.training.options import TrainOptions
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 SILENT = SilentBenchReporter()
 
@@ -74,10 +74,10 @@ def here(monkeypatch):
         def ask_to_stop(self):
             pass
 
-    monkeypatch.setattr(bench, "Child", Here)
+    monkeypatch.setattr(bench, "Worker", Here)
     # Most of the time of runs this small would be spent on their pictures.
     monkeypatch.setattr(bench, "draw_accuracy", lambda report: b"")
-    monkeypatch.setattr("da3.toolchain.curves.draw", lambda runs: b"")
+    monkeypatch.setattr("da3.toolchain.training.curves.draw", lambda runs: b"")
     return asked
 
 
@@ -194,7 +194,7 @@ def test_levers_count_only_where_they_mean_something(small_run, weights_files):
     weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
     for name, levers in (("finetune", 0), ("linear", 0), ("da3", 2)):
         config = small_run(method=name).config(weights, ("a", "b"), 10)
-        other = replace(config, lean=Lean("fp32", gradient="skip-path"))
+        other = replace(config, lean=MemorySettings("fp32", gradient="skip-path"))
         assert len(bench.differences(config, other)) == levers
         assert bench.differences(config, config) == []
     grid = replace(config, adaptor=replace(config.adaptor, grid=4))
@@ -202,14 +202,14 @@ def test_levers_count_only_where_they_mean_something(small_run, weights_files):
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(plan, here, monkeypatch):
-    fine = bench.Child.answers
+    fine = bench.Worker.answers
 
     def answers(self):
         if self.options.domain == "letters":
-            raise ChildError("its process was killed by SIGKILL")
+            raise WorkerError("its process was killed by SIGKILL")
         yield from fine(self)
 
-    monkeypatch.setattr(bench.Child, "answers", answers)
+    monkeypatch.setattr(bench.Worker, "answers", answers)
     report = bench_accuracy(plan(seeds=1, epochs=1, jobs=2), SILENT)
     assert [row["domain"] for row in report["rows"]] == ["signs"] and report["overall"] == []
     assert report["failed"] == [

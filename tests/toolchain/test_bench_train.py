@@ -16,19 +16,19 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
-from da3.toolchain import bench_train
-from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile, load_weights
-from da3.toolchain.bench_child import gates_for, kept_bytes_per_image
-from da3.toolchain.bench_plots import draw_train
-from da3.toolchain.bench_progress import SilentBenchReporter
-from da3.toolchain.bench_tables import digits, size, train_table
-from da3.toolchain.bench_train import Plan
-from da3.toolchain.cli import app
+from da3.toolchain.bench import train as bench_train
+from da3.toolchain.bench.plots import draw_train
+from da3.toolchain.bench.progress import SilentBenchReporter
+from da3.toolchain.bench.tables import digits, size, train_table
+from da3.toolchain.bench.train import Plan
+from da3.toolchain.bench.variants import parse
+from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Learner, Task, method
-from da3.toolchain.model import Output
-from da3.toolchain.variants import parse
+from da3.toolchain.network.adaptor import AdaptorSpec
+from da3.toolchain.network.model import Output
+from da3.toolchain.training.step_worker import gates_for, kept_bytes_per_image
 
 FIGURES = {
     "method",
@@ -146,7 +146,7 @@ class Keeps(Learner):
 
     def __init__(self, micro_batch=0):
         super().__init__(
-            Task("none", 64, 10, 1.0, AdaptorSpec(), type("Lean", (), {"micro_batch": micro_batch})()),
+            Task("none", 64, 10, 1.0, AdaptorSpec(), type("MemorySettings", (), {"micro_batch": micro_batch})()),
             WeightsFile({}, "none", input_range="-1..1"),
         )
         self.model = nn.ParameterList([nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))])
@@ -172,7 +172,7 @@ def test_kept_bytes_of_known_tensors(micro_batch):
 
 
 def test_kept_bytes_are_unknown_without_glibc(monkeypatch):
-    monkeypatch.setattr("da3.toolchain.memory._mallinfo", lambda: None)
+    monkeypatch.setattr("da3.toolchain.process.memory._mallinfo", lambda: None)
     pixels, labels = torch.zeros(2, 64, 64, 3, dtype=torch.uint8), torch.zeros(2, dtype=torch.int64)
     assert kept_bytes_per_image(Keeps(), pixels, labels) is None
 
@@ -235,7 +235,8 @@ def test_the_command_ends_with_exit_code_one_when_a_method_failed(fake, weights_
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_takes_the_child_along(fake, number, weights_files, tmp_path):
     code = (
-        "import sys; from da3.toolchain import bench_train, cli; bench_train.CHILD = 'fake_child'; "
+        "import sys; from da3.toolchain.bench import train as bench_train; "
+        "from da3.toolchain.cli import commands as cli; bench_train.CHILD = 'fake_child'; "
         "sys.argv = ['da3', *sys.argv[1:]]; cli.run()"
     )
     words = ["bench", "train", "--methods", "series", "--backbone", "mobilenet_v2", "--size", "32", "--weights"]

@@ -8,9 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from da3.export import exporter
-from da3.toolchain.cli import app
+from da3.toolchain.cli.commands import app
 
-DA3 = [sys.executable, "-m", "da3.toolchain.main"]
+DA3 = [sys.executable, "-m", "da3.toolchain.cli.main"]
 PHOTO = "data/signs/val/class0/0.jpg"
 BENCHES = ["run", "train", "accuracy"]
 COMMANDS = ["train", "export", "run-engine", "calibrate", "domains", "bench", "demo", "doctor"]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from da3.runtime.preprocess import Preprocessing
-from da3.toolchain.data import Augmentation, Loader, default_workers, drop_unreadable, find_photos
+from da3.runtime.images.preprocess import Preprocessing
 from da3.toolchain.errors import DataError
+from da3.toolchain.training.data import Augmentation, Loader, default_workers, drop_unreadable, find_photos
 
 PREPROCESSING = Preprocessing(32, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 

@@ -16,7 +16,7 @@ Image = pytest.importorskip("PIL.Image")
 from da3.runtime.errors import Da3Error  # noqa: E402
 from da3.toolchain.backbones import load_backbone, load_weights  # noqa: E402
 from da3.toolchain.backbones.weights import DEMO_PATH, backbone_keys  # noqa: E402
-from da3.toolchain.demo_data import DOMAINS, GLYPH_FONTS, PER_CLASS, SIZE, write_domain  # noqa: E402
+from da3.toolchain.demo.photos import DOMAINS, GLYPH_FONTS, PER_CLASS, SIZE, write_domain  # noqa: E402
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "train_demo_backbone.py"
 

@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from da3.toolchain import memory
-from da3.toolchain.adaptor import AdaptorSpec
+from da3.toolchain.autograd.frozen import run_block
 from da3.toolchain.backbones import load_backbone, random_weights
-from da3.toolchain.bench_progress import SilentBenchReporter
-from da3.toolchain.bench_train import Plan, bench_train
-from da3.toolchain.frozen import run_block
-from da3.toolchain.lean import Lean
+from da3.toolchain.bench.progress import SilentBenchReporter
+from da3.toolchain.bench.train import Plan, bench_train
+from da3.toolchain.bench.variants import parse
 from da3.toolchain.methods import METHODS, Task, method
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
-from da3.toolchain.variants import parse
+from da3.toolchain.network.adaptor import AdaptorSpec
+from da3.toolchain.network.memory_settings import MemorySettings
+from da3.toolchain.process import memory
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,7 +56,7 @@ def test_little_is_kept_there_too():
     weights = random_weights("resnet50")
     kept = {}
     for name in ("finetune", "da3"):
-        lean = Lean(micro_batch=4)
+        lean = MemorySettings(micro_batch=4)
         learner = method(name)(Task("resnet50", 224, 5, 1.0, AdaptorSpec.of("resnet50"), lean), weights)
         learner.model.to("cuda")
         pixels = torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8, device="cuda")

@@ -8,17 +8,17 @@ from functools import cache
 import pytest
 import torch
 
-from da3.toolchain import budget
-from da3.toolchain.adaptor import AdaptorSpec
-from da3.toolchain.allocator import lean_environment
 from da3.toolchain.backbones import random_weights
-from da3.toolchain.budget import choices, fit, parse_bytes
-from da3.toolchain.checkpoint import RunConfig
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.lean import Lean, images_a_slice, slice_size
 from da3.toolchain.methods import Task, method
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
+from da3.toolchain.network.adaptor import AdaptorSpec
+from da3.toolchain.network.memory_settings import MemorySettings, images_a_slice, slice_size
+from da3.toolchain.process.allocator import no_holes_environment
+from da3.toolchain.training import budget
+from da3.toolchain.training.budget import choices, fit, parse_bytes
+from da3.toolchain.training.checkpoint import RunConfig
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 WIDTH = {"mobilenet_v2": 0.35}
 
@@ -56,11 +56,11 @@ def step(name, arch, lean, keep=1.0, batch=6, spec=None):
     ],
 )
 def test_any_slicing_gives_the_same_step(name, arch, keep):
-    whole, expected = step(name, arch, Lean(micro_batch=6, keep_precision="fp32"), keep)
+    whole, expected = step(name, arch, MemorySettings(micro_batch=6, keep_precision="fp32"), keep)
     # Piggyback's weight gradients are stock autograd's, summed in another order.
     tolerance = 1e-4 if name == "piggyback" else 1e-5
     for size in (1, 4):
-        sliced, found = step(name, arch, Lean(micro_batch=size, keep_precision="fp32"), keep)
+        sliced, found = step(name, arch, MemorySettings(micro_batch=size, keep_precision="fp32"), keep)
         assert sliced.loss == pytest.approx(whole.loss, rel=1e-5)
         assert (sliced.correct, sliced.share) == (whole.correct, pytest.approx(whole.share, rel=1e-6))
         assert found.keys() == expected.keys()
@@ -72,15 +72,15 @@ def test_any_slicing_gives_the_same_step(name, arch, keep):
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_coarser_kept_inputs_change_gradients_a_little(precision):
-    _, exact = step("da3", "resnet18", Lean(keep_precision="fp32"))
-    _, found = step("da3", "resnet18", Lean(keep_precision=precision))
+    _, exact = step("da3", "resnet18", MemorySettings(keep_precision="fp32"))
+    _, found = step("da3", "resnet18", MemorySettings(keep_precision=precision))
     a, b = (torch.cat([g[k].flatten() for k in exact]) for g in (exact, found))
     assert 0 < (a - b).norm() < 0.02 * a.norm()
 
 
 def test_a_bfloat16_backbone_trains_float32_adaptors():
-    result, grads = step("da3", "resnet18", Lean(backbone_precision="bf16"))
-    _, exact = step("da3", "resnet18", Lean())
+    result, grads = step("da3", "resnet18", MemorySettings(backbone_precision="bf16"))
+    _, exact = step("da3", "resnet18", MemorySettings())
     assert all(g.dtype is torch.float32 for g in grads.values())
     a, b = (torch.cat([g[k].flatten() for k in exact]) for g in (exact, grads))
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.98
@@ -88,7 +88,7 @@ def test_a_bfloat16_backbone_trains_float32_adaptors():
 
 
 def test_nothing_before_the_first_adaptor_is_differentiated():
-    _, grads = step("da3", "resnet18", Lean(), spec=AdaptorSpec(first=5))
+    _, grads = step("da3", "resnet18", MemorySettings(), spec=AdaptorSpec(first=5))
     blocks = {int(name.split(".")[1]) for name in grads if name.startswith("adaptors.")}
     assert blocks == {5, 6, 7}
 
@@ -129,7 +129,7 @@ def test_bad_sizes(given):
 
 
 def config(name="da3"):
-    lean = Lean(keep_precision="bf16")
+    lean = MemorySettings(keep_precision="bf16")
     return RunConfig(
         "d", "data", name, "resnet50", "", ("a", "b"), 64, 1, 8, 1e-3, 1.0, 0, True, 0.1, AdaptorSpec(), lean
     )
@@ -147,7 +147,7 @@ def test_choices_are_cumulative_and_respect_what_the_user_fixed():
     finer = [name for name, _ in choices(replace(config(), adaptor=AdaptorSpec(grid=16)), frozenset())]
     assert [name.split(", ")[3:] for name in finer[4:]] == [[f"adaptors on a grid of {n} x {n}"] for n in (8, 4)]
     last = list(found.values())[-1]
-    assert last.lean == Lean("int8", "bf16", "exact", 1) and last.adaptor.grid == 4
+    assert last.lean == MemorySettings("int8", "bf16", "exact", 1) and last.adaptor.grid == 4
     fixed = list(choices(config(), frozenset({"micro_batch", "backbone_precision"})))
     assert all(c.lean.micro_batch == 0 and c.lean.backbone_precision == "fp32" for _, c in fixed)
     assert [name for name, _ in choices(config("finetune"), frozenset())] == ["as it is"]
@@ -159,7 +159,7 @@ def test_the_first_choice_that_fits_is_taken_and_explained(monkeypatch):
     reporter, notes = SilentReporter(), []
     reporter.note = notes.append
     chosen = fit(config(), "w", "cpu", 200_000_000, frozenset(), reporter)
-    assert chosen == replace(config(), lean=Lean("bf16", "fp32", "exact", 1))
+    assert chosen == replace(config(), lean=MemorySettings("bf16", "fp32", "exact", 1))
     assert "one photo a slice: 190 MB, which fits" in notes[2] and "about 290 MB" in notes[3]
 
 
@@ -185,18 +185,18 @@ def test_a_budget_is_measured_for_real(small_run):
 
 
 def test_lean_environment_adds_to_what_is_there_and_only_once():
-    once = lean_environment({"A": "b", "GLIBC_TUNABLES": "glibc.malloc.check=1"})
+    once = no_holes_environment({"A": "b", "GLIBC_TUNABLES": "glibc.malloc.check=1"})
     expected = "glibc.malloc.check=1:glibc.malloc.tcache_count=0" if sys.platform.startswith("linux") else ""
     assert once["A"] == "b" and once["GLIBC_TUNABLES"].startswith(expected)
-    assert lean_environment(once) == once
+    assert no_holes_environment(once) == once
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc alone")
 def test_training_starts_over_in_a_lean_environment():
     code = (
         "import os, sys\n"
-        "from da3.toolchain.allocator import restart_lean\n"
-        "restart_lean()\n"
+        "from da3.toolchain.process.allocator import restart_without_holes\n"
+        "restart_without_holes()\n"
         "print(os.environ['GLIBC_TUNABLES'], *sys.argv[1:])"
     )
     done = subprocess.run([sys.executable, "-c", code, "one", "two"], capture_output=True, text=True, check=True)

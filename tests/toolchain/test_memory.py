@@ -9,9 +9,9 @@ import sys
 import pytest
 import torch
 
-from da3.toolchain import memory
-from da3.toolchain.allocator import lean_environment
-from da3.toolchain.memory import growth, live_bytes, peak_bytes, reset_peak
+from da3.toolchain.process import memory
+from da3.toolchain.process.allocator import no_holes_environment
+from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
 
 CPU = torch.device("cpu")
 ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
@@ -19,8 +19,8 @@ ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not gli
 # In a process of its own: a peak and an allocator's settings stay for good.
 SCRIPT = """
 import json, sys, threading, torch
-from da3.toolchain.allocator import keep_freed_memory
-from da3.toolchain.memory import growth, live_bytes, peak_bytes, reset_peak
+from da3.toolchain.process.allocator import keep_freed_memory
+from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
 cpu = torch.device("cpu")
 torch.ones(9).sum()
 if sys.argv[1] == "kept":
@@ -50,7 +50,7 @@ print(json.dumps(found))
 @pytest.mark.parametrize("mode", ["default", "kept"])
 def test_known_tensors_are_counted_in_every_arena(mode):
     # As training runs: elsewhere a freed block may not be found again, and the peak is now and then that of two.
-    environment = lean_environment(os.environ)
+    environment = no_holes_environment(os.environ)
     command = [sys.executable, "-c", SCRIPT, mode]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found = json.loads(done.stdout)

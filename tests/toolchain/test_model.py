@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from da3.toolchain import frozen, kernels
-from da3.toolchain.adaptor import AdaptorSpec, grid_side
+from da3.toolchain.autograd import frozen, kernels
+from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import NAMES, load_backbone, random_weights
-from da3.toolchain.frozen import cell_means, run_block
-from da3.toolchain.model import DomainModel
+from da3.toolchain.network.adaptor import AdaptorSpec, grid_side
+from da3.toolchain.network.model import DomainModel
 
 
 def make(arch="mobilenet_v2", gated=True, size=64, classes=5, shake=False):
@@ -74,7 +74,7 @@ def test_hard_gates_leave_samples_out(arch, monkeypatch):
     flops = model.backbone.block_flops(64)
     total = sum(f.branch + f.shortcut for f in flops)
     run = sum(
-        f.shortcut + (f.branch if ran else model.substitute_flops(i))
+        f.shortcut + (f.branch if ran else model.bypass_flops(i))
         for i, (f, ran) in enumerate(zip(flops, output.gates[0].tolist(), strict=True))
     )
     assert output.share[0].item() == pytest.approx(run / total, abs=1e-6)

@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from da3.toolchain.adaptor import Adaptor, AdaptorSpec
+from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import load_backbone, random_weights
-from da3.toolchain.closing import close_gate, closing_costs, fit_substitutes, open_blocks
-from da3.toolchain.frozen import cell_means, run_block
-from da3.toolchain.lean import KEEP_PRECISIONS
-from da3.toolchain.model import DomainModel
-from da3.toolchain.substitute import STEP, Fit, Substitute
+from da3.toolchain.network.adaptor import Adaptor, AdaptorSpec
+from da3.toolchain.network.bypass import STEP, Fit, LowRankBypass
+from da3.toolchain.network.gate_selection import close_gate, closing_costs, fit_bypasses, open_blocks
+from da3.toolchain.network.memory_settings import KEEP_PRECISIONS
+from da3.toolchain.network.model import DomainModel
 
 SIDE, CELL = 4, 2
 
@@ -25,7 +25,7 @@ def make(channels):
     torch.manual_seed(0)
     adaptor = Adaptor(channels, channels, channels, SIDE, gated=True).double()
     adaptor.set_statistics(torch.randn(channels), torch.rand(channels) + 0.5, 1.7)
-    substitute = Substitute(adaptor).double()
+    substitute = LowRankBypass(adaptor).double()
     with torch.no_grad():
         for parameter in substitute.parameters():
             parameter.normal_()
@@ -142,7 +142,7 @@ def test_fitted_substitutes_are_nearer_than_nothing(backbone):
     """On a real architecture: what a skipped block leaves is nearer to what it does with its substitute."""
     model, images = tiny(backbone)
     model.gating = "hard"
-    fit_substitutes(model, images.split(8))
+    fit_bypasses(model, images.split(8))
     with torch.no_grad():
         x = model.front(images)
         tried = 0
@@ -162,7 +162,7 @@ def test_closing_costs_are_what_closing_costs(backbone):
     model, images = tiny(backbone)
     model.gating = "hard"
     labels = torch.arange(24) % 5
-    fit_substitutes(model, [images])
+    fit_bypasses(model, [images])
 
     def loss():
         with torch.no_grad():
@@ -186,7 +186,7 @@ def test_only_gated_domains_store_substitutes(backbone):
     assert [k for k in gated.domain_tensors() if k.startswith("substitutes.")]
     assert not [k for k in plain.domain_tensors() if k.startswith("substitutes.")]
     gated.gating = "hard"
-    fit_substitutes(gated, [images])
+    fit_bypasses(gated, [images])
     for i in open_blocks(gated)[::2]:
         close_gate(gated, i)
     again, _ = tiny(backbone)

@@ -14,13 +14,13 @@ import torch
 from PIL import Image
 
 from da3.runtime.errors import Da3Error
-from da3.toolchain import checkpoint as ckpt
 from da3.toolchain.backbones import NAMES, load_weights
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError, WeightsError
-from da3.toolchain.loop import schedule
 from da3.toolchain.methods import METHODS
-from da3.toolchain.progress import SilentReporter
-from da3.toolchain.train import train
+from da3.toolchain.training import checkpoint as ckpt
+from da3.toolchain.training.loop import schedule
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 
 class Stops(SilentReporter):
@@ -151,7 +151,7 @@ def test_what_a_run_leaves(small_run):
 COMMAND = [
     sys.executable,
     "-m",
-    "da3.toolchain.main",
+    "da3.toolchain.cli.main",
     "train",
     "--domain",
     "signs",
@@ -202,7 +202,7 @@ def test_kill_leaves_a_checkpoint_to_go_on_from(photos, tmp_path):
     found = ckpt.read(tmp_path / "runs" / "signs" / "last.safetensors")
     assert found.progress.epoch >= 2
     # From there on the run is the uninterrupted one: compare the next epochs of both.
-    from da3.toolchain.options import TrainOptions
+    from da3.toolchain.training.options import TrainOptions
 
     class TwoMore(SilentReporter):
         rows = ()

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.toolchain.frozen import ConvPass
-from da3.toolchain.kernels import convolve
+from da3.toolchain.autograd.frozen import ConvPass
+from da3.toolchain.autograd.kernels import convolve
 
 Pads = tuple[int, int, int, int]
 Read = Callable[[nn.Module, str], Tensor]

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from da3.toolchain.autograd.frozen import run_block
 from da3.toolchain.backbones.layers import FrozenConv
-from da3.toolchain.frozen import run_block
 
 
 class Stem(nn.Module):

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.toolchain.adaptor import AdaptorSpec
 from da3.toolchain.backbones import Backbone, WeightsFile, build_network
-from da3.toolchain.lean import Lean, images_a_slice
-from da3.toolchain.model import Output
+from da3.toolchain.network.adaptor import AdaptorSpec
+from da3.toolchain.network.memory_settings import MemorySettings, images_a_slice
+from da3.toolchain.network.model import Output
 
 Batch = tuple[Tensor, Tensor]  # pixels uint8 (B, S, S, 3), labels int64 (B,)
 Photos = Callable[
@@ -31,7 +31,7 @@ class Task:
     classes: int
     keep: float
     adaptor: AdaptorSpec
-    lean: Lean = field(default_factory=Lean)
+    lean: MemorySettings = field(default_factory=MemorySettings)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from da3.toolchain.backbones import Backbone
 from da3.toolchain.backbones.layers import FrozenConv
 from da3.toolchain.methods.linear import Linear, LinearModel
-from da3.toolchain.model import Head
+from da3.toolchain.network.model import Head
 
 
 class BiasModel(LinearModel):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from da3.toolchain.backbones import WeightsFile, load_backbone
-from da3.toolchain.closing import close_gate, closing_costs, fit_substitutes, open_blocks
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods.base import Batch, Learner, Photos, Task
-from da3.toolchain.model import DomainModel, Output
+from da3.toolchain.network.gate_selection import close_gate, closing_costs, fit_bypasses, open_blocks
+from da3.toolchain.network.model import DomainModel, Output
 
 # First learn with every block; then close gates, one at a time as the target falls, each where it costs the loss least
 # for the FLOPs it saves; then let the gates learn which image needs what, and settle. Their noise fades meanwhile, so
@@ -79,7 +79,7 @@ class Da3(Learner):
             if now <= target or not candidates:
                 return
             with closing(photos(len(still))) as batches:
-                fit_substitutes(self.model, (images for images, _ in self._parts(islice(batches, FIT_BATCHES))))
+                fit_bypasses(self.model, (images for images, _ in self._parts(islice(batches, FIT_BATCHES))))
                 costs = closing_costs(self.model, self._parts(islice(batches, COST_BATCHES)), candidates)
             close_gate(self.model, min(candidates, key=lambda i: (max(costs[i], 0.0) + LEAST_COST) / share[i]))
 

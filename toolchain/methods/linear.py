@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from da3.toolchain.backbones import Backbone, WeightsFile, load_backbone
 from da3.toolchain.methods.base import Task
 from da3.toolchain.methods.ordinary import Ordinary
-from da3.toolchain.model import Head, Output
+from da3.toolchain.network.model import Head, Output
 
 
 class LinearModel(nn.Module):

@@ -12,7 +12,7 @@ from da3.toolchain.backbones import Backbone, Network, WeightsFile, build_networ
 from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.backbones.weights import load_into
 from da3.toolchain.methods.base import Learner, Task
-from da3.toolchain.model import Head, Output
+from da3.toolchain.network.model import Head, Output
 
 
 class Ordinary(Learner):

@@ -23,14 +23,8 @@ from da3.toolchain.backbones.layers import ExplicitConv2d, FrozenConv
 from da3.toolchain.backbones.mobilenet_v2 import InvertedResidual
 from da3.toolchain.methods.base import Task
 from da3.toolchain.methods.ordinary import with_weight
-from da3.toolchain.methods.residual_adapters import (
-    Adapter,
-    ResidualAdapters,
-    dense_spatial,
-    places,
-    scale_of,
-)
-from da3.toolchain.model import Head
+from da3.toolchain.methods.residual_adapters import Adapter, ResidualAdapters, dense_spatial, places, scale_of
+from da3.toolchain.network.model import Head
 
 
 class ParallelConv(nn.Module):

@@ -21,14 +21,7 @@ from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.backbones.mobilenet_v2 import InvertedResidual
 from da3.toolchain.methods.base import Task
 from da3.toolchain.methods.ordinary import with_weight
-from da3.toolchain.methods.residual_adapters import (
-    Adapter,
-    Place,
-    ResidualAdapters,
-    dense_spatial,
-    places,
-    scale_of,
-)
+from da3.toolchain.methods.residual_adapters import Adapter, Place, ResidualAdapters, dense_spatial, places, scale_of
 
 
 class SeriesConv(nn.Module):

@@ -1,0 +1,114 @@
+"""What is installed here, and what is wrong with it."""
+
+import importlib
+import importlib.util
+import platform
+import sys
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import numpy as np
+
+from ..system.versions import distribution_version
+
+# What to report -> the distributions that may bring it.
+_PACKAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
+    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu")),
+    ("Pillow", ("pillow", "Pillow")),
+    ("cv2", ("opencv-python", "opencv-python-headless", "opencv-contrib-python")),
+    ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")),
+    ("pycuda", ("pycuda",)),
+    ("cuda-python", ("cuda-python", "cuda-bindings")),
+)
+_MODULES = {"Pillow": "PIL", "cuda-python": "cuda"}
+
+
+class Report(NamedTuple):
+    """versions: name -> version or None when absent. problems: one sentence each, with the way to put it
+    right."""
+
+    versions: Dict[str, Optional[str]]
+    problems: List[str]
+
+
+def examine() -> Report:
+    """Look at this Python, without importing anything heavy but ONNX Runtime (and never torch)."""
+    versions: Dict[str, Optional[str]] = {
+        "machine": "%s %s" % (platform.system(), platform.machine()),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+    }
+    for name, distributions in _PACKAGES:
+        found = ["%s %s" % (d, v) for d, v in ((d, distribution_version(d)) for d in distributions) if v]
+        if not found and _is_there(_MODULES.get(name, name)):
+            found = ["installed without package metadata"]  # JetPack's own cv2 and tensorrt are
+        # Names that differ only in case are one distribution.
+        versions[name] = ", ".join(sorted({f.lower(): f for f in reversed(found)}.values())) or None
+    problems = _problems(versions)
+    versions["onnxruntime providers"] = _providers(versions, problems)
+    versions["GPU"] = _gpu(versions, problems)
+    return Report(versions, problems)
+
+
+def render(report: Report) -> str:
+    """The report for people."""
+    width = max(len(name) for name in report.versions)
+    lines = ["%-*s  %s" % (width, name, version or "-") for name, version in report.versions.items()]
+    lines += ["problem: " + problem for problem in report.problems]
+    if not report.problems:
+        lines.append("no problems found")
+    return "\n".join(lines)
+
+
+def _problems(versions: Dict[str, Optional[str]]) -> List[str]:
+    problems: List[str] = []
+    if distribution_version("onnxruntime") and distribution_version("onnxruntime-gpu"):
+        problems.append(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files: "
+            "%s -m pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them" % sys.executable
+        )
+    if versions["onnxruntime"] is None and versions["tensorrt"] is None:
+        problems.append("no engine is installed: pip install onnxruntime, or TensorRT on a board with an NVIDIA GPU")
+    if versions["Pillow"] is None and versions["cv2"] is None:
+        problems.append("no image library is installed, so only .npy files can be read: pip install pillow")
+    return problems
+
+
+def _providers(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[str]:
+    if versions["onnxruntime"] is None:
+        return None
+    try:
+        return ", ".join(importlib.import_module("onnxruntime").get_available_providers())
+    except Exception as error:  # a broken installation fails in many ways, and saying so is this file's purpose
+        problems.append(
+            "onnxruntime is installed but does not work (%s): uninstall every onnxruntime package, then "
+            "pip install 'da3[cpu]'" % str(error).split("\n")[0]
+        )
+        return None
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ValueError:  # it is imported, by something that gave it no spec
+        return True
+    except ImportError:
+        return False
+
+
+def _gpu(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[str]:
+    """The GPU as CUDA sees it; TensorRT's version too where no package tells it, which needs a GPU to be safe."""
+    if not (versions["pycuda"] or versions["cuda-python"] or versions["tensorrt"]):
+        return None
+    from ..cuda.interface import open_cuda
+    from ..errors import BackendError
+    from ..trt.api import Library
+
+    try:
+        cuda = open_cuda()
+        if versions["tensorrt"] is not None:
+            versions["tensorrt"] = "tensorrt %s" % Library().version
+    except BackendError as error:
+        if versions["tensorrt"] is not None:
+            problems.append(str(error))
+        return None
+    return "%s, sm_%d, driver for CUDA %s, through %s" % (cuda.gpu.name, cuda.gpu.sm, cuda.gpu.driver, cuda.name)

@@ -1,0 +1,115 @@
+"""`run_engine.pyz`: this runtime as one file that a board's python3 runs as it is, and where that file lies.
+
+Copied with a bundle's folder it brings everything but numpy and a backend.
+"""
+
+import io
+import os
+import pkgutil
+import shlex
+import sys
+import zipfile
+import zipimport
+from typing import Dict, Optional, Union
+
+from ..errors import BundleError
+from ..system.atomic import replace_file
+
+NAME = "run_engine.pyz"
+_PACKAGE = "da3.runtime"
+# `python` is Python 2 on some boards, and only here can it still say so.
+_MAIN = b"""import sys
+
+if sys.version_info < (3, 6):
+    sys.exit("error: this is Python %d.%d: use python3, 3.6 or newer" % sys.version_info[:2])
+try:
+    import numpy
+except ImportError as error:
+    sys.exit("error: this Python has no working numpy (%s): sudo apt-get install python3-numpy" % error)
+
+from da3.runtime.app.commands import main
+
+sys.exit(main())
+"""
+
+
+def write_run_engine(path: Union[str, "os.PathLike[str]"]) -> str:
+    """Write this runtime to `path` in one step; a folder gets run_engine.pyz in it. Returns the path.
+
+    The same runtime and zlib give the same bytes; a file that has them already is left alone. Raises BundleError.
+    """
+    path = os.fspath(path)
+    if os.path.isdir(path):
+        path = os.path.join(path, NAME)
+    data = _zip(dict(_sources(), **{"__main__.py": _MAIN, "da3/__init__.py": b""}))
+    try:
+        if not _is(path, data):
+            replace_file(path, lambda file: file.write(data))
+    except OSError as error:
+        raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
+    return path
+
+
+def running() -> Optional[str]:
+    """The .pyz that this process was started with, as it was typed; None without one."""
+    loader = getattr(sys.modules[__name__], "__loader__", None)
+    started = sys.argv[0]
+    if isinstance(loader, zipimport.zipimporter) and os.path.realpath(started) == os.path.realpath(loader.archive):
+        return started
+    return None
+
+
+def program() -> str:
+    """What to type to get here."""
+    started = running()
+    return "python -m %s" % _PACKAGE if started is None else "python3 %s" % shlex.quote(started)
+
+
+def bundle_beside() -> Optional[str]:
+    """The bundle in whose folder the running .pyz lies, None if it lies in none."""
+    started = running()
+    if started is None:
+        return None
+    folder = os.path.dirname(os.path.realpath(started))
+    return folder if os.path.isfile(os.path.join(folder, "manifest.json")) else None
+
+
+def in_own_words(text: str) -> str:
+    """A sentence in which `da3 build` and the like are called as they can be here."""
+    if running() is not None:
+        for command in ("build", "domains", "doctor"):
+            text = text.replace("`da3 %s" % command, "`%s %s" % (program(), command))
+    return text
+
+
+def _sources() -> Dict[str, bytes]:
+    """The runtime's .py files by their names in the archive, through the importer: it may be a zip itself."""
+    names = ["__init__.py"]
+    for module in pkgutil.walk_packages(sys.modules[_PACKAGE].__path__, _PACKAGE + "."):
+        stem = module.name[len(_PACKAGE) + 1 :].replace(".", "/")
+        names.append(stem + ("/__init__.py" if module.ispkg else ".py"))
+    found: Dict[str, bytes] = {}
+    for name in names:
+        data = pkgutil.get_data(_PACKAGE, name)
+        assert data is not None, name
+        found["%s/%s" % (_PACKAGE.replace(".", "/"), name)] = data
+    return found
+
+
+def _zip(content: Dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name, data in sorted(content.items()):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.create_system = 3
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)
+    return packed.getvalue()
+
+
+def _is(path: str, data: bytes) -> bool:
+    if not os.path.isfile(path):
+        return False
+    with open(path, "rb") as file:
+        return file.read() == data

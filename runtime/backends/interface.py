@@ -1,0 +1,88 @@
+"""The one interface that every engine implements; the scheduler knows no other.
+
+    open a layout's subgraphs  ->  hold a domain's weights  ->  contexts: begin, run subgraphs, read gates, read logits, end
+
+A backend is opened once for a bundle. A *context* is what one run at a time needs: a buffer for every value between
+subgraphs, made once, with every call bound to its buffers beforehand, so that the hot loop allocates nothing and looks
+nothing up. A context belongs to one thread between `begin` and `end`; several contexts of one backend may be in use at
+once. To add a backend: subclass both in a file of its own and name it in `execution.choice`.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, Callable, Optional
+
+from ..bundle.bundle import Bundle
+from ..records import Array, Domain
+from ..schedule.layout import Layout, Subgraph
+
+
+class ExecutionContext(ABC):
+    """Buffers and bound calls for runs of one batch size."""
+
+    @abstractmethod
+    def bind(self, subgraph: Subgraph, weights: Any) -> Callable[[], None]:
+        """A call that runs the subgraph on every image of the context, reading and writing the context's buffers.
+
+        weights: what `Backend.weights` made of a domain. The call may return before the device is done. It raises
+        BackendError when the library fails. Bound calls of several domains may be held and used in turn.
+        """
+
+    @abstractmethod
+    def bind_rows(self, subgraph: Subgraph, weights: Any) -> Callable[[Array], None]:
+        """A call that runs the subgraph on the images of the given rows alone (int64, ascending, not empty), leaving
+        the other rows of its outputs as they are."""
+
+    @abstractmethod
+    def gate(self, value: str) -> Callable[[], Array]:
+        """A call that gives the logits of a gate, float32 (batch,), as the last subgraph that wrote them left them.
+
+        It waits for those logits only, not for what was started since. The array is the context's: read it at once.
+        """
+
+    @abstractmethod
+    def begin(self, images: Array) -> None:
+        """Take a run's images, float32 C-contiguous (batch, 3, S, S); the calling thread owns the context now."""
+
+    @abstractmethod
+    def read(self, value: str) -> Array:
+        """A copy of a value, (batch, ...) float32, when all that was started is done."""
+
+    def end(self) -> None:
+        """The thread lets go of the context; called after every `begin`, also when a call failed."""
+
+    def close(self) -> None:
+        """Free the buffers; not called between `begin` and `end`."""
+
+
+class Backend(ABC):
+    """Base class. `name` is what users type.
+
+    looks_ahead: the device works on while the host goes on, see layout.py. max_batch: images that one context may
+    take; None for any number.
+    """
+
+    name = "none"
+    looks_ahead = False
+    max_batch: Optional[int] = None
+
+    @abstractmethod
+    def open(self, layout: Layout, bundle: Bundle) -> None:
+        """Make every subgraph of the layout ready to run; called once, before anything else.
+
+        Raises BackendError when a subgraph cannot be used, BundleError when a file is not the one the manifest names.
+        """
+
+    def weights(self, domain: Domain) -> Any:
+        """The domain's tensors where subgraphs read them. They live as long as what is returned here."""
+        return domain.weights
+
+    @abstractmethod
+    def context(self, batch: int) -> ExecutionContext:
+        """A new context for runs of exactly `batch` images."""
+
+    def another(self) -> "Backend":
+        """A backend with the same settings, not opened yet."""
+        return type(self)()
+
+    def close(self) -> None:
+        """Let go of everything; may be called twice. No context is in use."""

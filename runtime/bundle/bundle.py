@@ -1,0 +1,98 @@
+"""Opening a bundle: the manifest, and its files verified by size and sha256 whenever they are read."""
+
+import hashlib
+import os
+from typing import List, Union
+
+from ..errors import BundleError, DomainError
+from ..records import Domain
+from .domain import fitted, is_domain_name, read_domain_files, read_pack
+from .files import Files
+from .manifest import Manifest, parse_manifest
+
+__all__ = ["Bundle", "read_domain", "read_pack"]
+
+_JSON_LIMIT = 16 * 1024 * 1024
+
+
+class Bundle:
+    """A bundle directory, or the same zipped, open for reading.
+
+    `manifest` is parsed and checked at once (BundleError says what is wrong); the files behind it are read,
+    and verified, when asked for. Usable as a context manager.
+    """
+
+    def __init__(self, path: Union[str, "os.PathLike[str]"]) -> None:
+        self.files = Files(path, "manifest.json", "bundle")
+        self.path = self.files.path
+        try:
+            self.manifest: Manifest = parse_manifest(
+                self.files.read("manifest.json", limit=_JSON_LIMIT), os.path.join(self.path, "manifest.json")
+            )
+        except Exception:
+            self.close()
+            raise
+
+    @property
+    def is_zip(self) -> bool:
+        """True if the bundle is one zip file; its domains cannot be added to or removed."""
+        return self.files.is_zip
+
+    @property
+    def domains(self) -> List[str]:
+        """Sorted names of the domains in the bundle."""
+        return [
+            name
+            for name in self.files.folders("domains")
+            if is_domain_name(name) and self.files.exists("domains/%s/domain.json" % name)
+        ]
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a file the manifest lists. Raises BundleError unless size and sha256 are as
+        promised."""
+        entry = self.manifest.files.get(name)
+        if entry is None:
+            raise BundleError("%s: the manifest lists no file %r" % (self.path, name))
+        data = self.files.read(name, expected_bytes=entry.bytes)
+        found = hashlib.sha256(data).hexdigest()
+        if found != entry.sha256:
+            raise BundleError(
+                "%s: %s is not the file the manifest names (sha256 %s..., not %s...); copy or export it again"
+                % (self.path, name, found[:12], entry.sha256[:12])
+            )
+        return data
+
+    def verify(self) -> None:
+        """Read and check everything: every file of the manifest and every domain."""
+        for name in sorted(self.manifest.files):
+            self.read(name)
+        for name in self.domains:
+            read_domain(self, name)
+
+    def close(self) -> None:
+        self.files.close()
+
+    def __enter__(self) -> "Bundle":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+
+def read_domain(bundle: Bundle, name: str) -> Domain:
+    """The domain called `name` in the bundle, verified and fitting. An unknown name answers with the known
+    ones."""
+    if name not in bundle.domains:
+        raise DomainError(unknown_domain(name, bundle.domains))
+    domain = read_domain_files(bundle.files, "domains/%s/" % name)
+    if domain.name != name:
+        raise DomainError(
+            "%s: domains/%s/domain.json calls itself %r; rename the folder or add the pack again"
+            % (bundle.path, name, domain.name)
+        )
+    return fitted(domain, bundle.manifest)
+
+
+def unknown_domain(name: str, known: List[str]) -> str:
+    """The sentence for a name nobody knows."""
+    return "unknown domain %r; this bundle has: %s" % (name, ", ".join(known) or "none yet")

@@ -1,0 +1,150 @@
+"""Reading one domain, from a bundle or from a pack, and refusing it when it does not fit the backbone."""
+
+import hashlib
+import os
+import re
+from typing import Any, Dict, List, Tuple, Union
+
+import numpy as np
+
+from ..errors import BundleError, DomainError
+from ..records import Array, Domain, Shape
+from .files import Files
+from .jsonfile import check_format, parse_object
+from .manifest import FORMAT, Manifest, sha256_entry
+from .plan import domain_inputs, logits_shape, sized, skip_tensors
+from .tensors import parse_safetensors
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+WEIGHTS = "weights.safetensors"
+_JSON_LIMIT = 16 * 1024 * 1024
+
+
+def is_domain_name(name: str) -> bool:
+    """Letters, digits, `_` and `-`, at most 64, starting with a letter or a digit."""
+    return _NAME.match(name) is not None
+
+
+def read_pack(path: Union[str, "os.PathLike[str]"]) -> Domain:
+    """The domain in a pack (`flowers.da3`) or in a folder with domain.json; `fitted` must still be
+    asked."""
+    files = Files(path, "domain.json", "domain pack")
+    try:
+        return read_domain_files(files, "")
+    finally:
+        files.close()
+
+
+def read_domain_files(files: Files, prefix: str) -> Domain:
+    """The domain whose domain.json lies at `prefix` ("" or "domains/<name>/"); hash and numbers verified."""
+    where = os.path.join(files.path, *(prefix + "domain.json").split("/"))
+    root = parse_object(files.read(prefix + "domain.json", limit=_JSON_LIMIT), where)
+    check_format(root, FORMAT)
+    name = root.text("name")
+    if not is_domain_name(name):
+        raise DomainError(
+            "%s: bad domain name %r: letters, digits, _ and -, at most 64, no _ or - first" % (where, name)
+        )
+    classes = root.texts("classes")
+    if not classes or len(set(classes)) != len(classes):
+        raise DomainError("%s: classes must be different names, at least one" % where)
+    entry = root.object("weights")
+    if entry.text("file") != WEIGHTS:
+        raise BundleError("%s: the weights' file must be called %s" % (where, WEIGHTS))
+    data = files.read(prefix + WEIGHTS, expected_bytes=entry.integer("bytes"))
+    if hashlib.sha256(data).hexdigest() != sha256_entry(entry, "sha256"):
+        raise BundleError("%s: the weights are not those domain.json names (wrong sha256); copy them again" % where)
+    return Domain(
+        name=name,
+        classes=tuple(classes),
+        theta=root.number("theta"),
+        gated=root.flag("gated"),
+        backbone_sha256=sha256_entry(root, "backbone_sha256"),
+        size=root.integer("size"),
+        adaptor=root.plain("adaptor"),
+        metrics=root.plain("metrics"),
+        weights=_float32(parse_safetensors(data, where.replace("domain.json", WEIGHTS))[0], name),
+    )
+
+
+def fitted(domain: Domain, manifest: Manifest) -> Domain:
+    """The domain with a tensor for every `domain:` input of the plan.
+
+    Raises DomainError unless it was made for this backbone, input size and adaptor, with all its tensors. Where it
+    has no gates, those that only skipped blocks need may be missing, and are zeros.
+    """
+    if domain.backbone_sha256 != manifest.backbone_sha256:
+        raise DomainError(
+            "pack %s was trained on backbone %s...; this bundle holds %s, backbone %s...: "
+            "train it on that backbone, or use a bundle of the other"
+            % (domain.name, domain.backbone_sha256[:12], manifest.arch, manifest.backbone_sha256[:12])
+        )
+    if domain.size != manifest.preprocessing.size:
+        raise DomainError(
+            "pack %s was trained at %d px; this bundle runs at %d px: export both at one size"
+            % (domain.name, domain.size, manifest.preprocessing.size)
+        )
+    if domain.adaptor != manifest.adaptor:
+        keys = sorted(
+            k
+            for k in set(domain.adaptor) | set(manifest.adaptor)
+            if domain.adaptor.get(k) != manifest.adaptor.get(k) or (k in domain.adaptor) != (k in manifest.adaptor)
+        )
+        differ = ["%s %r, here %r" % (k, domain.adaptor.get(k), manifest.adaptor.get(k)) for k in keys]
+        raise DomainError(
+            "pack %s has another adaptor than this bundle (%s): train it with the bundle's"
+            % (domain.name, "; ".join(differ))
+        )
+    wanted = domain_inputs(manifest.plan, manifest.segments)
+    idle = set() if domain.gated else skip_tensors(manifest.plan) - set(domain.weights)
+    shapes = {name: sized(wanted[name][0], {}) for name in idle}
+    zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if shape is not None}
+    domain = domain._replace(weights=dict(domain.weights, **zeros)) if zeros else domain
+    _check_tensors(domain, wanted, manifest)
+    return domain
+
+
+def _check_tensors(domain: Domain, wanted: Dict[str, Tuple[Shape, ...]], manifest: Manifest) -> None:
+    sizes: Dict[str, int] = {}
+    for key, shapes in sorted(wanted.items()):
+        if key not in domain.weights:
+            raise DomainError("domain %s lacks the tensor %s; export it again" % (domain.name, key))
+        for shape in shapes:
+            _check_shape(domain, key, domain.weights[key].shape, shape, sizes)
+    last = logits_shape(manifest.plan, manifest.segments)[-1]
+    count = sizes.get(last, len(domain.classes)) if isinstance(last, str) else last
+    if count != len(domain.classes):
+        raise DomainError(
+            "domain %s names %d classes, its head answers %d; export it again"
+            % (domain.name, len(domain.classes), count)
+        )
+
+
+def _check_shape(domain: Domain, key: str, found: Any, wanted: Shape, sizes: Dict[str, int]) -> None:
+    """`sizes` collects what each free dimension is in this domain."""
+    fits = len(found) == len(wanted)
+    for have, want in zip(found, wanted):
+        expected = sizes.setdefault(want, have) if isinstance(want, str) else want
+        fits = fits and have == expected
+    if not fits:
+        known = [sizes.get(n, n) if isinstance(n, str) else n for n in wanted]
+        raise DomainError(
+            "domain %s: tensor %s has shape %s, the plan wants %s; export it again"
+            % (domain.name, key, list(found), known)
+        )
+
+
+def _float32(tensors: Dict[str, Array], name: str) -> Dict[str, Array]:
+    weights: Dict[str, Array] = {}
+    bad: List[str] = []
+    for key, tensor in tensors.items():
+        if tensor.dtype not in (np.float16, np.float32):
+            raise DomainError("domain %s: tensor %s is %s, not float16 or float32" % (name, key, tensor.dtype))
+        weights[key] = np.ascontiguousarray(tensor, dtype=np.float32).reshape(tensor.shape)
+        if not np.isfinite(weights[key]).all():
+            bad.append(key)
+    if bad:
+        raise DomainError(
+            "domain %s: %s holds NaN or infinite weights: training diverged, train it again" % (name, bad[0])
+        )
+    return weights

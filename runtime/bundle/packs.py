@@ -1,0 +1,170 @@
+"""Domains come and go: list, add, remove, write packs. Nothing half-written is ever visible in a bundle.
+
+Whatever is written is first written beside its place under a name that starts with a dot, which no domain's
+may, then renamed. A crash leaves at worst such a dotted folder, which nothing reads.
+"""
+
+import json
+import math
+import os
+import shutil
+import tempfile
+import zipfile
+from typing import Any, BinaryIO, Dict, List, Optional, Union
+
+from ..errors import BundleError, DomainError
+from ..records import Domain
+from ..system.atomic import replace_file
+from .bundle import Bundle, read_domain, unknown_domain
+from .domain import WEIGHTS, fitted, read_domain_files
+from .files import Files
+
+Path = Union[str, "os.PathLike[str]"]
+
+_JSON = "domain.json"
+
+
+def list_domains(bundle: Path) -> List[str]:
+    """Sorted names of the domains in a bundle (directory or zip)."""
+    with Bundle(bundle) as opened:
+        return opened.domains
+
+
+def add_pack(bundle: Path, pack: Path, replace: bool = False) -> Domain:
+    """Add a pack (`flowers.da3`, or a folder with domain.json) to a bundle directory; returns the domain.
+
+    Raises DomainError if it was made for another backbone, or is there already and `replace` is False. A
+    Runtime that has the bundle open sees the domain at its next `load`.
+    """
+    with Bundle(bundle) as opened:
+        _writable(opened)
+        source = Files(pack, _JSON, "domain pack")
+        try:
+            domain = read_domain_files(source, "")
+            content = _content(source, "")
+        finally:
+            source.close()
+        domain = fitted(domain, opened.manifest)
+        folder = os.path.join(opened.path, "domains")
+        place = os.path.join(folder, domain.name)
+        if os.path.lexists(place) and not replace:
+            raise DomainError(
+                "%s already has a domain %s; replace it (--replace), or remove it first" % (opened.path, domain.name)
+            )
+        try:
+            os.makedirs(folder, exist_ok=True)
+            fresh = tempfile.mkdtemp(prefix=".adding-", dir=folder)
+            try:
+                _fill(fresh, content)
+                _swap_in(fresh, place)
+            finally:
+                shutil.rmtree(fresh, ignore_errors=True)
+        except OSError as error:
+            raise BundleError("cannot write %s: %s" % (place, error.strerror or error))
+        return domain
+
+
+def remove_domain(bundle: Path, name: str) -> None:
+    """Delete a domain from a bundle directory."""
+    with Bundle(bundle) as opened:
+        _writable(opened)
+        if name not in opened.domains:
+            raise DomainError(unknown_domain(name, opened.domains))
+        place = os.path.join(opened.path, "domains", name)
+        try:
+            aside = tempfile.mkdtemp(prefix=".removed-", dir=os.path.dirname(place))
+            os.rename(place, os.path.join(aside, name))
+            shutil.rmtree(aside)
+        except OSError as error:
+            raise BundleError("cannot remove %s: %s" % (place, error.strerror or error))
+
+
+def update_domain(
+    bundle: Path, name: str, theta: Optional[float] = None, metrics: Optional[Dict[str, Any]] = None
+) -> Domain:
+    """Change a domain's threshold, and the metrics named, in a bundle directory; its weights stay as they
+    are.
+
+    Returns the domain as it is now. A Runtime that has it loaded keeps the old one until its next `load`.
+    """
+    with Bundle(bundle) as opened:
+        _writable(opened)
+        before = read_domain(opened, name)
+        content = json.loads(opened.files.read("domains/%s/%s" % (name, _JSON)).decode("utf-8"))
+        if theta is not None:
+            if not math.isfinite(theta):
+                raise DomainError("theta of domain %s must be a finite number, not %s" % (name, theta))
+            content["theta"] = float(theta)
+        content["metrics"] = dict(before.metrics, **(metrics or {}))
+        path = os.path.join(opened.path, "domains", name, _JSON)
+        try:
+            data = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode("utf-8")
+        except ValueError:
+            raise DomainError("metrics of domain %s must be finite numbers" % name)
+        try:
+            replace_file(path, lambda file: file.write(data))
+        except OSError as error:
+            raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
+        return read_domain(opened, name)
+
+
+def write_pack(bundle: Path, name: str, out: Path) -> str:
+    """Write a bundle's domain to `out` as a pack; a folder gets <name>.da3 in it. Returns the path written.
+
+    The same domain gives the same bytes, on any machine.
+    """
+    out = os.fspath(out)
+    path = os.path.join(out, name + ".da3") if os.path.isdir(out) else out
+    with Bundle(bundle) as opened:
+        read_domain(opened, name)  # never hand on what would be refused
+        content = _content(opened.files, "domains/%s/" % name)
+    try:
+        replace_file(path, lambda file: _zip(file, content))
+    except OSError as error:
+        raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
+    return path
+
+
+def _content(files: Files, prefix: str) -> Dict[str, bytes]:
+    return {name: files.read(prefix + name) for name in (_JSON, WEIGHTS)}
+
+
+def _writable(bundle: Bundle) -> None:
+    if bundle.is_zip:
+        raise BundleError("%s is a zipped bundle, which is read-only: unzip it first" % bundle.path)
+
+
+def _fill(folder: str, content: Dict[str, bytes]) -> None:
+    os.chmod(folder, 0o755)  # mkdtemp's is for the owner alone
+    for name, data in sorted(content.items()):
+        with open(os.path.join(folder, name), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # a board that loses power must not keep an empty file under a good name
+
+
+def _swap_in(fresh: str, place: str) -> None:
+    """Rename `fresh` to `place`; what was there is put back if that fails."""
+    if not os.path.lexists(place):
+        os.rename(fresh, place)
+        return
+    aside = tempfile.mkdtemp(prefix=".replaced-", dir=os.path.dirname(place))
+    old = os.path.join(aside, "old")
+    os.rename(place, old)
+    try:
+        os.rename(fresh, place)
+    except OSError:
+        os.rename(old, place)
+        raise
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _zip(file: BinaryIO, content: Dict[str, bytes]) -> None:
+    # Stored, not deflated: float16 weights hardly shrink, and zlib's output differs between its versions.
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in sorted(content.items()):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)

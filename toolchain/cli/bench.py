@@ -1,0 +1,175 @@
+"""``da3 bench``: what was measured, as a table, JSON and a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+bench_app = typer.Typer(help="Measure, side by side and alternating.", no_args_is_help=True)
+
+out = Console(highlight=False, markup=False)
+BENCH_PHOTOS = 32
+
+
+@bench_app.command("run")
+def bench_run(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder or zip")] = Path("bundle"),
+    domain: Annotated[str | None, typer.Option("--domain", "-d", help="default: the only one")] = None,
+    images: Annotated[
+        list[str] | None, typer.Option(help="photos to time (default: noise, on which gates mean little)")
+    ] = None,
+    repeats: Annotated[int, typer.Option(help="turns, each of up to 32 batches of every case", min=1)] = 10,
+    batch_size: Annotated[
+        list[int] | None, typer.Option(help="images a batch; may be repeated (default: 1)", min=1)
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: the backend's choice)", min=1)] = None,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or tensorrt")] = "auto",
+    json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+    plot: Annotated[Path | None, typer.Option(help="draw latency by FLOPs run to this PNG file")] = None,
+) -> None:
+    """Time the engine against one monolithic model of the same network, in turns in one process.
+
+    Cases: the monolithic model, all blocks on, gated, and 25, 50 and 75 % of the gateable FLOPs skipped whatever the
+    gates say. Also: a domain switch with 1, 10 and 100 domains loaded, a domain's load from disk, and a new process's
+    first answer and memory.
+
+    Example: da3 bench run bundle --domain flowers --images photos/flowers/val --plot run.png
+    """
+    from da3.toolchain.bench.engine import bench_bundle
+    from da3.toolchain.bench.plots import draw_run
+    from da3.toolchain.cli.tables import bench_table
+    from da3.toolchain.training.checkpoint import write_atomically
+
+    with Console(stderr=True).status("measuring"):
+        report = bench_bundle(
+            bundle, domain, images, BENCH_PHOTOS, repeats, tuple(batch_size or (1,)), threads, backend
+        )
+    if plot is not None:
+        write_atomically(plot, draw_run(report))
+    out.print(json.dumps(report), soft_wrap=True) if json_ else out.print(bench_table(report))
+
+
+@bench_app.command("train")
+def bench_train(
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="comma list, and may be repeated; options follow their method: "
+            "finetune,da3:keep=0.6,gradient=skip-path (default: every method)"
+        ),
+    ] = None,
+    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet18, resnet34 or resnet50")] = "resnet50",
+    weights: Annotated[str, typer.Option(help="random, or what da3 train --weights takes")] = "random",
+    size: Annotated[int, typer.Option(help="image side in pixels, a multiple of 32")] = 224,
+    batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 8,
+    steps: Annotated[int, typer.Option(help="timed steps a process, after an untimed one", min=1)] = 4,
+    rounds: Annotated[int, typer.Option(help="processes a method", min=1)] = 3,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's own choice)", min=1)] = None,
+    keep: Annotated[
+        float | None, typer.Option(help="of da3: share of the blocks' FLOPs to run; adds gates, held at that share")
+    ] = None,
+    micro_batch: Annotated[
+        int | None, typer.Option(help="images a slice, where the method allows it; 0 chooses")
+    ] = None,
+    keep_precision: Annotated[str | None, typer.Option(help="of da3: fp32, bf16 or int8")] = None,
+    backbone_precision: Annotated[str | None, typer.Option(help="of da3: fp32 or bf16")] = None,
+    gradient: Annotated[str | None, typer.Option(help="of da3: exact or skip-path")] = None,
+    seed: Annotated[int, typer.Option(help="of the images, the labels and random weights")] = 0,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+    plot: Annotated[Path | None, typer.Option(help="draw a bar chart to this PNG file")] = None,
+) -> None:
+    """Memory and time of training by method, each in fresh processes that take turns: A B C A B C ...
+
+    docs/bench.md says what each figure is. An option given here holds for every method that it means something to and
+    that does not set it itself. Exit code 1 if a method failed; the others are still measured.
+
+    Example: da3 bench train --methods finetune,da3,da3:keep=0.6 --batch-size 4
+    """
+    from da3.toolchain.bench.plots import draw_train
+    from da3.toolchain.bench.progress import ConsoleBenchReporter
+    from da3.toolchain.bench.tables import train_table
+    from da3.toolchain.bench.train import Plan
+    from da3.toolchain.bench.train import bench_train as measure
+    from da3.toolchain.bench.variants import check_shared, parse
+    from da3.toolchain.process.interrupt import end_on_sigterm
+    from da3.toolchain.training.checkpoint import write_atomically
+
+    shared = {
+        "keep": keep,
+        "micro-batch": micro_batch,
+        "keep-precision": keep_precision,
+        "backbone-precision": backbone_precision,
+        "gradient": gradient,
+    }
+    check_shared(shared)
+    plan = Plan(parse(methods or [], shared), backbone, weights, size, batch_size, steps, rounds, device, threads, seed)
+    with ConsoleBenchReporter() as reporter, end_on_sigterm():
+        report = measure(plan, reporter)
+    if plot is not None and report["rows"]:
+        write_atomically(plot, draw_train(report))
+    print(json.dumps(report)) if json_ else out.print(train_table(report))
+    if report["failed"]:
+        raise typer.Exit(1)
+
+
+@bench_app.command("accuracy")
+def bench_accuracy(
+    data: Annotated[Path, typer.Option(help="folder that holds a folder of photos for each domain")],
+    domains: Annotated[str | None, typer.Option(help="comma list (default: every folder there with photos)")] = None,
+    methods: Annotated[
+        list[str] | None,
+        typer.Option(help="comma list as for da3 bench train: finetune,da3,da3:keep=0.7 (default: every method)"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="runs of each, with the seeds from 0 on", min=1)] = 3,
+    epochs: Annotated[int, typer.Option(help="passes over the photos", min=1)] = 12,
+    size: Annotated[int | None, typer.Option(help="image side in pixels (default: what the weights state)")] = None,
+    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet18, resnet34 or resnet50")] = "mobilenet_v2",
+    weights: Annotated[str, typer.Option(help="what da3 train --weights takes")] = "imagenet",
+    batch_size: Annotated[int | None, typer.Option(help="photos a step (default: da3 train's)", min=1)] = None,
+    no_flip: Annotated[
+        list[str] | None, typer.Option(help="a domain whose photos must not be mirrored; may be repeated")
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    jobs: Annotated[int, typer.Option(help="runs at a time, each a process with its share of the cores", min=1)] = 1,
+    to: Annotated[Path, typer.Option("--out", help="folder for the runs and the results")] = Path("bench-accuracy"),
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="train again the runs there that were made with other options")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+    plot: Annotated[Path | None, typer.Option(help="write OUT/results.png here too")] = None,
+) -> None:
+    """Accuracy by method, domain and seed: mean and standard deviation, with every run kept in OUT/runs.
+
+    Writes OUT/results.json and results.png after each run. Ctrl-C saves; the same command goes on, and takes finished
+    runs as they are. Exit code 1 if a run failed; the others are still trained.
+
+    Example: da3 bench accuracy --data photos --methods finetune,linear,da3 --no-flip signs --jobs 2
+    """
+    from da3.toolchain.bench.accuracy import AccuracyPlan, domains_in
+    from da3.toolchain.bench.accuracy import bench_accuracy as measure
+    from da3.toolchain.bench.plots import draw_accuracy
+    from da3.toolchain.bench.progress import ConsoleBenchReporter
+    from da3.toolchain.bench.tables import accuracy_table
+    from da3.toolchain.bench.variants import parse
+    from da3.toolchain.process.interrupt import stop_on_interrupt
+    from da3.toolchain.training.checkpoint import write_atomically
+
+    plan = AccuracyPlan(
+        data, to, parse(methods or []), domains_in(data, domains), seeds, epochs, backbone, weights, size, batch_size,
+        tuple(no_flip or ()), device, jobs, overwrite,
+    )  # fmt: skip
+    with ConsoleBenchReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
+        report = measure(plan, reporter, stop)
+    if plot is not None and report["rows"]:
+        write_atomically(plot, draw_accuracy(report))
+    print(json.dumps(report)) if json_ else out.print(accuracy_table(report))
+    if report["failed"]:
+        raise typer.Exit(1)
+    if report["remaining"]:
+        out.print("stopped; all is saved. The same command goes on", soft_wrap=True) if not json_ else None
+        raise typer.Exit(130)

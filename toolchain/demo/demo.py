@@ -1,0 +1,121 @@
+"""``da3 demo``: the whole path on the embedded backbone and two small domains, ending in measured figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from da3.export.exporter import export_domain
+from da3.runtime import Runtime
+from da3.runtime.bundle.packs import write_pack
+from da3.runtime.images.paths import evenly, list_labelled
+from da3.toolchain.bench.engine import compare, switch_us
+from da3.toolchain.demo.photos import DOMAINS, write_domain
+from da3.toolchain.errors import TrainingError
+from da3.toolchain.process.interrupt import stop_on_interrupt
+from da3.toolchain.training.checkpoint import write_atomically
+from da3.toolchain.training.curves import draw
+from da3.toolchain.training.options import TrainOptions
+from da3.toolchain.training.progress import ConsoleReporter
+from da3.toolchain.training.train import Result, train
+
+KEEP = 0.75
+EPOCHS, LINEAR_EPOCHS = 20, 10
+TIMED_PHOTOS, REPEATS = 30, 8
+
+
+@dataclass(frozen=True)
+class DemoRow:
+    """One domain's figures. Accuracies and flops_share 0..1, the latter of the blocks run; times as named."""
+
+    domain: str
+    linear_accuracy: float
+    accuracy: float
+    flops_share: float
+    all_on_ms: float
+    gated_ms: float
+    switch_us: float
+    pack_bytes: int
+
+
+@dataclass(frozen=True)
+class DemoReport:
+    rows: list[DemoRow]
+    bundle: Path
+    curves: Path
+
+
+def run_demo(folder: Path, seed: int = 0) -> DemoReport:
+    """Write photos, train, export and run ``DOMAINS`` below ``folder``. Raises Da3Error, like its steps."""
+    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    bundle, histories = folder / "bundle", {}
+    linear: dict[str, float] = {}
+    for domain in DOMAINS:
+        console.print(f"\n{domain}: writing its photos to {folder / 'photos' / domain}")
+        write_domain(domain, folder / "photos", seed)
+        console.print("for comparison, a linear probe on the frozen backbone:")
+        linear[domain] = _accuracy(_train(folder, domain, seed, "linear"))
+        console.print(f"{linear[domain]:.1%} on its validation pictures; now da3's adaptors and gates:")
+        histories[domain] = _train(folder, domain, seed, "da3").history
+        done = export_domain(domain, folder / "runs", bundle)
+        worst = max(check.error for check in done.checks)
+        console.print(f"exported: {len(done.checks)} checks against PyTorch, largest relative error {worst:.1e}")
+    curves = folder / "curves.png"
+    write_atomically(curves, draw(histories))
+    return DemoReport(_measure(folder, bundle, linear), bundle, curves)
+
+
+def _train(folder: Path, domain: str, seed: int, method: str) -> Result:
+    full = method == "da3"
+    options = TrainOptions(
+        domain=domain,
+        data=str(folder / "photos" / domain),
+        runs=folder / ("runs" if full else "runs-linear"),
+        method=method,
+        weights="demo",
+        epochs=EPOCHS if full else LINEAR_EPOCHS,
+        keep=KEEP if full else None,
+        seed=seed,
+        flip=False,
+        overwrite=True,
+    )
+    with ConsoleReporter(lines=full) as reporter, stop_on_interrupt(reporter.note) as stop:
+        result = train(options, reporter, stop)
+    if not result.finished:
+        raise TrainingError("the demo was stopped: run it again to start over")
+    return result
+
+
+def _accuracy(result: Result) -> float:
+    assert result.best is not None, "a finished run has a best epoch"
+    return result.best["val_accuracy"]
+
+
+def _measure(folder: Path, bundle: Path, linear: dict[str, float]) -> list[DemoRow]:
+    rows = []
+    with Runtime(bundle) as runtime:
+        for domain in DOMAINS:
+            classes = runtime.use(domain).classes
+            _, photos = list_labelled(folder / "photos" / domain / "val", classes)
+            predictions = runtime.run([path for path, _ in photos])
+            right = [p.index == label for p, (_, label) in zip(predictions, photos, strict=True)]
+            images = np.concatenate(list(runtime.prepare([path for path, _ in evenly(photos, TIMED_PHOTOS)])))
+            all_on, gated = compare(runtime, images, domain, REPEATS, names=("all-on", "gated"))["rows"]
+            switch = switch_us(runtime, domain, len(DOMAINS))
+            pack = Path(write_pack(bundle, domain, folder))
+            rows.append(
+                DemoRow(
+                    domain,
+                    linear[domain],
+                    float(np.mean(right)),
+                    float(np.mean([p.flops_share for p in predictions])),
+                    all_on["p50_ms"],
+                    gated["p50_ms"],
+                    switch,
+                    pack.stat().st_size,
+                )
+            )
+    return rows

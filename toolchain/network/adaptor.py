@@ -1,0 +1,171 @@
+"""The additive adaptor and its look-ahead gate: everything that one domain learns beside a frozen block.
+
+    p = AvgPool(x) to G x G                 z = (p - mean) / std, both fixed before training
+    h = ReLU(W_d z + b_d)                   (m channels)
+    a = s (W_u h + b_u)                     W_u = 0 at the start, so training starts at the pretrained network
+    l = w_g . mean(h) + b_g                 gate logit of the NEXT block, which runs where l > theta
+
+After Dynamic Additive Attention Adaption (Yang, Rakin, Fan; arXiv 2012.01362); the equations are this project's own.
+mean, std and s, the typical deviation of the block's output, are measured once before training: a step of the optimiser
+then means the same in every block of every backbone, samples stay independent of their batch, and export folds all
+three into the matrices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from da3.toolchain.autograd.frozen import PooledInput, cell_means
+from da3.toolchain.autograd.saved import Kept
+
+# Gradients need not reach where activations are largest: adaptors begin at an eighth of the image's side, with the
+# first block whose shortcut is its input.
+FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
+OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under noise of scale 1
+GATE_STEP = 0.25  # w_g is this times its parameter: all of its entries step together, and gates would flutter
+
+
+@dataclass(frozen=True)
+class AdaptorSpec:
+    """The shape of every adaptor: ``grid`` cells a side at most, as many mid channels as input channels up to ``mid``.
+
+    Blocks before ``first`` have no adaptor, so no gradient is needed there.
+    """
+
+    grid: int = 8
+    mid: int = 320
+    first: int = 0
+
+    @classmethod
+    def of(cls, arch: str) -> AdaptorSpec:
+        """What suits the backbone ``arch``."""
+        # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
+        return cls(grid=16) if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def grid_side(height: int, most: int) -> int:
+    """Cells a side for an output of ``height``: the largest divisor of it that is at most ``most``.
+
+    Where that would leave less than half of ``most`` (a prime height such as 11), the smallest larger divisor.
+    """
+    divisors = [d for d in range(1, height + 1) if height % d == 0]
+    small = max(d for d in divisors if d <= most)
+    if 2 * small >= min(most, height):
+        return small
+    return min(d for d in divisors if d > most)
+
+
+class _AdaptorPass(torch.autograd.Function):
+    """``Adaptor.compute`` that keeps p alone, at the precision asked for. With rows of B*G*G cells:
+
+    z = (p - mean) / std      u = z W_d^T + b_d      h = ReLU(u)      a = s (h W_u^T + b_u)      l = mean(h) w_g + b_g
+    dW_u = s da^T h           dh = s da W_u + dl w_g^T / G^2          du = dh where u > 0        dW_d = du^T z
+    dp = du W_d / std
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, p: Tensor, adaptor: Adaptor, precision: str, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)  # an unused logit has no gradient rather than zeros
+        ctx.kept, ctx.adaptor, ctx.dtype, ctx.shape = Kept(p, precision), adaptor, p.dtype, p.shape
+        return adaptor.compute(p)
+
+    @staticmethod
+    def backward(ctx: Any, d_a: Tensor, d_logit: Tensor | None) -> tuple[Tensor | None, ...]:
+        adaptor, (batch, cells, channels) = ctx.adaptor, ctx.shape
+        z = ((ctx.kept.restore(ctx.dtype) - adaptor.mean) / adaptor.std).reshape(-1, channels)
+        h = torch.addmm(adaptor.down_bias, z, adaptor.down.T).relu_()  # (B*G*G, m)
+        d = adaptor.out_scale * d_a.permute(0, 2, 3, 1).reshape(-1, adaptor.cout)
+        grads = {"up": d.T @ h, "up_bias": d.sum(0)}
+        d_h = d @ adaptor.up
+        if d_logit is not None:
+            assert adaptor.gate is not None
+            grads |= {"gate": GATE_STEP * (h.view(batch, cells, -1).mean(1).T @ d_logit), "gate_bias": d_logit.sum()}
+            d_h.view(batch, cells, -1).add_((GATE_STEP / cells * d_logit[:, None] * adaptor.gate)[:, None])
+        d_u = d_h.mul_(h > 0)
+        grads |= {"down": d_u.T @ z, "down_bias": d_u.sum(0)}
+        d_p = (d_u @ (adaptor.down / adaptor.std)).view(batch, cells, channels) if ctx.needs_input_grad[0] else None
+        return d_p, None, None, *(grads.get(name) for name, _ in adaptor.named_parameters())
+
+
+class Adaptor(nn.Module):
+    """x (B, C, H, H) -> a (B, C', G, G) and, if ``gated`` (the next block can be skipped), its logit (B,)."""
+
+    mean: Tensor
+    std: Tensor
+    out_scale: Tensor
+
+    def __init__(self, cin: int, cout: int, mid: int, side: int, gated: bool):
+        super().__init__()
+        self.cin, self.cout, self.mid, self.side = cin, cout, mid, side
+        self.register_buffer("mean", torch.zeros(cin))
+        self.register_buffer("std", torch.ones(cin))
+        self.register_buffer("out_scale", torch.ones(()))
+        self.down = nn.Parameter(torch.empty(mid, cin))
+        self.down_bias = nn.Parameter(torch.zeros(mid))
+        self.up = nn.Parameter(torch.zeros(cout, mid))
+        self.up_bias = nn.Parameter(torch.zeros(cout))
+        nn.init.kaiming_normal_(self.down, nonlinearity="relu")
+        self.gate: nn.Parameter | None = nn.Parameter(torch.zeros(mid)) if gated else None
+        self.gate_bias: nn.Parameter | None = nn.Parameter(torch.full((), OPEN_LOGIT)) if gated else None
+
+    def set_statistics(self, mean: Tensor, std: Tensor, out_scale: float) -> None:
+        """Fix the normalisation: mean and std (C,) of the pooled input, out_scale of the block's output."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+        self.out_scale.fill_(out_scale)
+
+    def forward(self, x: Tensor, keep_precision: str = "fp32") -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """x (B, C, H, H) -> x itself, to be read by the block; p (B, G*G, C); a (B, C', G, G); the next gate's logit
+        (B,) or None.
+
+        Whatever gradient flows into the returned x, p and a comes out at the given x. Between forward and backward
+        only p is kept, at ``keep_precision``; h is computed again from it.
+        """
+        if not torch.is_grad_enabled():
+            p = cell_means(x, self.side)
+            return x, p, *self.compute(p)
+        x, p = PooledInput.apply(x, self.side)
+        return x, p, *_AdaptorPass.apply(p, self, keep_precision, *self.parameters())
+
+    def compute(self, p: Tensor) -> tuple[Tensor, Tensor | None]:
+        """The formulas above: p (B, G*G, C) -> a (B, C', G, G), and the logit (B,) where there is a gate."""
+        z = (p - self.mean) / self.std
+        h = F.relu(F.linear(z, self.down, self.down_bias))  # (B, G*G, m)
+        a = self.out_scale * F.linear(h, self.up, self.up_bias)  # (B, G*G, C')
+        logit = None if self.gate is None else GATE_STEP * (h.mean(1) @ self.gate) + self.gate_bias
+        return a.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2), logit
+
+    def folded_down(self) -> tuple[Tensor, Tensor]:
+        """W_d and b_d with the fixed normalisation folded in: (m, C), (m,)."""
+        weight = self.down / self.std
+        return weight, self.down_bias - weight @ self.mean
+
+    def domain_tensors(self) -> dict[str, Tensor]:
+        """What a bundle stores of this adaptor, by short name.
+
+        down (m, C), down_bias (m,), up (C', m), up_bias (C',), gate (m, 1), gate_bias (1,).
+        """
+        weight, bias = self.folded_down()
+        up, up_bias = self.out_scale * self.up, self.out_scale * self.up_bias
+        tensors = {"down": weight, "down_bias": bias, "up": up, "up_bias": up_bias}
+        if self.gate is not None and self.gate_bias is not None:
+            tensors |= {"gate": GATE_STEP * self.gate[:, None], "gate_bias": self.gate_bias.reshape(1)}
+        return {k: v.detach() for k, v in tensors.items()}
+
+    def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The reverse: afterwards the normalisation is the identity, since it is folded already."""
+        self.set_statistics(torch.zeros(self.cin), torch.ones(self.cin), 1.0)
+        with torch.no_grad():
+            for name, value in tensors.items():
+                parameter = getattr(self, name)
+                parameter.copy_(value.reshape(parameter.shape) / (GATE_STEP if name == "gate" else 1))

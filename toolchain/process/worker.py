@@ -1,0 +1,109 @@
+"""Work in a process of its own: asked for in JSON, answered in lines of JSON, and ended with its parent."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+from da3.runtime.errors import Da3Error
+from da3.toolchain.process.allocator import no_holes_environment
+
+Answer = dict[str, Any]
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
+
+
+class WorkerError(Da3Error):
+    """A worker process ended without finishing its work."""
+
+
+class Worker:
+    """A Python module run as a process, for use as a context manager: leaving it kills what still runs.
+
+    The module's main calls ``serve``. It is out of reach of the terminal's Ctrl-C, so that its parent decides.
+    """
+
+    def __init__(self, module: str, request: Mapping[str, object], threads: int | None = None):
+        """``threads``: of the libraries that the module computes with; None leaves that to them."""
+        environment = no_holes_environment(os.environ)
+        if threads is not None:
+            environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed on exit)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment,
+            text=True,
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None
+        with suppress(BrokenPipeError):  # it ended at once: answers() says why
+            self.process.stdin.write(json.dumps(request))
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        self._errors.close()
+
+    def answers(self) -> Iterator[Answer]:
+        """What it says, as it says it. Raises WorkerError, in one line, if it then ends in failure."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with suppress(ValueError):  # whatever a library prints is no answer
+                answer = json.loads(line)
+                if isinstance(answer, dict):
+                    yield answer
+        code = self.process.wait()
+        if code:
+            raise WorkerError(self._reason(code))
+
+    def ask_to_stop(self) -> None:
+        """Send SIGTERM, which a module may take as a wish to save and end."""
+        self.process.terminate()
+
+    def _reason(self, code: int) -> str:
+        if code < 0:
+            name = signal.Signals(-code).name
+            likely = ", most likely because the memory was full" if name == "SIGKILL" else ""
+            return f"its process was killed by {name}{likely}"
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors if line.strip()]
+        return lines[-1] if lines else f"its process ended with exit code {code}"
+
+
+def serve(work: Callable[[Answer, Callable[[Answer], None]], None], orphaned: signal.Signals = signal.SIGKILL) -> None:
+    """Main of a worker's module: ``work(request, say)``. An error that da3 raises on purpose ends in one line.
+
+    ``orphaned`` is the signal to get when the parent is gone (Linux only).
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, orphaned)
+    request = json.load(sys.stdin)
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
+
+    def say(answer: Answer) -> None:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+
+    try:
+        work(request, say)
+    except (Da3Error, OSError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,234 @@
+"""One run of one method: its steps, its evaluations and its checkpoints, resumable at any step with the same result."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from io import BytesIO
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from da3.runtime.images.preprocess import Preprocessing
+from da3.toolchain.errors import CheckpointError, TrainingError
+from da3.toolchain.methods import Learner
+from da3.toolchain.methods.base import Batch
+from da3.toolchain.process.memory import peak_bytes
+from da3.toolchain.training import checkpoint as ckpt
+from da3.toolchain.training.checkpoint import Checkpoint, Progress, RunConfig, write_atomically
+from da3.toolchain.training.curves import write_reports
+from da3.toolchain.training.data import Augmentation, Loader, PhotoSet
+from da3.toolchain.training.progress import Reporter
+
+SAVE_EVERY = 60.0  # seconds between checkpoints inside an epoch
+STATISTICS_PHOTOS = 256
+SAMPLE_PHOTOS = 8  # kept beside the checkpoint so that export can verify without the photos
+
+
+class _Stopped(Exception):
+    """Asked to stop amid a step, before it changed anything that the same step would not find the same again."""
+
+
+class Run:
+    """The state of one run and the steps that change it."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        learner: Learner,
+        photos: PhotoSet,
+        preprocessing: Preprocessing,
+        workers: int,
+        device: torch.device,
+        folder: Path,
+        reporter: Reporter,
+    ):
+        self.config, self.learner, self.device = config, learner, device
+        self.folder, self.reporter = folder, reporter
+        self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers)
+        self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers)
+        self.augmentation = Augmentation(config.flip)
+        self.optimizer = torch.optim.AdamW(learner.parameters(), lr=config.lr, weight_decay=1e-4)
+        self.steps = self.train_loader.steps()
+        self.total = self.steps * config.epochs
+        self.progress = Progress()
+        self.saved_at = time.monotonic()
+
+    def begin(self) -> None:
+        """Look at some photos before the first step, and keep a few for export to verify with."""
+        count = min(STATISTICS_PHOTOS, len(self.train_loader.photos))
+        self.learner.prepare(self._statistics_batches(count))
+        sample = BytesIO()
+        np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed))
+        write_atomically(self.folder / "samples.npy", sample.getvalue())
+        self.save()
+
+    def _statistics_batches(self, count: int) -> Iterator[Tensor]:
+        done = 0
+        for pixels in self.train_loader.samples(count, self.config.seed, self.learner.micro_batch):
+            yield self.learner.normalise(torch.from_numpy(pixels).to(self.device))
+            done += len(pixels)
+            self.reporter.preparing(done, count)
+
+    def go_on_from(self, found: Checkpoint) -> None:
+        """Take up the model, optimiser and counters of a checkpoint."""
+        ckpt.restore(self.learner, found)
+        self.progress = found.progress
+        parameters = self.learner.parameters()
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in found.optimizer.items():
+            index, name = key.split(".", 1)
+            state.setdefault(int(index), {})[name] = value.to("cpu" if name == "step" else self.device)
+        if state:
+            # Fewer is right: a gate has no state before the first step that uses it.
+            if max(state) >= len(parameters):
+                raise CheckpointError(f"{found.path} holds the optimiser of another model: use --overwrite")
+            self.optimizer.load_state_dict(
+                {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
+            )
+
+    def loop(self, stop: Callable[[], bool]) -> bool:
+        """Train and validate to the end. False: stopped early, everything saved."""
+        progress = self.progress
+        while progress.epoch < self.config.epochs:
+            started, done_before = time.monotonic(), progress.step
+            if not self._train_epoch(stop):
+                self.save()
+                return False
+            photos_seen = (progress.step - done_before) * self.config.batch_size
+            rate = photos_seen / max(time.monotonic() - started, 1e-9)
+            scores = self.evaluate(stop)
+            if scores is None:
+                self.save()
+                return False
+            self._end_epoch(scores, rate, time.monotonic() - started)
+        self._write_reports()
+        return True
+
+    def _train_epoch(self, stop: Callable[[], bool]) -> bool:
+        progress, config = self.progress, self.config
+        batches = self.train_loader.training(self.augmentation, config.seed, progress.epoch, progress.step)
+        for pixels, labels in batches:
+            if stop():
+                batches.close()
+                return False
+            try:
+                self._step(pixels.to(self.device), labels.to(self.device), stop)
+            except _Stopped:
+                batches.close()
+                return False
+            self.reporter.step(progress.epoch, progress.step, self.steps, progress.sums, peak_bytes(self.device))
+            if time.monotonic() - self.saved_at > SAVE_EVERY:
+                self.save()
+        return True
+
+    def _step(self, pixels: Tensor, labels: Tensor, stop: Callable[[], bool]) -> None:
+        progress = self.progress
+        done = progress.epoch * self.steps + progress.step
+        # Noise is a function of the step alone, so that a resumed run draws what an uninterrupted one would have.
+        torch.manual_seed((self.config.seed * 1_000_003 + done) % 2**63)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate(done)
+        self.learner.revise(done / self.total, lambda draw: self._again(done, draw, stop))
+        self.learner.train_mode(done / self.total)
+        self.optimizer.zero_grad(set_to_none=True)
+        result = self.learner.step(pixels, labels, self.config.label_smoothing)
+        if not math.isfinite(result.loss):
+            raise TrainingError(
+                f"the loss became {result.loss} in epoch {progress.epoch + 1}: try a lower --lr "
+                f"(it is {self.config.lr:g}); {self.folder / 'last.safetensors'} still holds the state before"
+            )
+        self.optimizer.step()
+        count = len(labels)
+        for key, amount in {
+            "photos": count,
+            "loss": result.loss * count,
+            "correct": result.correct,
+            "share": result.share,
+        }.items():
+            progress.sums[key] = progress.sums.get(key, 0.0) + amount
+        progress.step += 1
+
+    def _again(self, done: int, draw: int, stop: Callable[[], bool]) -> Generator[Batch, None, None]:
+        """Training photos in orders and augmentations that no epoch has: a function of step and draw, as noise is."""
+        seen = 0
+        for lap in count():
+            key = ((done + 1) * 1_000 + draw) * 1_000 + lap
+            for pixels, labels in self.train_loader.training(self.augmentation, self.config.seed, key):
+                if stop():
+                    raise _Stopped
+                yield pixels.to(self.device), labels.to(self.device)
+                seen += 1
+                self.reporter.revising(self.progress.epoch, seen)
+
+    def learning_rate(self, done: int) -> float:
+        """That of the step after ``done`` steps."""
+        return self.config.lr * schedule(done / self.total, self.learner.warm_up)
+
+    @torch.no_grad()
+    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
+        """Validation loss, accuracy and mean share of block FLOPs run, as deployed. None if stopped."""
+        self.learner.eval_mode()
+        photos = loss = correct = share = 0.0
+        batches = self.val_loader.evaluation()
+        for pixels, labels in batches:
+            if stop():
+                batches.close()
+                return None
+            output = self.learner.predict(pixels.to(self.device))
+            labels = labels.to(self.device)
+            photos += len(labels)
+            loss += float(F.cross_entropy(output.logits, labels, reduction="sum"))
+            correct += float((output.logits.argmax(1) == labels).sum())
+            share += float(output.share.sum())
+        return {"val_loss": loss / photos, "val_accuracy": correct / photos, "val_share": share / photos}
+
+    def _end_epoch(self, scores: dict[str, float], rate: float, seconds: float) -> None:
+        progress, sums = self.progress, self.progress.sums
+        row = {
+            "epoch": progress.epoch + 1,
+            "train_loss": sums["loss"] / sums["photos"],
+            "train_accuracy": sums["correct"] / sums["photos"],
+            "train_share": sums["share"] / sums["photos"],
+            **scores,
+            "lr": self.learning_rate((progress.epoch + 1) * self.steps - 1),
+            "seconds": round(seconds, 3),
+            "images_per_second": round(rate, 1),
+            "memory_mb": round(peak_bytes(self.device) / 1e6, 1),
+        }
+        progress.history.append(row)
+        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+        last = progress.epoch == self.config.epochs
+        final = last or self.learner.is_final(progress.epoch / self.config.epochs)
+        if final and (progress.best is None or _rank(row) > _rank(progress.best)):
+            progress.best = row
+            ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, {})
+        self.save()
+        self._write_reports()
+        self.reporter.epoch(row)
+
+    def save(self) -> None:
+        """Write ``last.safetensors``: everything needed to go on from this step."""
+        state = self.optimizer.state_dict()["state"]
+        tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+        ckpt.write(self.folder / "last.safetensors", self.config, self.progress, self.learner, tensors)
+        self.saved_at = time.monotonic()
+
+    def _write_reports(self) -> None:
+        write_reports(self.folder, self.progress.history, self.config.domain)
+
+
+def _rank(row: dict[str, float]) -> tuple[float, float]:
+    return (row["val_accuracy"], -row["val_loss"])
+
+
+def schedule(progress: float, warm_up: float) -> float:
+    """Learning-rate factor at ``progress`` (0 to 1): a linear rise from 4 %, then half a cosine down to 0."""
+    if progress < warm_up:
+        return 0.04 + 0.96 * progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))

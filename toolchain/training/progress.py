@@ -1,0 +1,117 @@
+"""What ``da3 train`` shows: a live bar on a terminal, one line an epoch anywhere else."""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
+
+from da3.toolchain.training.checkpoint import Progress as RunProgress
+from da3.toolchain.training.checkpoint import RunConfig
+from da3.toolchain.training.data import PhotoSet
+
+
+class Reporter(Protocol):
+    """Who is told how it goes. All methods are called from the training thread."""
+
+    def checking(self, done: int, total: int) -> None: ...
+    def preparing(self, done: int, total: int) -> None: ...
+    def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None: ...
+    def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None: ...
+    def revising(self, epoch: int, batches: int) -> None: ...
+    def epoch(self, row: dict[str, float]) -> None: ...
+    def note(self, text: str) -> None: ...
+
+
+class ConsoleReporter:
+    """Reports a run to people; use as a context manager so that the bar always ends cleanly."""
+
+    def __init__(self, console: Console | None = None, lines: bool = True):
+        """``lines``: also print what is trained and how each epoch ended."""
+        self.lines = lines
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed:.0f}/{task.total:.0f} {task.fields[facts]}"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task: TaskID | None = None
+        self.epochs = self.seen = self.total = 0
+        self.since = time.monotonic()
+
+    def __enter__(self) -> ConsoleReporter:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.bar.stop()
+
+    def _show(self, description: str, done: float, total: float, facts: str = "") -> None:
+        if self.task is None:
+            self.task = self.bar.add_task(description, total=total, facts=facts)
+        self.bar.update(self.task, description=description, completed=done, total=total, facts=facts)
+
+    def checking(self, done: int, total: int) -> None:
+        self._show("checking photos", done, total)
+
+    def preparing(self, done: int, total: int) -> None:
+        self._show("measuring the backbone's activations", done, total)
+
+    def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None:
+        for path, reason in photos.unreadable:
+            self.note(f"skipped: {reason if path in reason else f'{path}: {reason}'}")
+        begun = progress.epoch or progress.step
+        self._line(
+            f"{config.domain}: {len(photos.train)} photos to train on, {len(photos.val)} to validate on, "
+            f"{len(photos.classes)} classes; {config.method} on {config.backbone} at {config.size} px, "
+            f"{trainable:,} parameters to train"
+            + (f"; resuming at epoch {progress.epoch + 1}, step {progress.step}" if begun else "")
+        )
+        self.epochs = config.epochs
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+            self.task = None
+        self.since, self.seen = time.monotonic(), 0
+
+    def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None:
+        self.seen += 1
+        rate = self.seen * sums["photos"] / step / max(time.monotonic() - self.since, 1e-9)
+        self._show(
+            f"epoch {epoch + 1}/{self.epochs}",
+            epoch * steps + step,
+            self.epochs * steps,
+            f"{rate:.0f} images/s  loss {sums['loss'] / sums['photos']:.3f}  "
+            f"accuracy {sums['correct'] / sums['photos']:.1%}  memory {memory / 1e6:.0f} MB",
+        )
+
+    def revising(self, epoch: int, batches: int) -> None:
+        if self.task is not None:
+            self.bar.update(
+                self.task, description=f"epoch {epoch + 1}/{self.epochs}, choosing a block to skip: batch {batches}"
+            )
+
+    def epoch(self, row: dict[str, float]) -> None:
+        gated = f"  block FLOPs run {row['val_share']:.0%}" if row["train_share"] < 1 or row["val_share"] < 1 else ""
+        self._line(
+            f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.3f}  "
+            f"accuracy {row['train_accuracy']:.1%}  validation {row['val_accuracy']:.1%}{gated}  "
+            f"{row['images_per_second']:.0f} images/s  memory {row['memory_mb']:.0f} MB"
+        )
+
+    def note(self, text: str) -> None:
+        self.console.print(text, markup=False)
+
+    def _line(self, text: str) -> None:
+        if self.lines:
+            self.note(text)
+
+
+class SilentReporter(Reporter):
+    """Says nothing: for use as a library, or to override a method or two of."""

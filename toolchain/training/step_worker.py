@@ -1,0 +1,222 @@
+"""One method, measured in this fresh process: ``python -m da3.toolchain.training.step_worker``, spawned by bench_train."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from da3.toolchain.autograd.frozen import run_block
+from da3.toolchain.backbones import Block, load_weights
+from da3.toolchain.backbones.layers import FrozenConv
+from da3.toolchain.errors import TrainingError
+from da3.toolchain.methods import Learner, Task, method
+from da3.toolchain.network.adaptor import AdaptorSpec
+from da3.toolchain.network.memory_settings import MemorySettings
+from da3.toolchain.network.model import Output
+from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
+from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
+from da3.toolchain.process.worker import serve
+
+CLASSES = 10
+SMOOTHING = 0.1
+PREPARED = 8  # images that the method looks at before its first step
+PROGRESS = 0.9  # of a training run: a gated method's gates are on there, and their noise is off
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure. ``weights`` is what ``load_weights`` takes; ``batch`` images a step of ``size`` pixels."""
+
+    method: str
+    keep: float
+    lean: dict[str, Any]
+    backbone: str
+    weights: str
+    size: int
+    batch: int
+    steps: int
+    device: str
+    threads: int | None
+    seed: int
+    classes: int = CLASSES
+    adaptor: dict[str, Any] | None = None
+
+    @property
+    def task(self) -> Task:
+        adaptor = AdaptorSpec.of(self.backbone) if self.adaptor is None else AdaptorSpec(**self.adaptor)
+        return Task(self.backbone, self.size, self.classes, self.keep, adaptor, MemorySettings(**self.lean))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one process found. ``seconds`` of each timed step; None where it cannot be known."""
+
+    kept_bytes_per_image: float | None
+    base_bytes: int
+    peak_growth_bytes: int
+    seconds: list[float]
+    trainable_parameters: int
+    domain_bytes: int
+    flops_share: float
+    threads: int
+    device_name: str | None
+
+
+def measure(request: Request, said: Callable[[int], None] = lambda step: None) -> Measured:
+    """Build the method's network as ``da3 train`` does, take a warm-up step, and ``request.steps`` timed ones.
+
+    The peak counts from just before the network is built to the end of the last step. ``said`` hears of each step.
+    """
+    if request.threads is not None:
+        torch.set_num_threads(request.threads)
+    return_freed_memory()
+    device = torch.device(request.device)
+    torch.manual_seed(request.seed)
+    _tiny_step(device)
+    reset_peak(device)
+    base = torch.cuda.memory_allocated(device) if device.type == "cuda" else peak_bytes(device)
+
+    weights = load_weights(request.weights, request.backbone)  # held to the end, as in train()
+    learner = method(request.method)(request.task, weights)
+    learner.model.to(device)
+    shape = (request.batch, request.size, request.size, 3)
+    pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
+    labels = torch.randint(0, request.classes, (request.batch,)).to(device)
+    keep_freed_memory()
+    learner.prepare(learner.normalise(part) for part in pixels[:PREPARED].split(learner.micro_batch))
+    if request.keep < 1:
+        _force_gates(learner, request)
+    optimizer = torch.optim.AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=1e-4)
+    seconds, shares = [], []
+    for step in range(1 + request.steps):
+        _wait(device)
+        start = time.perf_counter()
+        learner.train_mode(PROGRESS)
+        optimizer.zero_grad(set_to_none=True)
+        result = learner.step(pixels, labels, SMOOTHING)
+        optimizer.step()
+        _wait(device)
+        seconds.append(time.perf_counter() - start)
+        if not math.isfinite(result.loss):
+            raise TrainingError(f"the loss became {result.loss}: these weights or levers do not train")
+        shares.append(result.share / request.batch)
+        said(step)
+    peak = peak_bytes(device) - base
+    optimizer.zero_grad(set_to_none=True)
+    return Measured(
+        kept_bytes_per_image(learner, pixels, labels),
+        base,
+        peak,
+        seconds[1:],
+        sum(p.numel() for p in learner.parameters()),
+        learner.domain_bytes(),
+        shares[-1],
+        torch.get_num_threads(),
+        torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+    )
+
+
+def kept_bytes_per_image(learner: Learner, pixels: Tensor, labels: Tensor) -> float | None:
+    """Bytes that are allocated after the forward pass and the loss and were not before, per image.
+
+    Of the whole slice that the method trains at once (the batch, or a micro-batch). None where the allocator does
+    not tell. Take a step first: libraries allocate their own work space in it.
+    """
+    count = min(learner.micro_batch, len(labels)) if learner.sliceable else len(labels)
+    pixels, labels = pixels[:count], labels[:count]
+    learner.train_mode(PROGRESS)
+    gc.collect()
+    before = live_bytes(pixels.device)
+    learner.begin_batch(count)
+    output = learner.forward_part(learner.normalise(pixels), slice(0, count))
+    loss = learner.loss(output, labels, SMOOTHING, count)
+    _wait(pixels.device)
+    gc.collect()
+    kept = growth(before, live_bytes(pixels.device))
+    del output, loss
+    return None if kept is None else kept / count
+
+
+def gates_for(keep: float, branch_share: list[float], gateable: tuple[bool, ...], count: int, seed: int) -> Tensor:
+    """Random gates (count, blocks) of 0 and 1 that run at most ``keep`` of the block FLOPs on average.
+
+    Blocks close in an order of each sample's own, until its share and those of the samples before it meet the
+    budget: the mean then misses it by less than one block of one sample.
+    """
+    draw = torch.Generator().manual_seed(seed)
+    gates = torch.ones(count, len(branch_share))
+    ran = 0.0
+    for sample in range(count):
+        left = keep * (sample + 1) - ran
+        share = 1.0
+        for block in torch.randperm(len(branch_share), generator=draw).tolist():
+            if share <= left:
+                break
+            if gateable[block]:
+                gates[sample, block] = 0.0
+                share -= branch_share[block]
+        ran += share
+    return gates
+
+
+def _force_gates(learner: Learner, request: Request) -> None:
+    """Untrained gates are all open, and would not show what the budget saves."""
+    model, forward_part = learner.model, learner.forward_part
+    gates = gates_for(request.keep, model.branch_share.tolist(), model.gateable, request.batch, request.seed).to(
+        request.device
+    )
+
+    def forced(images: Tensor, part: slice) -> Output:
+        model.forced = gates[part]
+        return forward_part(images, part)
+
+    learner.forward_part = forced  # type: ignore[method-assign]
+
+
+def _tiny_step(device: torch.device) -> None:
+    """Train two small networks once, so that the libraries' own pages do not count as a method's."""
+    net = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(8, 16, 1),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(16, 2),
+    ).to(device)
+    optimizer = torch.optim.AdamW(net.parameters())
+    loss = nn.functional.cross_entropy(net(torch.rand(2, 3, 16, 16, device=device)), torch.tensor([0, 1]).to(device))
+    loss.backward()
+    optimizer.step()
+    convs = [
+        FrozenConv(torch.rand(16, 16, k, k), torch.rand(16), 1, (k // 2,) * 4, 1, "relu" if k == 3 else None)
+        for k in (1, 3, 1)
+    ]
+    block = Block("tiny", convs, "identity", "relu").to(device)
+    run_block(block, torch.rand(4, 16, 16, 16, device=device).requires_grad_(True)).sum().backward()
+    _wait(device)
+    del net, optimizer, loss, block, convs
+    gc.collect()
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _work(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
+    say({"measured": asdict(measure(Request(**request), lambda step: say({"step": step})))})
+
+
+if __name__ == "__main__":
+    serve(_work)

@@ -13,10 +13,12 @@ import numpy as np
 from ..backends.interface import Backend
 from ..bundle.bundle import Bundle
 from ..bundle.plan import BATCH, DOMAIN
-from ..cuda.interface import Cuda, host, open_cuda, size
+from ..cuda.interface import Cuda, host
+from ..cuda.opening import open_cuda
 from ..errors import BackendError
 from ..records import Domain
 from ..schedule.layout import Layout, Subgraph, free_sizes
+from ..system.sizes import render_bytes
 from .api import Engine, Library
 from .context import TensorRTContext, aligned, most_bytes
 from .engines import FREE, TensorSpec, Wanted, unique
@@ -177,7 +179,8 @@ class TensorRTBackend(Backend):
             free, total = self.cuda.memory()
             raise BackendError(
                 "%s (its plan has %s, and %s of %s of the GPU's memory are free): close other programs that use "
-                "the GPU, or run `da3 build --force`" % (error, size(len(plan)), size(free), size(total))
+                "the GPU, or run `da3 build --force`"
+                % (error, render_bytes(len(plan)), render_bytes(free), render_bytes(total))
             )
         _check_specs(engine, need, self._built)
         return engine

@@ -10,7 +10,7 @@ import time
 from typing import Callable, Iterable, List, NamedTuple, Optional, Tuple, Union
 
 from ..bundle.bundle import Bundle
-from ..cuda.interface import open_cuda
+from ..cuda.opening import open_cuda
 from ..errors import BackendError
 from ..onnx_graph.onnxfile import Model, write_model
 from ..onnx_graph.subgraphs import PRECISIONS, engine_subgraph

@@ -16,7 +16,7 @@ from ..records import Array
 
 
 class Gpu(NamedTuple):
-    """A GPU. sm: its compute capability without the dot, as in sm_87. driver: the newest CUDA that its driver speaks."""
+    """sm: the compute capability without its dot, as in sm_87; driver: the newest CUDA that the driver speaks."""
 
     name: str
     sm: int

@@ -1,4 +1,4 @@
-"""Building engines and finding them again, on the simulated TensorRT (see tests/simulated)."""
+"""Building engines and finding them again, on the simulated TensorRT (see tests/simulation)."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import onnx
 import pytest
 import synthetic_bundle
 from onnx import helper, numpy_helper
-from simulated import simulated
+from simulation import simulated
 
 from da3.runtime import Runtime
 from da3.runtime.app.commands import main

@@ -1,10 +1,10 @@
-"""CUDA through both packages, on the simulated device (see tests/simulated)."""
+"""CUDA through both packages, on the simulated device (see tests/simulation)."""
 
 import threading
 
 import numpy as np
 import pytest
-from simulated import CUDA, simulated
+from simulation import CUDA, simulated
 
 from da3.runtime.cuda.interface import host
 from da3.runtime.cuda.messages import driver_text, unusable

@@ -99,7 +99,7 @@ def _gpu(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[st
     """The GPU as CUDA sees it; TensorRT's version too where no package tells it, which needs a GPU to be safe."""
     if not (versions["pycuda"] or versions["cuda-python"] or versions["tensorrt"]):
         return None
-    from ..cuda.interface import open_cuda
+    from ..cuda.opening import open_cuda
     from ..errors import BackendError
     from ..trt.api import Library
 

@@ -3,8 +3,8 @@
 import re
 from typing import Tuple
 
-from ..cuda.interface import size
 from ..errors import BackendError
+from ..system.sizes import render_bytes
 from ..trt.build import BuildReport, Progress
 
 _UNITS = {"": 0, "k": 1, "m": 2, "g": 3}
@@ -42,9 +42,9 @@ def render_report(report: BuildReport) -> str:
         report.built,
         report.reused,
         report.device,
-        report.spec.precision,
-        report.spec.batch[1],
-        size(report.nbytes),
+        report.options.precision,
+        report.options.batch[1],
+        render_bytes(report.nbytes),
         duration(report.seconds),
         report.folder,
     )

@@ -1,4 +1,4 @@
-"""Building engines and finding them again, on the simulated TensorRT (see tests/simulated)."""
+"""Building engines and finding them again, on the simulated TensorRT (see tests/simulation)."""
 
 import json
 import re
@@ -9,7 +9,7 @@ import onnx
 import pytest
 import synthetic_bundle
 from onnx import helper, numpy_helper
-from simulated import simulated
+from simulation import simulated
 
 from da3.runtime import Runtime
 from da3.runtime.app.commands import main
@@ -20,7 +20,8 @@ from da3.runtime.errors import BackendError, BundleError
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 from da3.runtime.trt.builder import Builder
-from da3.runtime.trt.store import choose_set, describe_sets, read_sets
+from da3.runtime.trt.selection import choose_set
+from da3.runtime.trt.store import describe_sets, read_sets
 
 RELEASES = {
     "8.2.1": "pycuda",
@@ -85,11 +86,11 @@ def test_a_new_domain_builds_nothing(bundle, tmp_path):
     np.testing.assert_allclose(found.logits, logits, rtol=0.02, atol=0.02)
 
 
-def test_parts_that_are_alike_share_an_engine(bundle):
+def test_subgraphs_that_are_alike_share_an_engine(bundle):
     with installed():
         report = build_engines(bundle, "fp32")
     entries = index(report)["engines"].values()
-    assert [entry["name"] for entry in entries].count("adaptor") == 1  # two blocks have it as a part of its own
+    assert [entry["name"] for entry in entries].count("adaptor") == 1  # two blocks have it as a subgraph of its own
     assert len({entry["onnx_sha256"] for entry in entries}) == ENGINES
 
 
@@ -429,5 +430,5 @@ def test_choose_set_wants_every_engine(bundle):
         with Bundle(bundle) as opened:
             layout = join_plan(opened.manifest, True)
             device = Device(report.device.tensorrt, "Orin", 87)
-            engines, wanted = choose_set(str(bundle / "engines"), layout, opened, device)
-            assert len(wanted) == len(layout.subgraphs) and {w.identity for w in wanted} == set(engines.engines)
+            engines, specs = choose_set(str(bundle / "engines"), layout, opened, device)
+            assert len(specs) == len(layout.subgraphs) and {spec.identity for spec in specs} == set(engines.engines)

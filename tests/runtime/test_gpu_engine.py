@@ -8,7 +8,7 @@ import pytest
 from synthetic_bundle import images
 
 from da3.runtime import BackendError, Runtime
-from da3.runtime.cuda.interface import open_cuda
+from da3.runtime.cuda.opening import open_cuda
 from da3.runtime.onnx_graph.joining import whole_model
 from da3.runtime.onnx_graph.onnxfile import write_model
 from da3.runtime.trt.build import build_engines

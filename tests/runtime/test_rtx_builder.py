@@ -24,8 +24,9 @@ from da3.runtime.schedule.layout import join_plan
 from da3.runtime.trt.api import Library
 from da3.runtime.trt.build import is_quantised
 from da3.runtime.trt.builder import Builder, Recipe
-from da3.runtime.trt.engines import FULL, Spec, TensorSpec, profile, unique, wanted_engines
+from da3.runtime.trt.engines import EngineOptions, engine_specs, profile, unique
 from da3.runtime.trt.formats import LINEAR
+from da3.runtime.trt.tensor_spec import FULL, TensorSpec
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.network.adaptor import AdaptorSpec
 from da3.toolchain.network.model import DomainModel
@@ -74,12 +75,12 @@ def refused(library, graphs):
     builder, found = Builder(library), {}
     for name, data, inputs, outputs, precision in graphs:
         recipe = Recipe(
-            name,
-            {border.tensor: profile(border, Spec(precision, BATCH)) for border in inputs},
-            {border.tensor: border.layout for border in (*inputs, *outputs)},
-            precision != "fp32",
-            precision == "int8",
-            WORKSPACE,
+            name=name,
+            profiles={spec.tensor: profile(spec, EngineOptions(precision, BATCH)) for spec in inputs},
+            layouts={spec.tensor: spec.layout for spec in (*inputs, *outputs)},
+            half=precision != "fp32",
+            int8=precision == "int8",
+            workspace=WORKSPACE,
         )
         try:
             assert builder.plan(data, recipe)
@@ -123,16 +124,17 @@ def test_standalone(network, library):
 )
 def test_every_engine(precision, sm, typed, library, bundle):
     """All that `da3 build` builds: joined subgraphs, dynamic batch, the pinned memory layouts of old and new GPUs."""
-    wanted = unique(wanted_engines(join_plan(bundle.manifest, True), bundle.manifest, Spec(precision, BATCH), sm))
+    options = EngineOptions(precision, BATCH)
+    specs = unique(engine_specs(join_plan(bundle.manifest, True), bundle.manifest, options, sm))
     graphs, quantised = [], 0
-    for one in wanted:
+    for one in specs:
         model = engine_subgraph(
-            one.subgraph, bundle, precision, [b.tensor for b in one.specs if b.dtype == FULL], typed
+            one.subgraph, bundle, precision, [tensor.tensor for tensor in one.tensors if tensor.dtype == FULL], typed
         )
         quantised += is_quantised(model)
         graphs.append((one.subgraph.segment.name, write_model(model), one.inputs, one.outputs, precision))
     assert any("+" in name for name, *_ in graphs) and (quantised > 0) == (precision == "int8")
-    fast = {border.layout for _, _, inputs, outputs, _ in graphs for border in (*inputs, *outputs)} - {LINEAR}
+    fast = {spec.layout for _, _, inputs, outputs, _ in graphs for spec in (*inputs, *outputs)} - {LINEAR}
     assert fast == (set() if precision == "fp32" else {"CHW2" if sm == NANO else "HWC8"})
     assert refused(library, graphs) == {}
 
@@ -163,8 +165,8 @@ def test_what_it_refuses(node, dtype, weights, layout, words, library):
         opset_imports=[helper.make_opsetid("", 13)],
         ir_version=7,
     )
-    borders = [[TensorSpec(name, name, SHAPE, FULL, layout)] for name in "xy"]
-    said = refused(library, [("odd", model.SerializeToString(), *borders, "fp16")])
+    specs = [[TensorSpec(name, name, SHAPE, FULL, layout)] for name in "xy"]
+    said = refused(library, [("odd", model.SerializeToString(), *specs, "fp16")])
     if words is None:
         assert said == {}
     else:

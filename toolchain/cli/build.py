@@ -34,9 +34,9 @@ def build(
         bundle,
         precision,
         parse_batch(batch),
-        None if workspace is None else parse_bytes(workspace),
-        lambda step: print(render_progress(step), flush=True),
-        force,
-        None if engines is None else str(engines),
+        workspace_bytes=None if workspace is None else parse_bytes(workspace),
+        progress=lambda step: print(render_progress(step), flush=True),
+        force=force,
+        engines=None if engines is None else str(engines),
     )
     print(render_report(report))

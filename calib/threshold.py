@@ -18,8 +18,8 @@ from da3.calib.errors import CalibrationError
 from da3.runtime import Runtime
 from da3.runtime.bundle.packs import update_domain
 from da3.runtime.errors import ImageError
-from da3.runtime.execution.scheduler import flops_share
 from da3.runtime.images.paths import evenly, list_labelled
+from da3.runtime.schedule.flops import flops_share
 
 MOST_PHOTOS = 1000  # a share of FLOPs is known to about a point by then, and each candidate runs them all
 SEARCH_STEPS = 12
@@ -70,7 +70,8 @@ def calibrate(
                 f"domain {domain} was trained without gates: train it with --keep below 1 (such as 0.6), export again"
             )
         blocks = runtime.bundle.manifest.blocks
-        least = sum(b.flops if b.skip_flops is None else b.skip_flops for b in blocks) / sum(b.flops for b in blocks)
+        fewest = np.array([[block.skip_flops is None for block in blocks]])
+        least = float(flops_share(blocks, fewest)[0])
         if target_skip > 1 - least:
             raise CalibrationError(
                 f"--target-skip {target_skip:g}: this backbone can skip {1 - least:.2f} of its block FLOPs at most"

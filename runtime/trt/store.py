@@ -206,9 +206,9 @@ def _foreign(sets: Sequence[EngineSet], device: Device, command: str) -> str:
 
 
 def _lacking(engines: EngineSet, layout: Layout, bundle: Bundle, command: str) -> str:
-    if len(layout.kept) > 1:
+    if len(layout.readable) > 1:
         return "%s cannot be read from TensorRT engines: trace with the backend onnxruntime or reference" % (
-            ", ".join(layout.kept[1:])
+            ", ".join(layout.readable[1:])
         )
     wanted = unique(wanted_engines(layout, bundle.manifest, engines.spec, engines.device.sm, engines.linear))
     there = [w for w in wanted if w.identity in engines.engines]

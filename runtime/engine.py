@@ -125,8 +125,8 @@ class Runtime:
             opened.scheduler.forget(gone)
 
     def use(self, name: str) -> Domain:
-        """Make a domain current, loading it from the bundle if needed. To switch between loaded domains is to change one
-        reference."""
+        """Make a domain current, loading it from the bundle if needed. Switching between loaded domains changes one
+        reference and nothing else."""
         with self._lock:
             self._opened()
             bound = self._loaded.get(name)
@@ -272,7 +272,9 @@ class Runtime:
             raise DomainError("which domain? This bundle has: %s" % (", ".join(names) or "none yet"))
         return names[0]
 
-    def _run_bound(self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Overrides]) -> BatchResult:
+    def _run_bound(
+        self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Overrides]
+    ) -> BatchResult:
         opened = self._opened()
         images = as_batch(images, self.preprocessing.size)
         with enough_memory("run %d images" % len(images)):

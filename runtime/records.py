@@ -33,9 +33,9 @@ class Segment(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One line of the plan: run `segment` on `inputs`, names of earlier values or of the domain's tensors, and call what it
-    gives `outputs`. block: the number of the backbone block it runs. gate: the value that decides whether it runs; skip:
-    the segment that runs on skip_inputs otherwise. gate and skip are both given or both None."""
+    """One line of the plan: run `segment` on the values `inputs` (earlier ones, or the domain's tensors), which gives
+    `outputs`. block: the number of the backbone block it runs. gate: the value that decides whether it runs. skip: the
+    segment that runs on skip_inputs otherwise. gate and skip are both given or both None."""
 
     segment: str
     inputs: Tuple[str, ...]
@@ -58,8 +58,8 @@ class Step(NamedTuple):
 
 
 class Block(NamedTuple):
-    """One backbone block. flops: operations for one image; skip_flops: what is left of them when it is skipped (None: it
-    has no gate, so it cannot be)."""
+    """One backbone block. flops: operations for one image; skip_flops: what is left of them when it is skipped (None:
+    it has no gate, so it cannot be)."""
 
     name: str
     flops: float

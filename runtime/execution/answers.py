@@ -10,7 +10,10 @@ from ..schedule.flops import flops_share
 
 
 def name_answers(result: BatchResult, blocks: Sequence[Block]) -> List[Prediction]:
-    """One Prediction per image: the softmax of its logits, and the class it prefers. Raises ImageError if the network answered NaN or infinity."""
+    """One Prediction per image: the softmax of its logits, and the most probable class.
+
+    Raises ImageError if the network answered NaN or infinity.
+    """
     logits, ran, domain = result.logits, result.blocks, result.domain
     if not np.isfinite(logits).all():
         raise ImageError("the network answered NaN or infinity: look for NaN in the images")

@@ -1,8 +1,8 @@
 """Driving a backend through a layout: everything is looked up and bound once, then one short loop per run.
 
-A run takes a free context of its batch size, or has one made. Each context keeps a program for each domain: the layout's
-calls, bound to the context's buffers and the domain's weights. To switch domains is to take another program, however many
-there are, and the loop for one image looks up no name and makes no array but its result.
+A run takes a free context of its batch size, or has one made. Each context keeps a program for each domain: the
+layout's calls, bound to the context's buffers and the domain's weights. To switch domains is to take another program,
+however many there are, and the loop for one image looks up no name and makes no array but its result.
 """
 
 import itertools
@@ -81,8 +81,8 @@ class Scheduler:
     """One per opened bundle; any number of threads may run it."""
 
     def __init__(self, bundle: Bundle, backend: Backend, readable: Sequence[str] = ()) -> None:
-        """Opens every subgraph, so that the first image is as fast as the next. readable: values of the plan that `trace`
-        can read from these subgraphs; it opens others for what is not among them."""
+        """Opens every subgraph, so that the first image is as fast as the next. readable: values of the plan that
+        `trace` can read from these subgraphs; it opens others for what is not among them."""
         self._bundle = bundle
         self._backend = backend
         self._layout = join_plan(bundle.manifest, backend.looks_ahead, readable)

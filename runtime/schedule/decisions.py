@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import DomainError
 
-# Block number -> True: the block runs, False: it is skipped, whatever its gate says. Blocks not named decide themselves.
+# Block number -> True: the block runs, False: it is skipped, whatever its gate says. Other blocks ask their gates.
 Overrides = Mapping[int, bool]
 
 
@@ -35,7 +35,7 @@ def forced(gate: Optional[str], block: Optional[int], gated: bool, overrides: Ov
     """
     if gate is None:
         return True
-    if block in overrides:
+    if block is not None and block in overrides:
         return bool(overrides[block])
     return None if gated else True
 

@@ -10,8 +10,8 @@ from ..records import Array, Block
 def saved_shares(blocks: Sequence[Block]) -> Array:
     """float64 (n_blocks,): what not running each block saves, as a share of the FLOPs of all blocks.
 
-    A block that can be skipped still costs its skip_flops then; one that has no gate costs nothing when it does not run.
-    All 0 where the blocks have no FLOPs.
+    A gateable block that is skipped still costs its skip_flops; a block without a gate costs nothing when it does not
+    run. All 0 where the blocks have no FLOPs.
     """
     full, left = _full(blocks), _left(blocks)
     total = full.sum()

@@ -3,10 +3,10 @@
 Every boundary between subgraphs costs a call and, on most engines, a change of memory layout, so steps that are never
 skipped apart from each other are joined. How far depends on the device:
 
-- A synchronous device (a CPU) finishes a subgraph before the host goes on, so what feeds a gated block is joined with it,
-  both in the subgraph that runs the block and in the one that skips it. Such segments are then held twice. That costs
-  nothing for segments without weights of their own (adaptors: their weights are inputs); others are held twice only
-  where they are small.
+- A synchronous device (a CPU) finishes a subgraph before the host goes on, so what feeds a gated block is joined with
+  it, both in the subgraph that runs the block and in the one that skips it. Such segments are then held twice. That
+  costs nothing for segments without weights of their own (adaptors: their weights are inputs); others are held twice
+  only where they are small.
 - A device that works on while the host goes on (a GPU) should have computed a gate long before it is read: a subgraph
   ends behind the step that writes a gate, and a gated block is a subgraph of its own.
 """

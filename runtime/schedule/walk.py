@@ -1,10 +1,10 @@
 """Running a plan step by step, for whoever must see what each step reads and writes.
 
-The scheduler is the fast way: it runs subgraphs of several steps on a backend, and most values never reach the host. Here
-every step is a call of its own, on arrays. Both ask `decisions` whether a block runs.
+The scheduler is the fast way: it runs subgraphs of several steps on a backend, and most values never reach the host.
+Here every step is a call of its own, on arrays. Both ask `decisions` whether a block runs.
 """
 
-from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Sequence
+from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
@@ -28,12 +28,12 @@ class Visit(NamedTuple):
 
 
 def inputs_of(step: Step, values: Mapping[str, Array], domain: Domain) -> List[Array]:
-    """What a step reads, in the order of its segment's inputs: values of the plan, by name, and the domain's weights."""
+    """What a step reads, in the order of its segment's inputs: values of the plan by name, and the domain's weights."""
     return [domain.weights[name[len(DOMAIN) :]] if name.startswith(DOMAIN) else values[name] for name in step.inputs]
 
 
 def walk(
-    manifest: Manifest, domain: Domain, images: Array, run_step: RunStep, overrides: Overrides = {}
+    manifest: Manifest, domain: Domain, images: Array, run_step: RunStep, overrides: Optional[Overrides] = None
 ) -> Iterator[Visit]:
     """The plan's steps in order, each done when the iterator is advanced to it.
 
@@ -41,11 +41,9 @@ def walk(
     with what is done in its place, and with the rows of the images that need it. Raises DomainError for overrides of
     blocks that cannot be skipped.
     """
-    check_overrides(
-        overrides,
-        len(manifest.blocks),
-        {step.block for step in manifest.plan if step.gate is not None and step.block is not None},
-    )
+    overrides = {} if overrides is None else overrides
+    gateable = {step.block for step in manifest.plan if step.gate is not None and step.block is not None}
+    check_overrides(overrides, len(manifest.blocks), gateable)
     theta = threshold(domain.theta)
     values: Dict[str, Array] = {IMAGE: images}
 

@@ -57,9 +57,9 @@ class _BoundCall(NamedTuple):
     run: Callable[[], None]
     gate: Optional[Callable[[], Array]]
     skip: Callable[[], None]
-    block: int
-    run_rows: Any
-    skip_rows: Any
+    block: int = -1
+    run_rows: Any = None
+    skip_rows: Any = None
 
 
 class _Program(NamedTuple):
@@ -252,11 +252,11 @@ def _bind_call(pooled: _Pooled, call: Call, bound: Bound, overrides: Overrides) 
     chosen = call.skip if decided is False and call.skip is not None else call.subgraph
     run = context.bind(chosen, weights)
     if decided is not None:
-        return _BoundCall(run, None, run, -1, None, None)
+        return _BoundCall(run, None, run)
     assert call.gate is not None and call.skip is not None and call.block is not None
     gate, skip = context.gate(call.gate), context.bind(call.skip, weights)
     if pooled.batch == 1:
-        return _BoundCall(run, gate, skip, call.block, None, None)
+        return _BoundCall(run, gate, skip, call.block)
     run_rows, skip_rows = context.bind_rows(call.subgraph, weights), context.bind_rows(call.skip, weights)
     return _BoundCall(run, gate, skip, call.block, run_rows, skip_rows)
 

@@ -61,7 +61,7 @@ class OrtBackend(Backend):
         models = [_for_one_image(cpu_subgraph(subgraph, bundle, self.precision)) for subgraph in subgraphs.values()]
         self.layout = layout
         self.shapes = {name: _for_one(shape) for name, shape in layout.values.items()}
-        inner = {n for n, s in self.shapes.items() if len(s) == 4 and n != IMAGE} - set(layout.gates + layout.kept)
+        inner = {n for n, s in self.shapes.items() if len(s) == 4 and n != IMAGE} - set(layout.gates + layout.readable)
         blocked = _block(models, inner, self.threads) if self.precision == "fp32" else None
         if blocked is not None:
             models = blocked.models

@@ -10,16 +10,14 @@ import os
 import shutil
 import tempfile
 import zipfile
-from typing import Any, BinaryIO, Dict, List, Optional, Union
+from typing import Any, BinaryIO, Dict, List, Optional
 
 from ..errors import BundleError, DomainError
-from ..records import Domain
+from ..records import Domain, Path
 from ..system.atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
 from .domain import WEIGHTS, fitted, read_domain_files
 from .files import Files
-
-Path = Union[str, "os.PathLike[str]"]
 
 _JSON = "domain.json"
 

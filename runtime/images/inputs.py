@@ -6,11 +6,10 @@ from typing import Iterator, List, Sequence, Union
 import numpy as np
 
 from ..errors import ImageError
-from ..records import Array
+from ..records import Array, Path
 from .paths import expand
 from .preprocess import Preprocessing
 
-Path = Union[str, "os.PathLike[str]"]
 Images = Union[Path, Array, Sequence[Path], Sequence[Array]]
 
 

@@ -3,15 +3,13 @@
 import io
 import os
 import warnings
-from typing import Any, NamedTuple, Optional, Tuple, Union
+from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from ..errors import ImageError
-from ..records import Array
+from ..records import Array, Path
 from .resize import resize_bilinear
-
-Path = Union[str, "os.PathLike[str]"]
 
 
 class Preprocessing(NamedTuple):

@@ -53,9 +53,9 @@ def _foreign(sets: Sequence[EngineSet], device: Device, command: str) -> str:
 
 
 def _lacking(engines: EngineSet, layout: Layout, bundle: Bundle, command: str) -> str:
-    if len(layout.kept) > 1:
+    if len(layout.readable) > 1:
         return "%s cannot be read from TensorRT engines: trace with the backend onnxruntime or reference" % (
-            ", ".join(layout.kept[1:])
+            ", ".join(layout.readable[1:])
         )
     specs = unique(engine_specs(layout, bundle.manifest, engines.options, engines.device.sm, engines.linear))
     there = [spec for spec in specs if spec.identity in engines.engines]

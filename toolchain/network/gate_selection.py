@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from da3.runtime.schedule.decisions import opens
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.network.adaptor import OPEN_LOGIT
 from da3.toolchain.network.bypass import Fit
@@ -20,7 +21,8 @@ from da3.toolchain.network.model import DomainModel
 def open_blocks(model: DomainModel) -> list[int]:
     """Gateable blocks whose gate is open by its bias."""
     gates = {i: model.adaptor(i - 1) for i, gateable in enumerate(model.gateable) if gateable}
-    return [i for i, a in gates.items() if a is not None and a.gate_bias is not None and a.gate_bias > model.theta]
+    biases = {i: a.gate_bias for i, a in gates.items() if a is not None and a.gate_bias is not None}
+    return [i for i, bias in biases.items() if opens(bias, model.theta)]
 
 
 @torch.no_grad()

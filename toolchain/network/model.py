@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from da3.runtime.records import Block
+from da3.runtime.schedule.decisions import opens
+from da3.runtime.schedule.flops import saved_shares
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import Backbone
 from da3.toolchain.network.adaptor import Adaptor, AdaptorSpec, grid_side
@@ -104,7 +107,7 @@ class DomainModel(nn.Module):
 
     adaptors: nn.ModuleDict  # by block index; see adaptor()
     substitutes: nn.ModuleDict  # by block index, of gateable blocks where adaptors are as wide as their input
-    branch_share: Tensor  # (blocks,) of the block FLOPs, saved where the block is skipped
+    branch_share: Tensor  # (blocks,) of the block FLOPs, saved where the block does not run
     running_share: Tensor  # scalar: of block FLOPs run by recent training batches
 
     def __init__(
@@ -120,7 +123,6 @@ class DomainModel(nn.Module):
         super().__init__()
         self.backbone, self.spec, self.size, self.lean = backbone, spec, size, lean
         flops = backbone.block_flops(size)
-        total = sum(f.branch + f.shortcut for f in flops)
         self.gateable = tuple(g and i > spec.first for i, g in enumerate(backbone.gateable))
         self.adaptors, self.substitutes = nn.ModuleDict(), nn.ModuleDict()
         for i, (block, f) in enumerate(zip(backbone.blocks, flops, strict=True)):
@@ -133,7 +135,7 @@ class DomainModel(nn.Module):
                 if self.gateable[i] and mid == block.in_channels and block.activation is None:
                     self.substitutes[str(i)] = LowRankBypass(self.adaptor(i))
         self.head = Head(backbone.feature_size, classes)
-        saved = torch.tensor([(f.branch - self.bypass_flops(i)) / total for i, f in enumerate(flops)])
+        saved = torch.tensor(saved_shares(self.block_records()).tolist())
         self.register_buffer("branch_share", saved, persistent=False)
         self.register_buffer("running_share", torch.ones(()))
         for name, parameter in self.named_parameters():
@@ -163,6 +165,14 @@ class DomainModel(nn.Module):
         """Operations that stand in for the branch of this block, for an image it is skipped for."""
         substitute = self.substitute(block)
         return 0 if substitute is None else substitute.flops
+
+    def block_records(self) -> list[Block]:
+        """The backbone's blocks as a bundle's manifest has them."""
+        flops = self.backbone.block_flops(self.size)
+        return [
+            Block(b.name, f.branch + f.shortcut, f.shortcut + self.bypass_flops(i) if gateable else None)
+            for i, (b, f, gateable) in enumerate(zip(self.backbone.blocks, flops, self.gateable, strict=True))
+        ]
 
     @property
     def slice_size(self) -> int:
@@ -233,7 +243,7 @@ class DomainModel(nn.Module):
     def decide(self, logit: Tensor, draw: Tensor | None, block: int) -> Tensor:
         """Gate logits (B,) of ``block``, and uniform draws (B,) for sampling -> gates (B,) of 0 and 1."""
         if self.gating == "hard" or draw is None:
-            return (logit > self.theta).to(logit.dtype)
+            return opens(logit, self.theta).to(logit.dtype)
         # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
         # arXiv 1611.00712); forward uses its rounding, backward its slope.
         soft = torch.sigmoid(logit + self.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6)))

@@ -10,7 +10,7 @@ from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from ..bundle.manifest import Manifest
 from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS
-from ..onnx_graph.int8_ranges import INT8_FILE
+from ..onnx_graph.subgraphs import ingredients
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
 from .formats import LINEAR, fast_format
@@ -103,9 +103,6 @@ def unique(wanted: Sequence[Wanted]) -> List[Wanted]:
 
 
 def _identity(subgraph: Subgraph, manifest: Manifest, spec: Spec, specs: Sequence[TensorSpec]) -> str:
-    names = [manifest.segments[step.segment].file for step in subgraph.steps]
-    names += [INT8_FILE] if spec.precision == "int8" and INT8_FILE in manifest.files else []
-    files = [manifest.files[name].sha256 for name in names]
-    wiring = [[step.inputs, step.outputs] for step in subgraph.steps] if len(subgraph.steps) > 1 else []
+    files, wiring = ingredients(subgraph, manifest, spec.precision)
     content = [_MAKING, FREE, spec.precision, files, wiring, [[b.tensor, b.shape, b.dtype, b.layout] for b in specs]]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

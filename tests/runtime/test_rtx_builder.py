@@ -18,8 +18,9 @@ from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BackendError
 from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, convolved
-from da3.runtime.onnx_graph.onnxfile import read_model, write_model
+from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.onnx_graph.subgraphs import engine_subgraph
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
 from da3.runtime.trt.api import Library
 from da3.runtime.trt.build import is_quantised

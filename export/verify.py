@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from da3.export.checks import TOLERANCE, Check
 from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
 from da3.runtime.backends.onnxruntime import open_session
@@ -19,23 +19,7 @@ from da3.runtime.schedule.walk import inputs_of
 from da3.toolchain.autograd.frozen import run_block
 from da3.toolchain.network.model import DomainModel
 
-TOLERANCE = 1e-4  # largest difference over largest magnitude
-
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison. ``error`` is relative to the largest magnitude of the tensor it is of."""
-
-    name: str
-    error: float
-    detail: str = ""
-    same: bool = True
-
-    @property
-    def passed(self) -> bool:
-        return self.same and self.error <= TOLERANCE
 
 
 def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain, images: Array) -> list[Check]:

@@ -13,7 +13,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
 
-from ..onnx_graph.onnxfile import Model, Node, read_model, write_model
+from ..onnx_graph.model import Model, Node
+from ..onnx_graph.reading import read_model
+from ..onnx_graph.writing import write_model
 from ..records import Array, Shape
 
 _MARK = "da3_border/"
@@ -66,7 +68,7 @@ def _marked(model: Model, crossing: Set[str]) -> Model:
             nodes.append(_mark(weights, info.name, names[info.name], int(info.shape[1] or 0)))
     for node in model.nodes:
         inputs = [names.get(name, name) for name in node.inputs]
-        nodes.append(Node(node.op, inputs, node.outputs, node.attributes, node.domain, node.name))
+        nodes.append(node.replace(inputs))
         channels = _channels(model, node)
         if channels is not None:
             inner, outer = _MARK + "from/" + node.outputs[0], node.outputs[0]
@@ -76,7 +78,7 @@ def _marked(model: Model, crossing: Set[str]) -> Model:
     outputs = {name for node in nodes for name in node.outputs}
     # An output that is itself marked keeps its name outside.
     nodes += [Node("Identity", [names[i.name]], [i.name]) for i in model.outputs if i.name not in outputs]
-    return Model(nodes, weights, model.inputs, model.outputs, model.opsets, model.ir_version, model.name)
+    return model.replace(nodes, weights)
 
 
 def _channels(model: Model, node: Node) -> Optional[int]:

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..onnx_graph.onnxfile import DTYPES
+from ..onnx_graph.model import DTYPES
 from ..records import Array
 
 Attributes = Dict[str, Any]

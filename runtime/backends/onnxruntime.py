@@ -18,8 +18,9 @@ import numpy as np
 from ..bundle.bundle import Bundle
 from ..bundle.plan import BATCH, DOMAIN, IMAGE, sized
 from ..errors import BackendError, BundleError
-from ..onnx_graph.onnxfile import Model, write_model
+from ..onnx_graph.model import Model
 from ..onnx_graph.subgraphs import cpu_subgraph
+from ..onnx_graph.writing import write_model
 from ..records import Array, Domain, Segment, Shape
 from ..schedule.layout import Layout, Subgraph, free_sizes
 from ..system.stats import usable_cpus

@@ -10,7 +10,7 @@ import numpy as np
 from ..bundle.bundle import Bundle
 from ..bundle.plan import BATCH, DOMAIN, IMAGE
 from ..errors import BackendError
-from ..onnx_graph.onnxfile import Model, Node
+from ..onnx_graph.model import Model, Node
 from ..onnx_graph.subgraphs import cpu_subgraph
 from ..records import Array, Segment
 from ..schedule.layout import Layout, Subgraph

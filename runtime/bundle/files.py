@@ -1,20 +1,12 @@
 """Reading files by name from a directory or from a zip, without trusting either."""
 
 import os
-import re
 import zipfile
 import zlib
 from typing import List, Optional, Union
 
 from ..errors import BundleError
-
-_SAFE_PART = re.compile(r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$")
-
-
-def is_safe_name(name: str) -> bool:
-    """True for a relative path of plain parts with `/` between: never absolute, no `..`, no backslash, no
-    drive."""
-    return all(_SAFE_PART.match(part) is not None for part in name.split("/"))
+from .format import is_safe_name
 
 
 class Files:

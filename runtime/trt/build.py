@@ -12,8 +12,9 @@ from typing import Callable, Iterable, List, NamedTuple, Optional, Tuple, Union
 from ..bundle.bundle import Bundle
 from ..cuda.opening import open_cuda
 from ..errors import BackendError
-from ..onnx_graph.onnxfile import Model, write_model
+from ..onnx_graph.model import Model
 from ..onnx_graph.subgraphs import PRECISIONS, engine_subgraph
+from ..onnx_graph.writing import write_model
 from ..schedule.layout import join_plan
 from ..system.atomic import replace_file
 from .api import Library

@@ -11,7 +11,7 @@ from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from ..bundle.manifest import Manifest
 from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS
-from ..onnx_graph.int8_ranges import INT8_FILE
+from ..onnx_graph.subgraphs import ingredients
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
 from .formats import LINEAR, fast_format
@@ -106,10 +106,7 @@ def unique(specs: Sequence[EngineSpec]) -> List[EngineSpec]:
 
 
 def _identity(subgraph: Subgraph, manifest: Manifest, options: EngineOptions, tensors: Sequence[TensorSpec]) -> str:
-    names = [manifest.segments[step.segment].file for step in subgraph.steps]
-    names += [INT8_FILE] if options.precision == "int8" and INT8_FILE in manifest.files else []
-    files = [manifest.files[name].sha256 for name in names]
-    wiring = [[step.inputs, step.outputs] for step in subgraph.steps] if len(subgraph.steps) > 1 else []
+    files, wiring = ingredients(subgraph, manifest, options.precision)
     types = [[t.tensor, t.shape, t.dtype, t.layout] for t in tensors]
     content = [_MAKING, FREE, options.precision, files, wiring, types]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

@@ -166,10 +166,10 @@ def test_a_failed_verification_leaves_nothing(existing, trained, tmp_path, monke
     before = hashes(tmp_path)
     real = exporter.domain_files
 
-    def wrong(model, tensors, *facts):
-        bad = {k: v.clone() for k, v in tensors.items()}
+    def wrong(domain):
+        bad = {k: v.copy() for k, v in domain.weights.items()}
         bad["adaptors.3.up_bias"] += 1.0
-        return real(model, bad, *facts)
+        return real(domain._replace(weights=bad))
 
     monkeypatch.setattr(exporter, "domain_files", wrong)
     with pytest.raises(ExportError, match=r"verification failed.*nothing was written"):
@@ -182,9 +182,9 @@ def test_wrong_gates_fail_verification(trained, tmp_path, monkeypatch):
     runs = trained(keep=0.9)
     real = exporter.domain_files
 
-    def wrong(model, tensors, *facts):
-        bad = {k: -v if ".gate" in k else v for k, v in tensors.items()}
-        return real(model, bad, *facts)
+    def wrong(domain):
+        bad = {k: -v if ".gate" in k else v for k, v in domain.weights.items()}
+        return real(domain._replace(weights=bad))
 
     monkeypatch.setattr(exporter, "domain_files", wrong)
     with pytest.raises(ExportError, match="verification failed"):

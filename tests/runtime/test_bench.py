@@ -10,8 +10,8 @@ from synthetic_bundle import Backbone, images
 
 from da3.runtime import BackendError, DomainError, ImageError, Runtime
 from da3.runtime.backends.onnxruntime import open_session as onnxruntime_session
-from da3.runtime.onnx_graph.joining import whole_model
-from da3.runtime.onnx_graph.onnxfile import write_model
+from da3.runtime.onnx_graph.whole import whole_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Block
 from da3.runtime.schedule.flops import flops_share
 from da3.toolchain.bench.engine import NAMES, _break_even, bench_bundle, choose_blocks, cold_load_ms, compare, switch_us

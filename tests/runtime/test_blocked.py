@@ -9,7 +9,8 @@ from da3.runtime.backends import blocked
 from da3.runtime.backends import onnxruntime as ort
 from da3.runtime.backends.blocked import block_borders
 from da3.runtime.backends.onnxruntime import open_session
-from da3.runtime.onnx_graph.onnxfile import read_model, write_model
+from da3.runtime.onnx_graph.reading import read_model
+from da3.runtime.onnx_graph.writing import write_model
 
 
 def run(model, feeds, optimised):

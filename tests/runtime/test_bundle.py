@@ -18,7 +18,8 @@ from synthetic_bundle import (
 )
 
 from da3.runtime import Bundle, BundleError, DomainError, Runtime
-from da3.runtime.bundle.bundle import read_domain, read_pack
+from da3.runtime.bundle.bundle import read_domain
+from da3.runtime.bundle.domain import read_pack
 from da3.runtime.bundle.packs import write_pack
 
 

@@ -9,7 +9,8 @@ from graphs import checked, feeds_for, graph, ort_run
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BundleError
 from da3.runtime.onnx_graph.joining import subgraph_model
-from da3.runtime.onnx_graph.onnxfile import read_model, write_model
+from da3.runtime.onnx_graph.reading import read_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Segment, Step, Value
 from da3.runtime.schedule.layout import Subgraph, join_plan
 

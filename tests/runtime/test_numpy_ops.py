@@ -11,7 +11,8 @@ from onnx import TensorProto
 from da3.runtime import BackendError
 from da3.runtime.backends.numpy_ops import OPERATORS
 from da3.runtime.backends.reference import Program
-from da3.runtime.onnx_graph.onnxfile import DTYPES, read_model
+from da3.runtime.onnx_graph.model import DTYPES
+from da3.runtime.onnx_graph.reading import read_model
 
 RNG = np.random.RandomState(0)
 

@@ -10,7 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from da3.runtime.backends.onnxruntime import open_session
 from da3.runtime.errors import BundleError
-from da3.runtime.onnx_graph.onnxfile import Info, Model, Node, read_model, write_model
+from da3.runtime.onnx_graph.model import Info, Model, Node
+from da3.runtime.onnx_graph.reading import read_model
+from da3.runtime.onnx_graph.writing import write_model
 
 SMALL = graph(
     [
@@ -105,7 +107,8 @@ def test_attributes_of_every_kind():
         "t": np.arange(3),
         "none": [],
     }
-    model = Model([Node("Op", ["x"], ["y"], attributes, "some.domain", "n")], {}, [], [], {"": 13, "some.domain": 1})
+    node = Node("Op", ["x"], ["y"], attributes, domain="some.domain", name="n")
+    model = Model([node], {}, [], [], {"": 13, "some.domain": 1})
     data = write_model(model)
     theirs = {a.name: helper.get_attribute_value(a) for a in onnx.ModelProto.FromString(data).graph.node[0].attribute}
     assert (theirs["i"], theirs["f"], theirs["s"], theirs["ints"]) == (-(2**40), 0.5, b"text", [1, -2])

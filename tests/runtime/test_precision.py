@@ -6,9 +6,11 @@ from graphs import checked, feeds_for, graph, ort_run
 from onnx import TensorProto, numpy_helper
 
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.onnx_graph.float16 import to_half
 from da3.runtime.onnx_graph.joining import subgraph_model
-from da3.runtime.onnx_graph.onnxfile import Model, read_model, write_model
-from da3.runtime.onnx_graph.precision import to_half
+from da3.runtime.onnx_graph.model import Model
+from da3.runtime.onnx_graph.reading import read_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
 
 HALF, FULL = np.dtype(np.float16), np.dtype(np.float32)

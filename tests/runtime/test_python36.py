@@ -11,9 +11,9 @@ import pytest
 from synthetic_bundle import Backbone, images
 
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.onnx_graph.float16 import to_half
 from da3.runtime.onnx_graph.joining import subgraph_model
-from da3.runtime.onnx_graph.onnxfile import write_model
-from da3.runtime.onnx_graph.precision import to_half
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
 
 
@@ -121,8 +121,8 @@ import sys
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.onnx_graph.joining import subgraph_model
 from da3.runtime.schedule.layout import join_plan
-from da3.runtime.onnx_graph.onnxfile import write_model
-from da3.runtime.onnx_graph.precision import to_half
+from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.onnx_graph.float16 import to_half
 
 with Bundle(sys.argv[1]) as bundle:
     for number, part in enumerate(join_plan(bundle.manifest, True).subgraphs):

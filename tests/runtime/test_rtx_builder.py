@@ -3,7 +3,6 @@
 The project's own builder drives it, so its calls meet real bindings too. Running what was built takes a GPU.
 """
 
-import json
 import sys
 
 import numpy as np
@@ -11,15 +10,17 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from da3.export.domain import DomainFacts, trained_domain
 from da3.export.segments import deploy
-from da3.export.standalone import standalone
-from da3.export.writer import manifest, write_files
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.writer import put_file, to_json, write_files
 from da3.runtime.errors import BackendError
 from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, convolved
-from da3.runtime.onnx_graph.onnxfile import read_model, write_model
+from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.onnx_graph.subgraphs import engine_subgraph
+from da3.runtime.onnx_graph.whole import whole_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
 from da3.runtime.trt.api import Library
 from da3.runtime.trt.build import is_quantised
@@ -59,13 +60,13 @@ def trained(arch, width, size):
 def bundle(request, tmp_path_factory):
     """A bundle as the exporter writes it, of random weights and without domains; every convolution may be INT8."""
     model = trained(*request.param)
-    deployment = deploy(model)
+    deployment = deploy(model, Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     ranges = {name: dict.fromkeys(convolved(read_model(data)), 4.0) for name, data in deployment.files.items()}
     ranges = {name: values for name, values in ranges.items() if values}
-    deployment.files[INT8_FILE] = json.dumps({"format": 1, "ranges": ranges}).encode()
-    preprocessing = Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     folder = tmp_path_factory.mktemp("rtx") / "bundle"
-    write_files(folder, {**deployment.files, "manifest.json": manifest(model, deployment, preprocessing)})
+    write_files(folder, deployment.every_file())
+    with Bundle(folder) as opened:
+        put_file(opened, INT8_FILE, to_json({"format": 1, "ranges": ranges}))
     with Bundle(folder) as opened:
         yield opened
 
@@ -107,7 +108,9 @@ def test_every_file_as_exported(library, bundle):
 def test_standalone(network, library):
     """The one file of `da3 export --standalone`."""
     model = trained(*network)
-    data = standalone(model.backbone, model.head, model.size, 3, model)
+    deployment = deploy(model, Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    domain = trained_domain(model, DomainFacts("signs", ("a", "b", "c"), {}))
+    data = write_model(whole_model(deployment, domain, gated=True))
     ends = [plain([info]) for infos in (read_model(data).inputs, read_model(data).outputs) for info in infos]
     assert refused(library, [("standalone", data, *ends, "fp32")]) == {}
 

@@ -14,8 +14,8 @@ from da3.runtime.bundle.plan import IMAGE, LOGITS
 from da3.runtime.engine import Runtime
 from da3.runtime.errors import BackendError, ImageError
 from da3.runtime.images.paths import evenly, expand
-from da3.runtime.onnx_graph.joining import whole_model
-from da3.runtime.onnx_graph.onnxfile import write_model
+from da3.runtime.onnx_graph.whole import whole_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Array, Block
 from da3.runtime.schedule.flops import flops_share
 from da3.runtime.system.stats import conditions, percentiles_ms

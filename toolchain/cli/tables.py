@@ -14,8 +14,8 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from da3.calib import Calibration, Int8Calibration
+    from da3.export.checks import Check
     from da3.export.exporter import Exported
-    from da3.export.verify import Check
     from da3.toolchain.demo.demo import DemoReport, DemoRow
     from da3.toolchain.training.train import Result
 

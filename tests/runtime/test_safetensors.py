@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from da3.runtime.bundle.tensors import parse_safetensors
+from da3.runtime.bundle.safetensors import parse_safetensors
 from da3.runtime.errors import BundleError
 
 

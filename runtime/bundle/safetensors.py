@@ -1,4 +1,4 @@
-"""Reading safetensors with numpy alone: strict, no mmap, no pickle.
+"""Reading and writing safetensors with numpy alone: strict, no mmap, no pickle.
 
 Layout: 8 bytes little-endian header length N, N bytes of JSON, then the tensors' bytes back to back. Each
 header entry is {"dtype", "shape", "data_offsets": [begin, end]} counted from the end of the header;
@@ -7,27 +7,30 @@ header entry is {"dtype", "shape", "data_offsets": [begin, end]} counted from th
 
 import json
 import struct
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
 
 from ..errors import BundleError
 from ..records import Array
 
+# In the order in which the safetensors library writes them: wide ones first, so that every tensor is aligned.
 _DTYPES = {
+    "U64": "<u8",
+    "I64": "<i8",
     "F64": "<f8",
     "F32": "<f4",
-    "F16": "<f2",
-    "I64": "<i8",
+    "U32": "<u4",
     "I32": "<i4",
+    "F16": "<f2",
+    "U16": "<u2",
     "I16": "<i2",
     "I8": "|i1",
-    "U64": "<u8",
-    "U32": "<u4",
-    "U16": "<u2",
     "U8": "|u1",
     "BOOL": "|b1",
 }
+_CODES = {np.dtype(text): code for code, text in _DTYPES.items()}
+_ORDER = {code: number for number, code in enumerate(_DTYPES)}
 _MAX_HEADER = 100 * 1024 * 1024  # the limit of the safetensors library itself
 
 
@@ -69,6 +72,33 @@ def parse_safetensors(data: bytes, where: str) -> Tuple[Dict[str, Array], Dict[s
     if start + at != len(data):
         raise BundleError("%s: %d bytes after the last tensor; the file is damaged" % (where, len(data) - start - at))
     return tensors, metadata
+
+
+def write_safetensors(tensors: Mapping[str, Array], metadata: Mapping[str, str] = {}) -> bytes:
+    """The bytes of a safetensors file, which are those that the safetensors library writes for the same content.
+
+    Raises ValueError for a dtype that the format, or this module, has no name for.
+    """
+    entries = []
+    for name, array in tensors.items():
+        dtype = array.dtype.newbyteorder("<")
+        if dtype not in _CODES:
+            raise ValueError("tensor %r is %s, which safetensors cannot hold" % (name, array.dtype))
+        entries.append((_ORDER[_CODES[dtype]], name, array.astype(dtype, copy=False).tobytes()))
+    header: Dict[str, Any] = {"__metadata__": {key: metadata[key] for key in sorted(metadata)}} if metadata else {}
+    pieces: List[bytes] = []
+    at = 0
+    for order, name, data in sorted(entries):
+        header[name] = {
+            "dtype": list(_DTYPES)[order],
+            "shape": list(tensors[name].shape),
+            "data_offsets": [at, at + len(data)],
+        }
+        pieces.append(data)
+        at += len(data)
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return b"".join([struct.pack("<Q", len(text)), text] + pieces)
 
 
 def _header(data: bytes, where: str) -> Tuple[Dict[str, Any], int]:

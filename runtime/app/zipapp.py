@@ -1,4 +1,4 @@
-"""`run_engine.pyz`: this runtime as one file that a board's python3 runs as it is, and where that file lies.
+"""`run_engine.pyz`: this runtime as one file that a board's python3 runs as it is.
 
 Copied with a bundle's folder it brings everything but numpy and a backend.
 """
@@ -6,11 +6,9 @@ Copied with a bundle's folder it brings everything but numpy and a backend.
 import io
 import os
 import pkgutil
-import shlex
 import sys
 import zipfile
-import zipimport
-from typing import Dict, Optional, Union
+from typing import Dict, Union
 
 from ..errors import BundleError
 from ..system.atomic import replace_file
@@ -48,38 +46,6 @@ def write_run_engine(path: Union[str, "os.PathLike[str]"]) -> str:
     except OSError as error:
         raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
     return path
-
-
-def running() -> Optional[str]:
-    """The .pyz that this process was started with, as it was typed; None without one."""
-    loader = getattr(sys.modules[__name__], "__loader__", None)
-    started = sys.argv[0]
-    if isinstance(loader, zipimport.zipimporter) and os.path.realpath(started) == os.path.realpath(loader.archive):
-        return started
-    return None
-
-
-def program() -> str:
-    """What to type to get here."""
-    started = running()
-    return "python -m %s" % _PACKAGE if started is None else "python3 %s" % shlex.quote(started)
-
-
-def bundle_beside() -> Optional[str]:
-    """The bundle in whose folder the running .pyz lies, None if it lies in none."""
-    started = running()
-    if started is None:
-        return None
-    folder = os.path.dirname(os.path.realpath(started))
-    return folder if os.path.isfile(os.path.join(folder, "manifest.json")) else None
-
-
-def in_own_words(text: str) -> str:
-    """A sentence in which `da3 build` and the like are called as they can be here."""
-    if running() is not None:
-        for command in ("build", "domains", "doctor"):
-            text = text.replace("`da3 %s" % command, "`%s %s" % (program(), command))
-    return text
 
 
 def _sources() -> Dict[str, bytes]:

@@ -22,7 +22,7 @@ from ..onnx_graph.onnxfile import Model, write_model
 from ..onnx_graph.subgraphs import cpu_subgraph
 from ..records import Array, Domain, Segment, Shape
 from ..schedule.layout import Layout, Subgraph, free_sizes
-from ..system.stats import usable_cpus
+from ..system.machine import usable_cpus
 from .blocked import Blocked, block_borders
 from .interface import Backend, ExecutionContext
 

@@ -11,7 +11,8 @@ from synthetic_bundle import PREPROCESSING
 
 from da3.runtime import Runtime
 from da3.runtime.errors import ImageError
-from da3.runtime.images.preprocess import Preprocessing, decode
+from da3.runtime.images.decode import decode
+from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.images.resize import resize_bilinear, resize_bilinear_numpy
 
 PREP = Preprocessing(64, 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

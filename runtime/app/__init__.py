@@ -1,4 +1,4 @@
-"""The runtime's command line: `python -m da3.runtime`, run_engine.pyz, and those commands of `da3` that need no torch."""
+"""The runtime's command line: of `python -m da3.runtime`, of run_engine.pyz, and of `da3` where torch is not needed."""
 
 from .commands import COMMANDS, Command, is_for_the_runtime, main
 from .zipapp import write_run_engine

@@ -41,7 +41,7 @@ def main(words: Optional[List[str]] = None, program: Optional[str] = None) -> in
     words = list(sys.argv[1:] if words is None else words)
     program = program_name() if program is None else program
     debug = "--debug" in words
-    if words[:1] == ["--debug"]:
+    while words[:1] == ["--debug"]:
         words = words[1:]
     try:
         code = _run_command(words, program)
@@ -69,25 +69,30 @@ def is_for_the_runtime(words: List[str]) -> bool:
     return first in _BY_WORD or first == "--version"
 
 
-def _run_command(words: List[str], program: str) -> int:
-    named = bool(words) and words[0] in _BY_WORD
-    command = _BY_WORD[words.pop(0)] if named else RUN_ENGINE
-    typed = "%s %s" % (program, command.name) if named else program
-    parser = argparse.ArgumentParser(
+def parser(command: Command, typed: str) -> argparse.ArgumentParser:
+    """What the command takes. typed: what its help calls it, such as "da3 build"."""
+    made = argparse.ArgumentParser(
         prog=typed,
         description="%s\n\n%s" % (command.help, command.details.format(typed)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_options(parser)
-    if not named:
-        parser.epilog = _other_commands(program)
-        parser.add_argument("--version", action="version", version="da3 %s" % VERSION)
-    return command.run(_parsed(parser, words))
+    command.add_options(made)
+    return made
 
 
-def _parsed(parser: argparse.ArgumentParser, words: List[str]) -> argparse.Namespace:
+def _run_command(words: List[str], program: str) -> int:
+    if words and words[0] in _BY_WORD:
+        command = _BY_WORD[words[0]]
+        return command.run(_parsed(parser(command, "%s %s" % (program, command.name)), words[1:]))
+    bare = parser(RUN_ENGINE, program)
+    bare.epilog = _other_commands(program)
+    bare.add_argument("--version", action="version", version="da3 %s" % VERSION)
+    return RUN_ENGINE.run(_parsed(bare, words))
+
+
+def _parsed(made: argparse.ArgumentParser, words: List[str]) -> argparse.Namespace:
     """The options. Images may stand on both sides of an option, for which argparse has no way in Python 3.6."""
-    options, rest = parser.parse_known_args(words)
+    options, rest = made.parse_known_args(words)
     images = getattr(options, "images", None)
     unknown = []
     files_only = False
@@ -99,7 +104,7 @@ def _parsed(parser: argparse.ArgumentParser, words: List[str]) -> argparse.Names
         else:
             unknown.append(word)
     if unknown:
-        parser.error("unrecognized arguments: %s" % " ".join(unknown))
+        made.error("unrecognized arguments: %s" % " ".join(unknown))
     return options
 
 
@@ -206,7 +211,7 @@ def _add_build(parser: argparse.ArgumentParser) -> None:
     add(
         "--workspace",
         metavar="SIZE",
-        help="memory TensorRT may work in, such as 512MB (of 10^6 bytes) or 512MiB (of 2^20; default: 1GiB at most)",
+        help="memory TensorRT may work in, such as 512MB (10^6 bytes) or 512MiB (2^20 bytes; default: 1GiB at most)",
     )
     add("--force", action="store_true", help="build all again")
     add("--engines", metavar="FOLDER", help="folder to put the engines in (default: in the bundle)")
@@ -312,9 +317,10 @@ DOMAINS = Command(
 BUILD = Command(
     "build",
     "",
-    "Build a bundle's TensorRT engines, on the device that shall run them.",
-    "They serve all domains of the bundle, later ones too. Ctrl-C keeps what is built\n"
-    "once the engine under way is finished; the same command goes on.\n\n"
+    "Build a bundle's TensorRT engines on the device itself.",
+    "An engine runs only on the kind of device it was built on, and serves all domains\n"
+    "of the bundle, later ones too. Ctrl-C keeps what is built once the engine under\n"
+    "way is finished; the same command goes on.\n\n"
     "Example: {0} --bundle bundle --precision fp16",
     _add_build,
     _build,
@@ -330,8 +336,10 @@ DOCTOR = Command(
 PYZ = Command(
     "pyz",
     "FILE",
-    "Write this runtime as one file, which any python3 with numpy runs.",
-    "Every bundle that da3 exports has it as run_engine.pyz.\n\nExample: {0} run_engine.pyz",
+    "Write this runtime as one file, for a board.",
+    "Any python3 with numpy runs it. Every bundle that da3 exports has it already, as\n"
+    "run_engine.pyz.\n\n"
+    "Example: {0} run_engine.pyz",
     _add_pyz,
     _pyz,
 )

@@ -1,7 +1,7 @@
 """What `domains list` prints: a line for each domain of a bundle."""
 
 import os
-from typing import Any, List, Tuple, Union
+from typing import Any, Tuple, Union
 
 from ..bundle.bundle import Bundle, read_domain
 from ..errors import Da3Error

@@ -64,7 +64,7 @@ def predict(
     engines: Optional[str] = None,
     run: Callable[[RunBatch, Array], TimedResult] = run_once,
     stdin: Optional[TextIO] = None,
-    stderr: Optional[TextIO] = None
+    stderr: Optional[TextIO] = None,
 ) -> Run:
     """Predict files, folders, globs, .npy files and `-` (paths on stdin).
 

@@ -1,6 +1,7 @@
 """Sizes as users write them, percentiles, memory, and the version's one place."""
 
 import importlib.metadata
+import sys
 
 import numpy as np
 import pytest

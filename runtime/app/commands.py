@@ -8,7 +8,6 @@ import argparse
 import json
 import os
 import sys
-import traceback
 from typing import Callable, List, NamedTuple, Optional
 
 from ..errors import Da3Error
@@ -53,14 +52,20 @@ def main(words: Optional[List[str]] = None, program: Optional[str] = None) -> in
         return 1
     except (Da3Error, OSError) as error:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         sys.stderr.write("error: %s\n" % in_words_of(program, str(error)))
         return 1
     except KeyboardInterrupt:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         sys.stderr.write("interrupted\n")
         return 130
+
+
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
 
 
 def is_for_the_runtime(words: List[str]) -> bool:

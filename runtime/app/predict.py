@@ -104,7 +104,7 @@ def predict(
 
 
 class _Progress:
-    """A line on stderr, when that is a terminal and the work takes long enough to wonder."""
+    """A line on stderr that counts images, when that is a terminal and the work takes more than two seconds."""
 
     def __init__(self, err: TextIO, total: int) -> None:
         self._err = err

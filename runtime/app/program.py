@@ -1,7 +1,6 @@
 """How this program was started, so that its help and its errors name commands that can be typed here."""
 
 import os
-import shlex
 import sys
 import zipimport
 from typing import Optional
@@ -21,7 +20,11 @@ def running() -> Optional[str]:
 def program_name() -> str:
     """What to type to start the runtime's own command line again."""
     started = running()
-    return "python -m da3.runtime" if started is None else "python3 %s" % shlex.quote(started)
+    if started is None:
+        return "python -m da3.runtime"
+    import shlex
+
+    return "python3 %s" % shlex.quote(started)
 
 
 def bundle_beside() -> Optional[str]:

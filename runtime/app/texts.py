@@ -1,4 +1,4 @@
-"""The words of `da3 build`: what its options mean, and what it says while and after it builds."""
+"""The texts of `da3 build`: what its options mean, and what it prints while and after it builds."""
 
 import re
 from typing import Tuple

@@ -125,9 +125,9 @@ from da3.runtime.onnx_graph.onnxfile import write_model
 from da3.runtime.onnx_graph.precision import to_half
 
 with Bundle(sys.argv[1]) as bundle:
-    for number, part in enumerate(join_plan(bundle.manifest, True).subgraphs):
-        model = subgraph_model(part, bundle)
-        for kind, data in (("full", model), ("half", to_half(model, [part.segment.outputs[0].name]))):
+    for number, subgraph in enumerate(join_plan(bundle.manifest, True).subgraphs):
+        model = subgraph_model(subgraph, bundle)
+        for kind, data in (("full", model), ("half", to_half(model, [subgraph.segment.outputs[0].name]))):
             with open("%s/%d.%s" % (sys.argv[2], number, kind), "wb") as file:
                 file.write(write_model(data))
 """
@@ -136,7 +136,7 @@ with Bundle(sys.argv[1]) as bundle:
 def test_graphs_are_written_the_same(call36, built, tmp_path):
     assert call36("-c", GRAPHS, built[0], tmp_path).returncode == 0
     with Bundle(built[0]) as bundle:
-        for number, part in enumerate(join_plan(bundle.manifest, True).subgraphs):
-            model = subgraph_model(part, bundle)
-            for kind, expected in (("full", model), ("half", to_half(model, [part.segment.outputs[0].name]))):
+        for number, subgraph in enumerate(join_plan(bundle.manifest, True).subgraphs):
+            model = subgraph_model(subgraph, bundle)
+            for kind, expected in (("full", model), ("half", to_half(model, [subgraph.segment.outputs[0].name]))):
                 assert (tmp_path / f"{number}.{kind}").read_bytes() == write_model(expected)

@@ -12,7 +12,7 @@ from da3.toolchain.cli.console import out
 
 def demo(
     to: Annotated[Path, typer.Option("--out", help="folder for photos, runs, bundle and pictures")] = Path("demo-out"),
-    seed: Annotated[int, typer.Option(help="of the pictures drawn, the weights and the order of training")] = 0,
+    seed: Annotated[int, typer.Option(help="of the pictures that are drawn, and of training")] = 0,
 ) -> None:
     """Adapt the embedded backbone to two small domains, export and run both; ends with a table of what was measured.
 

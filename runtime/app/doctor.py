@@ -18,20 +18,22 @@ _PACKAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")),
     ("pycuda", ("pycuda",)),
     ("cuda-python", ("cuda-python", "cuda-bindings")),
+    ("torch", ("torch",)),
+    ("onnx", ("onnx",)),
 )
 _MODULES = {"Pillow": "PIL", "cuda-python": "cuda"}
 
 
 class Report(NamedTuple):
-    """versions: name -> version or None when absent. problems: one sentence each, with the way to put it
-    right."""
+    """versions: name -> version or None when absent. problems: one sentence each, with the way to put it right."""
 
     versions: Dict[str, Optional[str]]
     problems: List[str]
 
 
 def examine() -> Report:
-    """Look at this Python, without importing anything heavy but ONNX Runtime (and never torch)."""
+    """Look at this Python. ONNX Runtime is the only heavy package that is imported; the versions of the others, torch
+    among them, are those of their distributions."""
     versions: Dict[str, Optional[str]] = {
         "machine": "%s %s" % (platform.system(), platform.machine()),
         "python": platform.python_version(),

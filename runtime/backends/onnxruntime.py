@@ -23,7 +23,7 @@ from ..onnx_graph.subgraphs import cpu_subgraph
 from ..onnx_graph.writing import write_model
 from ..records import Array, Domain, Segment, Shape
 from ..schedule.layout import Layout, Subgraph, free_sizes
-from ..system.stats import usable_cpus
+from ..system.machine import usable_cpus
 from .blocked import Blocked, block_borders
 from .interface import Backend, ExecutionContext
 

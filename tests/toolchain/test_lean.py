@@ -15,7 +15,7 @@ from da3.toolchain.network.adaptor import AdaptorSpec
 from da3.toolchain.network.memory_settings import MemorySettings, images_a_slice, slice_size
 from da3.toolchain.process.allocator import no_holes_environment
 from da3.toolchain.training import budget
-from da3.toolchain.training.budget import choices, fit, parse_bytes
+from da3.toolchain.training.budget import choices, fit
 from da3.toolchain.training.checkpoint import RunConfig
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
@@ -113,19 +113,6 @@ def test_a_slice_has_an_image_at_least():
 
 
 # -- the budget
-
-
-@pytest.mark.parametrize(
-    ("given", "count"), [("256MB", 256_000_000), ("1.5 GiB", 1_610_612_736), ("900", 900), ("64kb", 64_000)]
-)
-def test_sizes(given, count):
-    assert parse_bytes(given) == count
-
-
-@pytest.mark.parametrize("given", ["", "lots", "-5MB", "0MB", "5 parsecs"])
-def test_bad_sizes(given):
-    with pytest.raises(TrainingError, match="--memory-budget .*such as 256MB"):
-        parse_bytes(given)
 
 
 def config(name="da3"):

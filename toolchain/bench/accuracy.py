@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from da3.runtime.system.stats import conditions, usable_cpus
+from da3.runtime.system.machine import conditions, usable_cpus
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.bench.plots import draw_accuracy
 from da3.toolchain.bench.progress import BenchReporter

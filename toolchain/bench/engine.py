@@ -18,7 +18,8 @@ from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Array, Block
 from da3.runtime.schedule.flops import flops_share
-from da3.runtime.system.stats import conditions, percentiles_ms
+from da3.runtime.system.machine import conditions
+from da3.runtime.system.percentiles import percentiles_ms
 from da3.toolchain.bench.engine_process import start_fresh
 
 NAMES = ("monolithic", "all-on", "gated", "skip-25", "skip-50", "skip-75")

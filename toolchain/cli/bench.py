@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from da3.toolchain.cli.console import out
+
 bench_app = typer.Typer(help="Measure, side by side and alternating.", no_args_is_help=True)
 
-out = Console(highlight=False, markup=False)
 BENCH_PHOTOS = 32
 
 
@@ -39,14 +40,21 @@ def bench_run(
 
     Example: da3 bench run bundle --domain flowers --images photos/flowers/val --plot run.png
     """
+    from da3.runtime.system.atomic import write_atomically
     from da3.toolchain.bench.engine import bench_bundle
     from da3.toolchain.bench.plots import draw_run
-    from da3.toolchain.cli.tables import bench_table
-    from da3.toolchain.training.checkpoint import write_atomically
+    from da3.toolchain.cli.bench_table import bench_table
 
     with Console(stderr=True).status("measuring"):
         report = bench_bundle(
-            bundle, domain, images, BENCH_PHOTOS, repeats, tuple(batch_size or (1,)), threads, backend
+            str(bundle),
+            domain=domain,
+            images=images,
+            most=BENCH_PHOTOS,
+            repeats=repeats,
+            batch_sizes=tuple(batch_size or (1,)),
+            threads=threads,
+            backend=backend,
         )
     if plot is not None:
         write_atomically(plot, draw_run(report))
@@ -90,6 +98,7 @@ def bench_train(
 
     Example: da3 bench train --methods finetune,da3,da3:keep=0.6 --batch-size 4
     """
+    from da3.runtime.system.atomic import write_atomically
     from da3.toolchain.bench.plots import draw_train
     from da3.toolchain.bench.progress import ConsoleBenchReporter
     from da3.toolchain.bench.tables import train_table
@@ -97,7 +106,6 @@ def bench_train(
     from da3.toolchain.bench.train import bench_train as measure
     from da3.toolchain.bench.variants import check_shared, parse
     from da3.toolchain.process.interrupt import end_on_sigterm
-    from da3.toolchain.training.checkpoint import write_atomically
 
     shared = {
         "keep": keep,
@@ -107,7 +115,18 @@ def bench_train(
         "gradient": gradient,
     }
     check_shared(shared)
-    plan = Plan(parse(methods or [], shared), backbone, weights, size, batch_size, steps, rounds, device, threads, seed)
+    plan = Plan(
+        variants=parse(methods or [], shared),
+        backbone=backbone,
+        weights=weights,
+        size=size,
+        batch=batch_size,
+        steps=steps,
+        rounds=rounds,
+        device=device,
+        threads=threads,
+        seed=seed,
+    )
     with ConsoleBenchReporter() as reporter, end_on_sigterm():
         report = measure(plan, reporter)
     if plot is not None and report["rows"]:
@@ -150,6 +169,7 @@ def bench_accuracy(
 
     Example: da3 bench accuracy --data photos --methods finetune,linear,da3 --no-flip signs --jobs 2
     """
+    from da3.runtime.system.atomic import write_atomically
     from da3.toolchain.bench.accuracy import AccuracyPlan, domains_in
     from da3.toolchain.bench.accuracy import bench_accuracy as measure
     from da3.toolchain.bench.plots import draw_accuracy
@@ -157,12 +177,23 @@ def bench_accuracy(
     from da3.toolchain.bench.tables import accuracy_table
     from da3.toolchain.bench.variants import parse
     from da3.toolchain.process.interrupt import stop_on_interrupt
-    from da3.toolchain.training.checkpoint import write_atomically
 
     plan = AccuracyPlan(
-        data, to, parse(methods or []), domains_in(data, domains), seeds, epochs, backbone, weights, size, batch_size,
-        tuple(no_flip or ()), device, jobs, overwrite,
-    )  # fmt: skip
+        data=data,
+        out=to,
+        variants=parse(methods or []),
+        domains=domains_in(data, domains),
+        seeds=seeds,
+        epochs=epochs,
+        backbone=backbone,
+        weights=weights,
+        size=size,
+        batch_size=batch_size,
+        no_flip=tuple(no_flip or ()),
+        device=device,
+        jobs=jobs,
+        overwrite=overwrite,
+    )
     with ConsoleBenchReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
         report = measure(plan, reporter, stop)
     if plot is not None and report["rows"]:

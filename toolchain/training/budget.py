@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 
@@ -15,17 +14,7 @@ from da3.toolchain.training.progress import Reporter
 from da3.toolchain.training.step_worker import Request
 
 CHILD = "da3.toolchain.training.step_worker"
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SMALL_GRIDS = (8, 4)
-
-
-def parse_bytes(given: str) -> int:
-    """ "256MB", "256 MiB", "1.5GB" or a number of bytes. Raises TrainingError for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?i?B?)\s*", given, re.IGNORECASE)
-    unit = found.group(2).upper() if found else "?"
-    if found is None or unit not in _UNITS or float(found.group(1)) <= 0:
-        raise TrainingError(f"--memory-budget {given}: use a size such as 256MB, 512MiB or 1.5GB")
-    return int(float(found.group(1)) * _UNITS[unit])
 
 
 def choices(config: RunConfig, fixed: frozenset[str]) -> Iterator[tuple[str, RunConfig]]:

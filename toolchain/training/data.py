@@ -14,9 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from da3.runtime.errors import ImageError
+from da3.runtime.images.decode import decode
 from da3.runtime.images.paths import list_labelled
-from da3.runtime.images.preprocess import Preprocessing, decode
-from da3.runtime.system.stats import usable_cpus
+from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.system.machine import usable_cpus
 from da3.toolchain.errors import DataError
 
 Photo = tuple[str, int]  # path, label

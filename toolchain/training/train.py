@@ -8,13 +8,14 @@ from pathlib import Path
 
 import torch
 
+from da3.runtime.system.sizes import parse_bytes
 from da3.toolchain.backbones import load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.training import checkpoint as ckpt
-from da3.toolchain.training.budget import fit, parse_bytes
+from da3.toolchain.training.budget import fit
 from da3.toolchain.training.checkpoint import BackboneStore, Checkpoint, RunConfig
 from da3.toolchain.training.data import default_workers, drop_unreadable, find_photos
 from da3.toolchain.training.loop import Run
@@ -88,7 +89,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
 
 
 def _fit_budget(options: TrainOptions, config: RunConfig, resumed: bool, reporter: Reporter) -> RunConfig:
-    budget = parse_bytes(str(options.memory_budget))
+    budget = parse_bytes(str(options.memory_budget), "--memory-budget")
     if resumed:
         reporter.note(f"{options.folder} was fitted to a memory budget, or not, when it began: going on as it is")
         return config

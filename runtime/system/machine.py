@@ -1,22 +1,12 @@
-"""Percentiles and conditions: what every printed figure comes with."""
+"""The machine that a figure is measured on: its processor, its usable cores and the versions installed."""
 
 import os
 import platform
-from typing import Any, Dict, Sequence
+from typing import Any, Dict
 
 import numpy as np
 
 from .versions import distribution_version
-
-PERCENTILES = (50, 90, 99)
-
-
-def percentiles_ms(seconds: Sequence[float]) -> Dict[str, float]:
-    """{"p50", "p90", "p99"} in milliseconds; 0 for an empty list."""
-    if not len(seconds):
-        return {"p%d" % p: 0.0 for p in PERCENTILES}
-    values = np.percentile(np.array(seconds, dtype=np.float64) * 1e3, PERCENTILES)
-    return {"p%d" % p: float(v) for p, v in zip(PERCENTILES, values)}
 
 
 def conditions() -> Dict[str, Any]:
@@ -31,7 +21,7 @@ def conditions() -> Dict[str, Any]:
 
 
 def usable_cpus() -> int:
-    """Cores this process may use, which can be fewer than the machine has."""
+    """The number of cores this process may use, which can be lower than the machine's."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

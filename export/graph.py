@@ -12,8 +12,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from da3.toolchain.backbones.layers import FrozenConv
-from da3.toolchain.backbones.split import Block, Stem, Tail
+from da3.toolchain.autograd.block import Block
+from da3.toolchain.autograd.conv import FrozenConv
+from da3.toolchain.backbones.split import Stem, Tail
 
 OPSET, IR_VERSION = 13, 7
 Shape = Sequence[int | str]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from da3.export.graph import Graph, Shape
-from da3.toolchain.backbones.split import Block
+from da3.toolchain.autograd.block import Block
 from da3.toolchain.network.adaptor import Adaptor
 from da3.toolchain.network.bypass import LowRankBypass
 from da3.toolchain.network.model import DomainModel
@@ -51,7 +51,7 @@ def deploy(model: DomainModel) -> Deployment:
             _add_adaptor(out, i, adaptor, heights[i])
         side = None if adaptor is None else adaptor.side
         step = _block_step(out, i, block, side, heights[i], heights[i + 1])
-        substitute = model.substitute(i)
+        substitute = model.bypass(i)
         if substitute is not None:
             step |= {"gate": f"g{i}", **_substituted(out, i, substitute, heights[i])}
         elif model.gateable[i]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from da3.export.graph import Graph
 from da3.toolchain.backbones import Backbone
-from da3.toolchain.network.model import DomainModel, Head
+from da3.toolchain.network.head import Head
+from da3.toolchain.network.model import DomainModel
 
 
 def standalone(backbone: Backbone, head: Head, size: int, classes: int, model: DomainModel | None = None) -> bytes:
@@ -49,7 +50,7 @@ def _adaptor(
 
 def _substitute(graph: Graph, x: str, model: DomainModel, i: int, height: int) -> str | None:
     """What stands in for block i's branch, as large as that; None where nothing does."""
-    substitute = model.substitute(i)
+    substitute = model.bypass(i)
     if substitute is None:
         return None
     tensors = substitute.domain_tensors()

@@ -118,7 +118,9 @@ def linear_probe(weights: Path, domain: Path) -> float:
 def save(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
     """Write the backbone's tensors as float16, in one atomic step."""
     state = network.state_dict()
-    weights = WeightsFile(state, str(path), ARCH, WIDTH, "torch", "-1..1", SIZE)
+    weights = WeightsFile(
+        state, str(path), arch=ARCH, width=WIDTH, padding="torch", input_range="-1..1", input_size=SIZE
+    )
     half = {key: state[key].detach().half().contiguous() for key in backbone_keys(state)}
     broken = [key for key, value in half.items() if not torch.isfinite(value).all()]
     if broken:

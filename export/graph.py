@@ -14,8 +14,9 @@ import onnx
 from da3.runtime.onnx_graph.model import AttributeValue, Info, Model, Node
 from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Array, Shape, Value
-from da3.toolchain.backbones.layers import FrozenConv
-from da3.toolchain.backbones.split import Block, Stem, Tail
+from da3.toolchain.autograd.block import Block
+from da3.toolchain.autograd.conv import FrozenConv
+from da3.toolchain.backbones.split import Stem, Tail
 from da3.toolchain.network.adaptor import Adaptor
 from da3.toolchain.network.bypass import LowRankBypass
 

@@ -16,8 +16,9 @@ from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.records import Block as BlockRecord
 from da3.runtime.records import Segment, Shape, Step
 from da3.runtime.system.versions import distribution_version
+from da3.toolchain.autograd.block import Block
 from da3.toolchain.backbones import Backbone
-from da3.toolchain.backbones.split import Block, Stem
+from da3.toolchain.backbones.split import Stem
 from da3.toolchain.network.adaptor import Adaptor
 from da3.toolchain.network.bypass import LowRankBypass
 from da3.toolchain.network.model import DomainModel
@@ -40,9 +41,7 @@ class Deployment(BundleContents):
 
 def deploy(model: DomainModel, preprocessing: Preprocessing) -> Deployment:
     """Segments and plan of ``model``'s backbone and of the shapes of its adaptors, whose weights are left out."""
-    added = [
-        _Added(model.adaptor(i), model.substitute(i), model.gateable[i]) for i in range(len(model.backbone.blocks))
-    ]
+    added = [_Added(model.adaptor(i), model.bypass(i), model.gateable[i]) for i in range(len(model.backbone.blocks))]
     return _cut(model.backbone, added, preprocessing, model.spec.to_json())
 
 

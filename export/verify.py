@@ -17,6 +17,7 @@ from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.records import Step
 from da3.runtime.schedule.walk import inputs_of
 from da3.toolchain.autograd.frozen import run_block
+from da3.toolchain.network.gating import Gating
 from da3.toolchain.network.model import DomainModel
 
 Array = NDArray[Any]
@@ -29,7 +30,7 @@ def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain,
     skipped blocks, and the whole network as one batch and image by image: logits, gate decisions and top-1.
     """
     model.eval()
-    model.gating = "hard" if domain.gated else "off"
+    model.gating = Gating.hard() if domain.gated else Gating.off()
     model.theta = domain.theta
     values: dict[str, Tensor] = {}
     with torch.no_grad():

@@ -20,6 +20,7 @@ from da3.runtime.bundle.packs import add_pack, write_pack
 from da3.toolchain.backbones import NAMES
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.methods import METHODS
+from da3.toolchain.network.gating import Gating
 from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.checkpoint import BackboneStore
 from da3.toolchain.training.progress import SilentReporter
@@ -49,7 +50,7 @@ def scatter_gates(path):
                 continue
             adaptor.gate.normal_(generator=generator)
             values = {}
-            learner.model.gating = "hard"
+            learner.model.gating = Gating.hard()
             learner.model(images, values)
             logits = values[f"g{i + 1}"]
             scale = 1 / max(float(logits.std()), 1e-6)

@@ -53,7 +53,9 @@ def library(monkeypatch):
 def trained(arch, width, size):
     """A network of random weights, every block of it gated that can be."""
     torch.manual_seed(0)
-    return DomainModel(load_backbone(arch, random_weights(arch, width)), AdaptorSpec(), size, 3, gated=True)
+    return DomainModel(
+        load_backbone(arch, random_weights(arch, width)), AdaptorSpec(), size=size, classes=3, gated=True
+    )
 
 
 @pytest.fixture(scope="module", params=NETWORKS)

@@ -12,7 +12,8 @@ from da3.toolchain.backbones import random_weights
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Task, method
 from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings, images_a_slice, slice_size
+from da3.toolchain.network.memory_settings import MemorySettings, slice_size
+from da3.toolchain.network.slicing import images_a_slice
 from da3.toolchain.process.allocator import no_holes_environment
 from da3.toolchain.training import budget
 from da3.toolchain.training.budget import choices, fit
@@ -31,7 +32,9 @@ def weights_of(arch):
 def step(name, arch, lean, keep=1.0, batch=6, spec=None):
     """Loss and gradients, by name, of one training step."""
     torch.manual_seed(0)
-    learner = method(name)(Task(arch, 64, 5, keep, spec or AdaptorSpec.of(arch), lean), weights_of(arch))
+    adaptor = spec or AdaptorSpec.of(arch)
+    task = Task(arch=arch, size=64, classes=5, flops_budget=keep, adaptor=adaptor, memory=lean)
+    learner = method(name)(task, weights_of(arch))
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in learner.parameters():

@@ -34,7 +34,8 @@ def weights():
 
 def learner_of(name, weights, arch="mobilenet_v2", micro_batch=0, size=SIZE):
     torch.manual_seed(0)
-    task = Task(arch, size, CLASSES, 1.0, AdaptorSpec(), MemorySettings(keep_precision="fp32", micro_batch=micro_batch))
+    memory = MemorySettings(keep_precision="fp32", micro_batch=micro_batch)
+    task = Task(arch=arch, size=size, classes=CLASSES, flops_budget=1.0, adaptor=AdaptorSpec(), memory=memory)
     return METHODS[name](task, weights)
 
 

@@ -9,15 +9,13 @@ PyTorch without oneDNN) takes PyTorch's public functions. Nothing here records g
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from da3.toolchain.backbones.layers import FrozenConv
+from da3.toolchain.autograd.conv import FrozenConv
 
 SIX = 6.0
 _UNARY = {None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, SIX])}
@@ -99,13 +97,16 @@ def convolve(conv: FrozenConv, x: Tensor, onto: Tensor | None = None, activation
         x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
     s = conv.stride
     if not fast(x):
-        y = F.conv2d(x, conv.weight, conv.bias, s, (top, left), groups=conv.groups)
-        return activate_(y if onto is None else y.add_(onto), activation)
+        plain = F.conv2d(x, conv.weight, conv.bias, s, (top, left), groups=conv.groups)
+        return activate_(plain if onto is None else plain.add_(onto), activation)
     if _few_positions(conv, (x.shape[-1] + 2 * top - conv.kernel) // s + 1, len(x)):
         return _convolve_patches(conv, x, onto, activation)
     geometry = ([top, left], [s, s], [1, 1], conv.groups)
     if onto is None:
-        return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *geometry, *_UNARY[activation], "")
+        name, scalars = _UNARY[activation]
+        fused = torch.ops.mkldnn._convolution_pointwise
+        y: Tensor = fused(x, conv.weight, conv.bias, *geometry, name, scalars, "")
+        return y
     torch.ops.mkldnn._convolution_pointwise_.binary(
         onto, x, conv.weight, conv.bias, *geometry, "add", 1.0, "relu" if activation == "relu" else None, [], None
     )
@@ -167,7 +168,8 @@ def _convolve_patches(conv: FrozenConv, x: Tensor, onto: Tensor | None, activati
 def _patches_gradient(conv: FrozenConv, grad: Tensor, height: int) -> Tensor:
     top, left, bottom, right = conv.pads
     k, s, side = conv.kernel, conv.stride, grad.shape[-1]
-    patches = _product(grad, _taps(conv).T, None, None, None).permute(0, 2, 3, 1).unflatten(3, (k, k, -1))
+    patches = _product(grad, _taps(conv).T, None, None, None).permute(0, 2, 3, 1)
+    patches = patches.view(len(grad), side, side, k, k, conv.in_channels)
     padded = grad.new_zeros(len(grad), height + top + bottom, height + left + right, patches.shape[-1])
     for i in range(k):
         for j in range(k):
@@ -230,7 +232,7 @@ class CellMask:
 def cells(x: Tensor, factor: int) -> Tensor:
     """x (B, C, G*k, G*k), channels-last, as a view (B, G, k, G, k, C) with k = ``factor``."""
     side = x.shape[-1] // factor
-    return x.permute(0, 2, 3, 1).unflatten(2, (side, factor)).unflatten(1, (side, factor))
+    return x.permute(0, 2, 3, 1).view(len(x), side, factor, side, factor, x.shape[1])
 
 
 def pack(passed: Tensor) -> Tensor:

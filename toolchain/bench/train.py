@@ -6,7 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +56,9 @@ class Plan:
 
     def request(self, variant: Variant, weights: str) -> Request:
         return Request(
-            variant.method, variant.keep, variant.lean.to_json(), self.backbone, weights, self.size, self.batch,
-            self.steps, self.device, self.threads, self.seed,
+            method=variant.method, flops_budget=variant.keep, memory=variant.lean, backbone=self.backbone,
+            weights=weights, size=self.size, batch=self.batch, steps=self.steps, device=self.device,
+            threads=self.threads, seed=self.seed,
         )  # fmt: skip
 
 
@@ -114,7 +115,7 @@ def _measure(
     plan: Plan, request: Request, words: str, done: int, total: int, reporter: BenchReporter
 ) -> dict[str, Any]:
     reporter.at(f"{words}: building", done, total)
-    with Worker(CHILD, asdict(request), plan.threads) as worker:
+    with Worker(CHILD, request.to_json(), plan.threads) as worker:
         for answer in worker.answers():
             if "measured" in answer:
                 return answer["measured"]

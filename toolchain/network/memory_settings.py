@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 
 from da3.toolchain.errors import TrainingError
@@ -13,21 +12,8 @@ GRADIENTS = ("exact", "skip-path")
 CHOICES = {"keep_precision": KEEP_PRECISIONS, "backbone_precision": BACKBONE_PRECISIONS, "gradient": GRADIENTS}
 
 
-# Of the largest activation of a slice, by device. Larger slices of a batch are a little faster and take more memory.
-SLICE_BYTES = {"cpu": 7 * 2**20, "cuda": 256 * 2**20}
-SLICE_FLOPS = 2.5e9  # of its forward pass: with fewer, a slice of a small network is mostly Python
-SMALL_NETWORKS = 4  # times as many bytes may be used to get there
-
-
-def images_a_slice(image_bytes: int, image_flops: int, device: str) -> int:
-    """How many images to run at once on ``device``, each ``image_bytes`` at its largest: at least one."""
-    room = SLICE_BYTES.get(device, SLICE_BYTES["cpu"])
-    enough = min(math.ceil(SLICE_FLOPS / image_flops), SMALL_NETWORKS * room // image_bytes)
-    return max(1, room // image_bytes, enough)
-
-
 def slice_size(given: str | None) -> int | None:
-    """``--micro-batch`` as ``MemorySettings`` has it. Raises TrainingError for what is neither "auto" nor a number above 0."""
+    """``--micro-batch`` as ``MemorySettings`` has it. Raises TrainingError unless it is "auto" or a number above 0."""
     if given is None or given == "auto":
         return None if given is None else 0
     if not given.isdecimal() or int(given) == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
@@ -80,10 +80,11 @@ def fit(
 def _measure(config: RunConfig, weights: str, device: str) -> tuple[int, int]:
     """Peak growth, and what the process had before, in bytes."""
     request = Request(
-        config.method, config.keep, config.lean.to_json(), config.backbone, weights, config.size, config.batch_size,
-        1, device, None, 0, len(config.classes), config.adaptor.to_json(),
+        method=config.method, flops_budget=config.keep, memory=config.lean, backbone=config.backbone, weights=weights,
+        size=config.size, batch=config.batch_size, steps=1, device=device, threads=None, seed=0,
+        classes=len(config.classes), adaptor=config.adaptor,
     )  # fmt: skip
-    with Worker(CHILD, asdict(request)) as worker:
+    with Worker(CHILD, request.to_json()) as worker:
         for answer in worker.answers():
             if "measured" in answer:
                 return answer["measured"]["peak_growth_bytes"], answer["measured"]["base_bytes"]

@@ -46,7 +46,14 @@ class RunConfig:
 
     @property
     def task(self) -> Task:
-        return Task(self.backbone, self.size, len(self.classes), self.keep, self.adaptor, self.lean)
+        return Task(
+            arch=self.backbone,
+            size=self.size,
+            classes=len(self.classes),
+            flops_budget=self.keep,
+            adaptor=self.adaptor,
+            memory=self.lean,
+        )
 
     @classmethod
     def from_json(cls, data: dict[str, object]) -> RunConfig:
@@ -83,7 +90,7 @@ class Checkpoint:
         if weights.sha256(self.config.backbone) != self.config.weights_sha256:
             raise CheckpointError(f"{self.path} was trained on other backbone weights than {weights.source}")
         # What memory was saved in training is no matter now: a bundle's backbone is float32, and shared by its domains.
-        learner = method(self.config.method)(replace(self.config.task, lean=MemorySettings()), weights)
+        learner = method(self.config.method)(replace(self.config.task, memory=MemorySettings()), weights)
         restore(learner, self)
         learner.eval_mode()
         return learner

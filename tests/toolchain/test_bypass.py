@@ -1,4 +1,4 @@
-"""What stands in for a skipped block: fitted to what the block does, trained, and told apart by the gate's gradient."""
+"""The bypass of a skipped block: fitted to what the block does, trained, and part of the gate's gradient."""
 
 import pytest
 import torch
@@ -8,7 +8,8 @@ from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.network.adaptor import Adaptor, AdaptorSpec
 from da3.toolchain.network.bypass import STEP, Fit, LowRankBypass
-from da3.toolchain.network.gate_selection import close_gate, closing_costs, fit_bypasses, open_blocks
+from da3.toolchain.network.gate_selection import close_gate, fit_bypasses, gate_costs, open_blocks
+from da3.toolchain.network.gating import Gating
 from da3.toolchain.network.memory_settings import KEEP_PRECISIONS
 from da3.toolchain.network.model import DomainModel
 
@@ -21,15 +22,15 @@ def backbone():
 
 
 def make(channels):
-    """A substitute for a block of so many channels, nothing in it zero."""
+    """A bypass for a block of so many channels, nothing in it zero."""
     torch.manual_seed(0)
-    adaptor = Adaptor(channels, channels, channels, SIDE, gated=True).double()
+    adaptor = Adaptor(cin=channels, cout=channels, mid=channels, side=SIDE, gated=True).double()
     adaptor.set_statistics(torch.randn(channels), torch.rand(channels) + 0.5, 1.7)
-    substitute = LowRankBypass(adaptor).double()
+    bypass = LowRankBypass(adaptor).double()
     with torch.no_grad():
-        for parameter in substitute.parameters():
+        for parameter in bypass.parameters():
             parameter.normal_()
-    return substitute
+    return bypass
 
 
 def neighbours(z):
@@ -41,69 +42,69 @@ def neighbours(z):
     return out
 
 
-def expected(substitute, p):
+def expected(bypass, p):
     """c (B, C, G, G) from the formula in the docstring, with each factor apart."""
-    adaptor = substitute.adaptor
+    adaptor = bypass.adaptor
     image = p.unflatten(1, (SIDE, SIDE)).permute(0, 3, 1, 2)
     z = (image - adaptor.mean[:, None, None]) / adaptor.std[:, None, None]
     both = torch.cat([z, neighbours(z)], 1)
-    v = STEP * torch.einsum("oi,bihw->bohw", substitute.down, both)
-    c = torch.einsum("oi,bihw->bohw", substitute.up, v) + substitute.up_bias[:, None, None]
+    v = STEP * torch.einsum("oi,bihw->bohw", bypass.down, both)
+    c = torch.einsum("oi,bihw->bohw", bypass.up, v) + bypass.up_bias[:, None, None]
     return STEP * adaptor.out_scale * c
 
 
 @pytest.mark.parametrize("precision", KEEP_PRECISIONS)
 def test_gradients_of_a_skipped_block(precision):
-    """A block with its substitute, samples of both kinds in one batch, against stock autograd of the formula."""
+    """A block with its bypass, samples of both kinds in one batch, against stock autograd of the formula."""
     block = load_backbone("mobilenet_v2", random_weights("mobilenet_v2", 0.35)).double().blocks[4]
     channels = block.in_channels
-    substitute = make(channels)
+    bypass = make(channels)
     torch.manual_seed(1)
     x = torch.randn(3, channels, SIDE * CELL, SIDE * CELL, dtype=torch.float64)
     a = torch.randn(3, channels, SIDE, SIDE, dtype=torch.float64)
     gate = torch.tensor([1.0, 0.0, 1.0], dtype=torch.float64)
     weight = torch.randn_like(x)
 
-    def lean(x, a, gate):
-        added = substitute(a, cell_means(x, SIDE), gate, precision)
+    def ours(x, a, gate):
+        added = bypass(a, cell_means(x, SIDE), gate, precision)
         return run_block(block, x, added, gate)
 
     def stock(x, a, gate):
-        keep = gate.detach().view(-1, 1, 1, 1)
+        ran = gate.detach().view(-1, 1, 1, 1)
         branch = run_block(block, x) - x
         means = F.interpolate(F.avg_pool2d(branch, CELL), scale_factor=CELL)
-        c = F.interpolate(expected(substitute, cell_means(x, SIDE)), scale_factor=CELL)
+        c = F.interpolate(expected(bypass, cell_means(x, SIDE)), scale_factor=CELL)
         # Worth zero, with the gradient by the gate of gate (cell means of F - c), where the block ran.
-        slope = (gate - gate.detach()).view(-1, 1, 1, 1) * (keep * (means - c)).detach()
-        return x + F.interpolate(a, scale_factor=CELL) + keep * branch + (1 - keep) * c + slope
+        slope = (gate - gate.detach()).view(-1, 1, 1, 1) * (ran * (means - c)).detach()
+        return x + F.interpolate(a, scale_factor=CELL) + ran * branch + (1 - ran) * c + slope
 
     results = []
-    for function in (lean, stock):
+    for function in (ours, stock):
         leaves = [t.clone().requires_grad_(True) for t in (x, a, gate)]
         out = function(*leaves)
-        found = torch.autograd.grad((out * weight).sum(), [*leaves, *substitute.parameters()])
+        found = torch.autograd.grad((out * weight).sum(), [*leaves, *bypass.parameters()])
         results.append((out.detach(), *found))
     loose = {"fp32": 1e-10, "bf16": 2e-2, "int8": 2e-2}[precision]
     for i, (mine, theirs) in enumerate(zip(*results, strict=True)):
-        tolerance = 1e-10 if i < 3 else loose  # the result and the gradients by x and a need nothing that was kept
+        tolerance = 1e-10 if i < 3 else loose  # the result and the gradients by x and a need nothing that was saved
         assert (mine - theirs).abs().max() <= tolerance * max(1.0, float(theirs.abs().max())), i
     assert results[0][3][1] == 0 and (results[0][3][[0, 2]] != 0).all()
     with torch.no_grad():
-        assert torch.allclose(lean(x, a, gate), results[1][0])
+        assert torch.allclose(ours(x, a, gate), results[1][0])
 
 
-def rows(substitute, p):
-    return substitute.compute(p).detach().permute(0, 2, 3, 1).flatten(1, 2)
+def rows(bypass, p):
+    return bypass.compute(p).detach().permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def fitted_to(function, photos):
-    """A substitute of 16 channels, so of rank 4, fitted to ``function`` of pooled inputs."""
-    substitute = make(16)
-    fit = Fit(substitute)
+    """A bypass of 16 channels, so of rank 4, fitted to ``function`` of pooled inputs."""
+    bypass = make(16)
+    fit = Fit(bypass)
     for p in photos.split(64):
         fit.add(p, function(p))
     fit.solve()
-    return substitute
+    return bypass
 
 
 def test_the_fit_finds_a_map_of_its_own_kind():
@@ -130,7 +131,7 @@ def test_the_fit_is_the_best_of_its_rank():
 
 def tiny(backbone, gated=True, size=64):
     torch.manual_seed(0)
-    model = DomainModel(backbone, AdaptorSpec(), size, 5, gated).eval()
+    model = DomainModel(backbone, AdaptorSpec(), size=size, classes=5, gated=gated).eval()
     images = torch.randn(24, 3, size, size)
     model.fit_normalisation([images])
     with torch.no_grad():
@@ -138,13 +139,13 @@ def tiny(backbone, gated=True, size=64):
     return model, images
 
 
-def test_fitted_substitutes_are_nearer_than_nothing(backbone):
-    """On a real architecture: what a skipped block leaves is nearer to what it does with its substitute."""
+def test_fitted_bypasses_are_nearer_than_nothing(backbone):
+    """On a real architecture: what a skipped block leaves is nearer to what it does with its bypass."""
     model, images = tiny(backbone)
-    model.gating = "hard"
+    model.gating = Gating.hard()
     fit_bypasses(model, images.split(8))
     with torch.no_grad():
-        x = model.front(images)
+        x = model.run_to_first_adaptor(images)
         tried = 0
         for i in range(len(model.backbone.blocks)):
             before = x
@@ -158,9 +159,9 @@ def test_fitted_substitutes_are_nearer_than_nothing(backbone):
     assert tried == sum(model.gateable)
 
 
-def test_closing_costs_are_what_closing_costs(backbone):
+def test_gate_costs_are_what_closing_costs(backbone):
     model, images = tiny(backbone)
-    model.gating = "hard"
+    model.gating = Gating.hard()
     labels = torch.arange(24) % 5
     fit_bypasses(model, [images])
 
@@ -170,7 +171,7 @@ def test_closing_costs_are_what_closing_costs(backbone):
 
     before = loss()
     blocks = open_blocks(model)[:3]
-    costs = closing_costs(model, [(images[:10], labels[:10]), (images[10:], labels[10:])], blocks)
+    costs = gate_costs(model, [(images[:10], labels[:10]), (images[10:], labels[10:])], blocks)
     state = {k: v.clone() for k, v in model.state_dict().items()}
     for i in blocks:
         close_gate(model, i)
@@ -180,17 +181,17 @@ def test_closing_costs_are_what_closing_costs(backbone):
     assert len({round(c, 5) for c in costs.values()}) > 1
 
 
-def test_only_gated_domains_store_substitutes(backbone):
+def test_only_gated_domains_store_bypasses(backbone):
     gated, images = tiny(backbone)
     plain, _ = tiny(backbone, gated=False)
     assert [k for k in gated.domain_tensors() if k.startswith("substitutes.")]
     assert not [k for k in plain.domain_tensors() if k.startswith("substitutes.")]
-    gated.gating = "hard"
+    gated.gating = Gating.hard()
     fit_bypasses(gated, [images])
     for i in open_blocks(gated)[::2]:
         close_gate(gated, i)
     again, _ = tiny(backbone)
-    again.gating = "hard"
+    again.gating = Gating.hard()
     again.load_domain_tensors(gated.domain_tensors())
     with torch.no_grad():
         a, b = gated(images), again(images)
@@ -200,5 +201,6 @@ def test_only_gated_domains_store_substitutes(backbone):
 
 def test_resnets_have_none():
     """There they would be larger than the rest of the domain."""
-    model = DomainModel(load_backbone("resnet18", random_weights("resnet18")), AdaptorSpec.of("resnet18"), 64, 5, True)
+    backbone = load_backbone("resnet18", random_weights("resnet18"))
+    model = DomainModel(backbone, AdaptorSpec.of("resnet18"), size=64, classes=5, gated=True)
     assert sum(model.gateable) and not model.substitutes

@@ -157,7 +157,7 @@ class _Measured(Bundle):
     """A bundle as if its int8.json were written."""
 
     def __init__(self, path: str, data: bytes):
-        super().__init__(path)
+        super().__init__(path, may_store=False)
         self._data = data
         files = {**self.manifest.files, INT8_FILE: FileEntry(hashlib.sha256(data).hexdigest(), len(data))}
         self.manifest = self.manifest._replace(files=files)

@@ -20,7 +20,7 @@ from da3.export.verify import Array, Check, relative_error, require, verify
 from da3.export.writer import domain_files, load_stored, manifest, stored_tensors, write_files
 from da3.runtime import Runtime
 from da3.runtime.app.zipapp import write_run_engine
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.bundle.packs import add_pack
 from da3.runtime.images.preprocess import Preprocessing
@@ -78,7 +78,7 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
             write_files(home, {**deployment.files, "manifest.json": manifest(model, deployment, preprocessing)})
         pack = scratch / domain
         write_files(pack, files)
-        with Bundle(home) as opened, Runtime(opened) as runtime:
+        with Bundle(home, may_store=False) as opened, Runtime(opened) as runtime:
             checks = verify(model, opened, runtime, runtime.load(pack), images)
         require(checks)
         write_run_engine(home)

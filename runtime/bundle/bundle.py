@@ -22,9 +22,12 @@ class Bundle:
     and verified, when asked for. Usable as a context manager.
     """
 
-    def __init__(self, path: Union[str, "os.PathLike[str]"]) -> None:
+    def __init__(self, path: Union[str, "os.PathLike[str]"], may_store: bool = True) -> None:
+        """may_store: whether a backend may store what it makes of the bundle, for its next start, in the folder
+        engines/. It never may in a zip."""
         self.files = Files(path, "manifest.json", "bundle")
         self.path = self.files.path
+        self.may_store = may_store and not self.files.is_zip
         try:
             self.manifest: Manifest = parse_manifest(
                 self.files.read("manifest.json", limit=_JSON_LIMIT), os.path.join(self.path, "manifest.json")

@@ -9,7 +9,7 @@ from PIL import Image
 from synthetic_bundle import Backbone, images
 
 from da3.runtime import BackendError, DomainError, ImageError, Runtime
-from da3.runtime.backends.onnxruntime import open_session as onnxruntime_session
+from da3.runtime.backends.sessions import open_session as onnxruntime_session
 from da3.runtime.execution.scheduler import flops_share
 from da3.runtime.onnx_graph.joining import whole_model
 from da3.runtime.onnx_graph.onnxfile import write_model

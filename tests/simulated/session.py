@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 
 from .formats import NUMPY
 

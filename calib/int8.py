@@ -1,6 +1,6 @@
 """``da3 calibrate --int8``: how large the numbers are that a backbone's convolutions read, into the bundle.
 
-Engines are quantised from it on the device (see da3.runtime.onnx_graph.precision.to_int8); the float32 files stay as they are.
+Engines are quantised from it on the device (see da3.runtime.onnx_graph.int8); the float32 files stay as they are.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class _Measured(Bundle):
     """A bundle as if its int8.json were written."""
 
     def __init__(self, path: str, data: bytes):
-        super().__init__(path)
+        super().__init__(path, may_store=False)
         self._data = data
         files = {**self.manifest.files, INT8_FILE: FileEntry(hashlib.sha256(data).hexdigest(), len(data))}
         self.manifest = self.manifest._replace(files=files)

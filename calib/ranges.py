@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from da3.calib.errors import CalibrationError
 from da3.runtime import Domain
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.onnx_graph.int8_ranges import Ranges, convolved
 from da3.runtime.onnx_graph.model import Info

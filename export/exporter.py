@@ -21,7 +21,7 @@ from da3.export.segments import deploy, deploy_plain
 from da3.export.verify import relative_error, require, verify
 from da3.runtime import Runtime
 from da3.runtime.app.zipapp import write_run_engine
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.bundle.format import MANIFEST
 from da3.runtime.bundle.packs import add_pack
@@ -80,7 +80,7 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
             write_files(home, deploy(model, trained.preprocessing).every_file())
         pack = scratch / domain
         write_files(pack, files)
-        with Bundle(home) as opened, Runtime(opened) as runtime:
+        with Bundle(home, may_store=False) as opened, Runtime(opened) as runtime:
             checks = verify(model, opened, runtime, runtime.load(pack), images)
         require(checks)
         write_run_engine(home)

@@ -12,7 +12,7 @@ from torch import Tensor
 from da3.export.checks import TOLERANCE, Check
 from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.records import Step
 from da3.runtime.schedule.walk import inputs_of

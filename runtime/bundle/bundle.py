@@ -3,10 +3,10 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from typing import List, Union
+from typing import List
 
 from ..errors import BundleError, DomainError
-from ..records import Domain
+from ..records import Domain, Path
 from .domain import fitted, read_domain_files
 from .files import Files
 from .format import DESCRIPTION, DOMAINS, JSON_LIMIT, MANIFEST, domain_prefix, is_domain_name
@@ -31,9 +31,12 @@ class Bundle(BundleContents):
     and verified, when asked for. Usable as a context manager.
     """
 
-    def __init__(self, path: Union[str, "os.PathLike[str]"]) -> None:
+    def __init__(self, path: Path, may_store: bool = True) -> None:
+        """may_store: whether a backend may store what it makes of the bundle, for its next start, in the folder
+        engines/. It never may in a zip."""
         self.files = Files(path, MANIFEST, "bundle")
         self.path = self.files.path
+        self.may_store = may_store and not self.files.is_zip
         try:
             data = self.files.read(MANIFEST, limit=JSON_LIMIT)
             self.manifest = parse_manifest(data, os.path.join(self.path, MANIFEST))

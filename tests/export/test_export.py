@@ -14,7 +14,7 @@ from da3.export.errors import ExportError
 from da3.export.exporter import export_domain, export_standalone
 from da3.export.verify import Check, relative_error, require
 from da3.runtime import Da3Error, Runtime
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.bundle.packs import add_pack, write_pack
 from da3.toolchain.backbones import NAMES

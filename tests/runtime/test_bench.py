@@ -9,7 +9,7 @@ from PIL import Image
 from synthetic_bundle import Backbone, images
 
 from da3.runtime import BackendError, DomainError, ImageError, Runtime
-from da3.runtime.backends.onnxruntime import open_session as onnxruntime_session
+from da3.runtime.backends.sessions import open_session as onnxruntime_session
 from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Block

@@ -6,7 +6,7 @@ import torch
 from synthetic_bundle import Backbone, images, write_domain
 
 from da3.runtime import Bundle, DomainError, Runtime
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import read_domain
 from da3.runtime.records import Block
 from da3.runtime.schedule.decisions import check_overrides, forced, opens, threshold

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from da3.runtime.backends.onnxruntime import OrtBackend, open_session
+from da3.runtime.backends.onnxruntime import OrtBackend
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.plan import IMAGE, LOGITS
 from da3.runtime.engine import Runtime
 from da3.runtime.errors import BackendError, ImageError

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 
 from .formats import NUMPY
 

@@ -14,7 +14,7 @@ from da3.toolchain.training.checkpoint import RunConfig
 from da3.toolchain.training.progress import Reporter
 from da3.toolchain.training.step_worker import Request
 
-CHILD = "da3.toolchain.training.step_worker"
+CHILD = "da3.toolchain.training.step_process"
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 SMALL_GRIDS = (8, 4)
 

@@ -24,11 +24,13 @@ from da3.runtime.backends.onnxruntime import open_session
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.bundle.packs import add_pack
 from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.system.atomic import write_atomically
+from da3.runtime.training.checkpoint import Checkpoint, read
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.network.model import DomainModel
-from da3.toolchain.training.checkpoint import BackboneStore, Checkpoint, read, write_atomically
+from da3.toolchain.training.checkpoint import BackboneStore, learner_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
             f"{found.path} was trained with --method {found.config.method}: only da3 domains go into a bundle; "
             f"use --standalone FILE.onnx"
         )
-    model = found.learner(weights).model
+    model = learner_of(found, weights).model
     assert isinstance(model, DomainModel)
     tensors = stored_tensors(model)
     load_stored(model, tensors)
@@ -93,7 +95,7 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     """Write one ordinary ONNX file of the domain, which gives the bundle's answers; verified like a bundle."""
     found, weights = _load(domain, runs)
     config = found.config
-    learner = found.learner(weights)
+    learner = learner_of(found, weights)
     model: DomainModel | None = None
     if isinstance(learner, Ordinary):
         backbone, head = learner.frozen()

@@ -39,10 +39,10 @@ def bench_run(
 
     Example: da3 bench run bundle --domain flowers --images photos/flowers/val --plot run.png
     """
+    from da3.runtime.system.atomic import write_atomically
     from da3.toolchain.bench.engine import bench_bundle
     from da3.toolchain.bench.plots import draw_run
     from da3.toolchain.cli.tables import bench_table
-    from da3.toolchain.training.checkpoint import write_atomically
 
     with Console(stderr=True).status("measuring"):
         report = bench_bundle(
@@ -90,6 +90,7 @@ def bench_train(
 
     Example: da3 bench train --methods finetune,da3,da3:keep=0.6 --batch-size 4
     """
+    from da3.runtime.system.atomic import write_atomically
     from da3.toolchain.bench.plots import draw_train
     from da3.toolchain.bench.progress import ConsoleBenchReporter
     from da3.toolchain.bench.tables import train_table
@@ -97,7 +98,6 @@ def bench_train(
     from da3.toolchain.bench.train import bench_train as measure
     from da3.toolchain.bench.variants import check_shared, parse
     from da3.toolchain.process.interrupt import end_on_sigterm
-    from da3.toolchain.training.checkpoint import write_atomically
 
     shared = {
         "keep": keep,
@@ -150,6 +150,7 @@ def bench_accuracy(
 
     Example: da3 bench accuracy --data photos --methods finetune,linear,da3 --no-flip signs --jobs 2
     """
+    from da3.runtime.system.atomic import write_atomically
     from da3.toolchain.bench.accuracy import AccuracyPlan, domains_in
     from da3.toolchain.bench.accuracy import bench_accuracy as measure
     from da3.toolchain.bench.plots import draw_accuracy
@@ -157,7 +158,6 @@ def bench_accuracy(
     from da3.toolchain.bench.tables import accuracy_table
     from da3.toolchain.bench.variants import parse
     from da3.toolchain.process.interrupt import stop_on_interrupt
-    from da3.toolchain.training.checkpoint import write_atomically
 
     plan = AccuracyPlan(
         data, to, parse(methods or []), domains_in(data, domains), seeds, epochs, backbone, weights, size, batch_size,

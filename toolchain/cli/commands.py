@@ -11,11 +11,12 @@ import typer
 from rich.console import Console
 
 from da3.runtime.errors import Da3Error
+from da3.runtime.training.config import MemorySettings, slice_size
+from da3.runtime.training.defaults import DEFAULTS
+from da3.runtime.training.recipe import LARGEST_BATCH
 from da3.toolchain.cli.bench import bench_app
 from da3.toolchain.cli.build import build
 from da3.toolchain.cli.calibrate import calibrate
-from da3.toolchain.network.memory_settings import MemorySettings, slice_size
-from da3.toolchain.training.defaults import DEFAULT_BATCH, DEFAULTS
 
 app = typer.Typer(
     name="da3",
@@ -54,11 +55,11 @@ def run() -> None:
 
 
 def _default(name: str) -> str:
-    return f"(default: {DEFAULTS[name]})"
+    return f"(default: {getattr(DEFAULTS, name)})"
 
 
 def _lean(name: str) -> str:
-    return f"(default: {getattr(MemorySettings, name)})"
+    return f"(default: {getattr(MemorySettings(), name)})"
 
 
 @app.command()
@@ -92,7 +93,7 @@ def train(
         typer.Option(help="image side in pixels, a multiple of 32 (default: what the weights state)"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help=f"photos a step (default: {DEFAULT_BATCH}, fewer for under 256 photos)")
+        int | None, typer.Option(help=f"photos a step (default: {LARGEST_BATCH}, fewer for under 256 photos)")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="highest learning rate (default: the method's)")] = None,
     seed: Annotated[int | None, typer.Option(help=f"same seed, same result {_default('seed')}")] = None,
@@ -155,10 +156,30 @@ def train(
     from da3.toolchain.training.train import train as train_domain
 
     asked = TrainOptions(
-        domain, data, runs, method, backbone, weights, size, epochs, batch_size, lr, keep, seed, flip,
-        label_smoothing, workers, device, resume, overwrite,
-        keep_precision, backbone_precision, gradient, slice_size(micro_batch), memory_budget,
-    )  # fmt: skip
+        domain=domain,
+        data=data,
+        runs=runs,
+        method=method,
+        backbone=backbone,
+        weights=weights,
+        size=size,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        keep=keep,
+        seed=seed,
+        flip=flip,
+        label_smoothing=label_smoothing,
+        workers=workers,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        keep_precision=keep_precision,
+        backbone_precision=backbone_precision,
+        gradient=gradient,
+        micro_batch=slice_size(micro_batch),
+        memory_budget=memory_budget,
+    )
     with ConsoleReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
         result = train_domain(asked, reporter, stop)
     if not result.finished:

@@ -9,30 +9,35 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from da3.runtime.training.recipe import (
+    BUDGET_WEIGHT,
+    CLOSED_BY,
+    COST_BATCHES,
+    FIT_BATCHES,
+    GATES_FROM,
+    LEARNING_RATE,
+    LEAST_COST,
+    NOISE,
+    NOISE_FROM,
+    NOISE_UNTIL,
+    OVERSHOOT,
+    SHARE_RATE,
+    WARM_UP,
+    ramp,
+)
 from da3.toolchain.backbones import WeightsFile, load_backbone
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods.base import Batch, Learner, Photos, Task
 from da3.toolchain.network.gate_selection import close_gate, closing_costs, fit_bypasses, open_blocks
 from da3.toolchain.network.model import DomainModel, Output
 
-# First learn with every block; then close gates, one at a time as the target falls, each where it costs the loss least
-# for the FLOPs it saves; then let the gates learn which image needs what, and settle. Their noise fades meanwhile, so
-# that the budget is met by the very decisions that will be deployed.
-GATES_FROM, CLOSED_BY, NOISE_FROM = 0.2, 0.5, 0.6
-FIT_BATCHES, COST_BATCHES = 6, 4  # looked at before closing one
-LEAST_COST = 0.03  # of a block, in loss: what is measured before training goes on is too little, and noisy
-OVERSHOOT = 0.016  # of the share: closing a block may miss the target by as much
-NOISE, NOISE_UNTIL = 0.5, 0.8
-BUDGET_WEIGHT = 10.0
-SHARE_RATE = 0.5  # of the newest batch in the running share
-
 
 class Da3(Learner):
     """Trains adaptors, gates and head; stores nothing of the backbone."""
 
     name = "da3"
-    default_lr = 4e-3
-    warm_up = 0.2
+    default_lr = LEARNING_RATE
+    warm_up = WARM_UP
     sliceable = True
     model: DomainModel
 
@@ -69,7 +74,7 @@ class Da3(Learner):
     def revise(self, progress: float, photos: Photos) -> None:
         if not self.gated or not GATES_FROM <= progress < NOISE_FROM:
             return
-        target = 1.0 - (1.0 - self.keep) * _ramp(progress, GATES_FROM, CLOSED_BY)
+        target = 1.0 - (1.0 - self.keep) * ramp(progress, GATES_FROM, CLOSED_BY)
         share = self.model.branch_share.tolist()
         self.model.gating = "hard"
         while True:
@@ -94,7 +99,7 @@ class Da3(Learner):
         self.model.gating = "sampled" if progress >= CLOSED_BY else "hard"
         if not self.gated or progress < GATES_FROM:
             self.model.gating = "off"
-        self.model.noise = NOISE * (1.0 - _ramp(progress, NOISE_FROM, NOISE_UNTIL))
+        self.model.noise = NOISE * (1.0 - ramp(progress, NOISE_FROM, NOISE_UNTIL))
 
     def eval_mode(self) -> None:
         self.model.eval()
@@ -122,8 +127,3 @@ class Da3(Learner):
     def end_batch(self, share: float) -> None:
         if self.model.gating != "off":
             self.model.running_share.mul_(1 - SHARE_RATE).add_(SHARE_RATE * share)
-
-
-def _ramp(progress: float, start: float, end: float) -> float:
-    """0 up to ``start``, 1 from ``end`` on, straight between."""
-    return min(max((progress - start) / (end - start), 0.0), 1.0)

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
 
-from da3.toolchain.errors import TrainingError
+from da3.runtime.training.config import (
+    BACKBONE_PRECISIONS,
+    CHOICES,
+    GRADIENTS,
+    KEEP_PRECISIONS,
+    MemorySettings,
+    slice_size,
+)
 
-KEEP_PRECISIONS = ("fp32", "bf16", "int8")
-BACKBONE_PRECISIONS = ("fp32", "bf16")
-GRADIENTS = ("exact", "skip-path")
-CHOICES = {"keep_precision": KEEP_PRECISIONS, "backbone_precision": BACKBONE_PRECISIONS, "gradient": GRADIENTS}
-
+__all__ = [
+    "BACKBONE_PRECISIONS",
+    "CHOICES",
+    "GRADIENTS",
+    "KEEP_PRECISIONS",
+    "MemorySettings",
+    "images_a_slice",
+    "slice_size",
+]
 
 # Of the largest activation of a slice, by device. Larger slices of a batch are a little faster and take more memory.
 SLICE_BYTES = {"cpu": 7 * 2**20, "cuda": 256 * 2**20}
@@ -24,30 +34,3 @@ def images_a_slice(image_bytes: int, image_flops: int, device: str) -> int:
     room = SLICE_BYTES.get(device, SLICE_BYTES["cpu"])
     enough = min(math.ceil(SLICE_FLOPS / image_flops), SMALL_NETWORKS * room // image_bytes)
     return max(1, room // image_bytes, enough)
-
-
-def slice_size(given: str | None) -> int | None:
-    """``--micro-batch`` as ``MemorySettings`` has it. Raises TrainingError for what is neither "auto" nor a number above 0."""
-    if given is None or given == "auto":
-        return None if given is None else 0
-    if not given.isdecimal() or int(given) == 0:
-        raise TrainingError(f"--micro-batch {given}: use auto, or a number of photos such as 4")
-    return int(given)
-
-
-@dataclass(frozen=True)
-class MemorySettings:
-    """The levers of memory-lean training.
-
-    keep_precision: of the pooled inputs kept for the backward pass. backbone_precision: of the frozen weights and of
-    the computation with them. gradient: "exact", or "skip-path" (along shortcuts only: no branch is differentiated).
-    micro_batch: images a slice of a batch; 0 chooses by the size of the largest activation, and gives the same result.
-    """
-
-    keep_precision: str = "int8"
-    backbone_precision: str = "fp32"
-    gradient: str = "exact"
-    micro_batch: int = 0
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)

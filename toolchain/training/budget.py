@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
+from da3.runtime.training.config import MemorySettings, RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.process.worker import Worker
-from da3.toolchain.training.checkpoint import RunConfig
 from da3.toolchain.training.progress import Reporter
 from da3.toolchain.training.step_worker import Request
 
@@ -41,17 +40,16 @@ def choices(config: RunConfig, fixed: frozenset[str]) -> Iterator[tuple[str, Run
         levers += [("a backbone in bf16", {"backbone_precision": "bf16"})] * ("backbone_precision" not in fixed)
     if config.method == "da3":
         keep = [("pooled inputs kept in int8", {"keep_precision": "int8"})] * ("keep_precision" not in fixed)
-        levers[2:2] = keep if config.lean.keep_precision != "int8" else []
+        levers[2:2] = keep if config.memory.keep_precision != "int8" else []
         levers += [(f"adaptors on a grid of {n} x {n}", {"grid": n}) for n in SMALL_GRIDS if n < config.adaptor.grid]
     names: list[str] = []
     for name, change in levers:
         names = [n for n in names if "grid" not in change or "grid" not in n] + [name] * bool(change)
         lean = {k: v for k, v in change.items() if k != "grid"}
         grid = change.get("grid", config.adaptor.grid)
-        config = replace(
-            config,
-            lean=replace(config.lean, **lean),  # type: ignore[arg-type]
-            adaptor=replace(config.adaptor, grid=grid),  # type: ignore[arg-type]
+        config = config._replace(
+            memory=config.memory._replace(**lean),  # type: ignore[arg-type]
+            adaptor=config.adaptor._replace(grid=grid),  # type: ignore[arg-type]
         )
         yield ", ".join(names) or name, config
 
@@ -91,7 +89,7 @@ def fit(
 def _measure(config: RunConfig, weights: str, device: str) -> tuple[int, int]:
     """Peak growth, and what the process had before, in bytes."""
     request = Request(
-        config.method, config.keep, config.lean.to_json(), config.backbone, weights, config.size, config.batch_size,
+        config.method, config.keep, config.memory.to_json(), config.backbone, weights, config.size, config.batch_size,
         1, device, None, 0, len(config.classes), config.adaptor.to_json(),
     )  # fmt: skip
     with Worker(CHILD, asdict(request)) as worker:
@@ -102,7 +100,7 @@ def _measure(config: RunConfig, weights: str, device: str) -> tuple[int, int]:
 
 
 def _says(config: RunConfig) -> str:
-    lean: MemorySettings = config.lean
+    lean: MemorySettings = config.memory
     words = [f"--micro-batch {lean.micro_batch or 'auto'}"]
     if config.method == "da3":
         words += [f"--keep-precision {lean.keep_precision}", f"a grid of {config.adaptor.grid} x {config.adaptor.grid}"]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from da3.runtime.errors import Da3Error
 from da3.runtime.training.checkpoint import read
@@ -308,6 +309,64 @@ def test_bad_options(changes, error, message, small_run, tmp_path, monkeypatch):
         train(small_run(**changes), SilentReporter())
     assert isinstance(caught.value, Da3Error) and "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists(), "nothing may be left behind"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"data": "no/such/folder"}, DataError),
+        ({"data": None}, TrainingError),
+        ({"memory_budget": "lots"}, TrainingError),
+        ({"device": "tpu9"}, TrainingError),
+        ({"domain": "there"}, TrainingError),
+        ({"domain": "there", "resume": True, "epochs": 3}, TrainingError),
+        ({"domain": "there", "resume": True, "data": "another/folder"}, TrainingError),
+    ],
+)
+def test_what_costs_nothing_is_checked_before_weights_are_loaded(changes, error, small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stop = Stops(1)
+    train(small_run("there"), stop, stop)
+
+    def load(*facts):
+        pytest.fail("weights were loaded")
+
+    monkeypatch.setattr(sys.modules[train.__module__], "load_weights", load)
+    monkeypatch.setattr("da3.toolchain.training.checkpoint.load_weights", load)
+    with pytest.raises(error):
+        train(small_run(**{"weights": "imagenet", **changes}), SilentReporter())
+
+
+def test_a_resumed_run_may_change_its_slices_and_nothing_else_of_memory(small_run):
+    stop = Stops(1)
+    train(small_run(), stop, stop)
+    with pytest.raises(TrainingError, match=r"options \(--keep-precision was int8, now fp32\): leave"):
+        train(small_run(resume=True, keep_precision="fp32"), SilentReporter())
+    result = train(small_run(resume=True, micro_batch=3, workers=1), SilentReporter())
+    assert result.finished and result.config.memory.micro_batch == 3
+
+
+def rewrite_as_format_1(path):
+    """Make of a checkpoint what da3 wrote before format 2."""
+    found, tensors = read(path), load_file(path)
+    config = found.config.to_json()
+    config["lean"] = config.pop("memory")
+    facts = {"format": 1, "config": config, "progress": found.progress.to_json()}
+    save_file(tensors, path, {"da3": json.dumps(facts)})
+
+
+def test_a_finished_run_of_format_1_is_still_good(small_run):
+    whole = train(small_run(keep=0.9), SilentReporter())
+    before = tensors_of(whole.folder / "best.safetensors")
+    for name in ("best", "last"):
+        rewrite_as_format_1(whole.folder / f"{name}.safetensors")
+    after = tensors_of(whole.folder / "best.safetensors")
+    assert before.keys() == after.keys() and all((before[k] == after[k]).all() for k in before)
+    again = train(small_run(keep=0.9, resume=True), SilentReporter())
+    assert again.finished and untimed(again.history) == untimed(whole.history)
+    found = read(whole.folder / "best.safetensors")
+    weights = ckpt.BackboneStore(whole.folder.parent).get(found.config.backbone, found.config.weights_sha256)
+    assert ckpt.learner_of(found, weights).model.gated
 
 
 def test_unreadable_photos_are_skipped_and_named(photos, small_run, tmp_path):

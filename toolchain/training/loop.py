@@ -43,7 +43,7 @@ from da3.toolchain.training.progress import Reporter
 
 
 class _Stopped(Exception):
-    """Asked to stop amid a step, before it changed anything that the same step would not find the same again."""
+    """The run was asked to stop within a step that has changed nothing yet, so the step can be made again."""
 
 
 class Run:
@@ -160,7 +160,10 @@ class Run:
         progress.step += 1
 
     def _again(self, done: int, draw: int, stop: Callable[[], bool]) -> Generator[Batch, None, None]:
-        """Training photos in orders and augmentations that no epoch has: a function of step and draw, as noise is."""
+        """Training photos without end, in orders and augmentations that no epoch has.
+
+        They are a function of the step and of ``draw``, so that a resumed run looks at the same. Raises _Stopped.
+        """
         seen = 0
         for lap in count():
             key = ((done + 1) * 1_000 + draw) * 1_000 + lap

@@ -29,11 +29,13 @@ from da3.runtime.bundle.writer import domain_files, write_files
 from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.records import Array
+from da3.runtime.system.atomic import write_atomically
+from da3.runtime.training.checkpoint import Checkpoint, read
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.network.model import DomainModel
-from da3.toolchain.training.checkpoint import BackboneStore, Checkpoint, read, write_atomically
+from da3.toolchain.training.checkpoint import BackboneStore, learner_of
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
             f"{checkpoint.path} was trained with --method {checkpoint.config.method}: only da3 domains go into a "
             f"bundle; use --standalone FILE.onnx"
         )
-    model = checkpoint.learner(trained.weights).model
+    model = learner_of(checkpoint, trained.weights).model
     assert isinstance(model, DomainModel)
     record = trained_domain(model, trained.facts)
     load_domain(model, record)
@@ -97,7 +99,7 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     Its input is ``image`` (batch, 3, S, S) float32, preprocessed, and its output ``logits`` (batch, classes).
     """
     trained = _read(domain, runs)
-    learner = trained.checkpoint.learner(trained.weights)
+    learner = learner_of(trained.checkpoint, trained.weights)
     if isinstance(learner, Ordinary):
         backbone, head = learner.frozen()
         deployment = deploy_plain(backbone, trained.preprocessing)

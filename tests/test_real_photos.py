@@ -19,7 +19,11 @@ def flowers(shared_photos, shared_weights, tmp_path):
 
     def run(domain="flowers", **changes):
         options = TrainOptions(
-            domain, str(shared_photos / "flowers"), tmp_path / "runs", weights=str(shared_weights), **changes
+            domain=domain,
+            data=str(shared_photos / "flowers"),
+            runs=tmp_path / "runs",
+            weights=str(shared_weights),
+            **changes,
         )
         return train(options, SilentReporter())
 

@@ -32,7 +32,9 @@ from da3.toolchain.training.train import train
 def exported(photos, tmp_path_factory):
     """A bundle with a domain whose gates close about half the time, `signs`, and the same without gates, `plain`."""
     folder = tmp_path_factory.mktemp("int8")
-    options = TrainOptions("signs", str(photos), folder / "runs", weights="demo", size=32, epochs=1, keep=0.7)
+    options = TrainOptions(
+        domain="signs", data=str(photos), runs=folder / "runs", weights="demo", size=32, epochs=1, keep=0.7
+    )
     train(options, SilentReporter())
     export_domain("signs", folder / "runs", folder / "bundle")
     domains = folder / "bundle" / "domains"

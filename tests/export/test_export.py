@@ -17,12 +17,13 @@ from da3.runtime import Da3Error, Runtime
 from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.bundle.packs import add_pack, write_pack
+from da3.runtime.training.checkpoint import read
 from da3.toolchain.backbones import NAMES
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.methods import METHODS
 from da3.toolchain.network.gating import Gating
 from da3.toolchain.training import checkpoint as ckpt
-from da3.toolchain.training.checkpoint import BackboneStore
+from da3.toolchain.training.checkpoint import BackboneStore, learner_of
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
@@ -39,9 +40,9 @@ def hashes(folder):
 
 def scatter_gates(path):
     """Give a checkpoint's gates random weights, so that they decide differently from photo to photo."""
-    found = ckpt.read(path)
+    found = read(path)
     weights = BackboneStore(path.parents[1]).get(found.config.backbone, found.config.weights_sha256)
-    learner = found.learner(weights)
+    learner = learner_of(found, weights)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         images = torch.randn(16, 3, found.config.size, found.config.size, generator=generator)
@@ -56,7 +57,7 @@ def scatter_gates(path):
             scale = 1 / max(float(logits.std()), 1e-6)
             adaptor.gate_bias.sub_(logits.median()).mul_(scale)
             adaptor.gate.mul_(scale)
-    ckpt.write(path, found.config, found.progress, learner, {})
+    ckpt.write(path, found.config, found.progress, learner, None)
 
 
 @pytest.fixture
@@ -87,9 +88,9 @@ def test_export_equals_torch(arch, trained, tmp_path):
     assert sum(name.startswith("skip_") for name in names) == gateable > 0
     assert names[-2:] == ["end to end, one batch", "end to end, one by one"]
     # And once more from outside: other images, other batch sizes, the model rebuilt from what is stored.
-    found = ckpt.read(runs / "signs" / "best.safetensors")
+    found = read(runs / "signs" / "best.safetensors")
     weights = BackboneStore(runs).get(arch, found.config.weights_sha256)
-    model = found.learner(weights).model
+    model = learner_of(found, weights).model
     model.load_domain_tensors({k: torch.from_numpy(v) for k, v in domain.weights.items()})
     images = np.random.default_rng(1).normal(size=(6, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():
@@ -239,8 +240,8 @@ def test_standalone_is_one_ordinary_model(method, trained, tmp_path):
     assert [v.name for v in model.graph.output] == ["logits"]
     images = np.random.default_rng(2).normal(size=(5, 3, 32, 32)).astype(np.float32)
     (logits,) = open_session(str(done.path)).run(["logits"], {"image": images})
-    found = ckpt.read(runs / "signs" / "best.safetensors")
-    learner = found.learner(BackboneStore(runs).get("mobilenet_v2", found.config.weights_sha256))
+    found = read(runs / "signs" / "best.safetensors")
+    learner = learner_of(found, BackboneStore(runs).get("mobilenet_v2", found.config.weights_sha256))
     with torch.no_grad():
         expected = learner.forward(torch.from_numpy(images)).logits.numpy()
     assert relative_error(logits, expected) < (2e-2 if method == "da3" else 1e-4), "da3 stores float16"

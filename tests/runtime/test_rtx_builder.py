@@ -22,6 +22,7 @@ from da3.runtime.onnx_graph.subgraphs import engine_subgraph
 from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
+from da3.runtime.training.config import AdaptorSpec
 from da3.runtime.trt.api import Library
 from da3.runtime.trt.build import is_quantised
 from da3.runtime.trt.builder import Builder, Recipe
@@ -29,7 +30,6 @@ from da3.runtime.trt.engines import EngineOptions, engine_specs, profile, unique
 from da3.runtime.trt.formats import LINEAR
 from da3.runtime.trt.tensor_spec import FULL, TensorSpec
 from da3.toolchain.backbones import load_backbone, random_weights
-from da3.toolchain.network.adaptor import AdaptorSpec
 from da3.toolchain.network.model import DomainModel
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="no TensorRT-RTX: pip install '.[rtx]'")

@@ -2,7 +2,6 @@
 
 import io
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +9,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from da3.runtime.training.checkpoint import read
+from da3.runtime.training.config import MemorySettings
 from da3.toolchain.backbones import load_weights, random_weights
 from da3.toolchain.bench import accuracy as bench
 from da3.toolchain.bench.accuracy import AccuracyPlan, bench_accuracy, domains_in
@@ -19,9 +20,7 @@ from da3.toolchain.bench.tables import accuracy_table
 from da3.toolchain.bench.variants import parse
 from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.process.worker import WorkerError
-from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
@@ -94,7 +93,7 @@ def test_the_command_trains_once_and_refuses_other_options(root, weights_files, 
     report = json.loads(first.stdout)
     last = tmp_path / "out" / "runs" / "linear" / "seed-0" / "signs" / "last.safetensors"
     trained = last.stat().st_mtime_ns
-    assert ckpt.read(last).config.flip is False
+    assert read(last).config.flip is False
     (row,) = report["rows"]
     assert (row["method"], row["domain"], row["seeds"], row["last_std"]) == ("linear", "signs", [0], None)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == report
@@ -194,10 +193,10 @@ def test_levers_count_only_where_they_mean_something(small_run, weights_files):
     weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
     for name, levers in (("finetune", 0), ("linear", 0), ("da3", 2)):
         config = small_run(method=name).config(weights, ("a", "b"), 10)
-        other = replace(config, lean=MemorySettings("fp32", gradient="skip-path"))
+        other = config._replace(memory=MemorySettings("fp32", gradient="skip-path"))
         assert len(bench.differences(config, other)) == levers
         assert bench.differences(config, config) == []
-    grid = replace(config, adaptor=replace(config.adaptor, grid=4))
+    grid = config._replace(adaptor=config.adaptor._replace(grid=4))
     assert "adaptor" in bench.differences(grid, config)[0]
 
 

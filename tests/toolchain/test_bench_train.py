@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
+from da3.runtime.training.config import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.bench import train as bench_train
 from da3.toolchain.bench.plots import draw_train
@@ -26,7 +27,6 @@ from da3.toolchain.bench.variants import parse
 from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Learner, Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
 from da3.toolchain.network.model import Output
 from da3.toolchain.training.step_worker import gates_for, kept_bytes_per_image
 

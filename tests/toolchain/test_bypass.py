@@ -4,13 +4,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from da3.runtime.training.config import KEEP_PRECISIONS, AdaptorSpec
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import load_backbone, random_weights
-from da3.toolchain.network.adaptor import Adaptor, AdaptorSpec
+from da3.toolchain.network.adaptor import Adaptor
 from da3.toolchain.network.bypass import STEP, Fit, LowRankBypass
 from da3.toolchain.network.gate_selection import close_gate, fit_bypasses, gate_costs, open_blocks
 from da3.toolchain.network.gating import Gating
-from da3.toolchain.network.memory_settings import KEEP_PRECISIONS
 from da3.toolchain.network.model import DomainModel
 
 SIDE, CELL = 4, 2

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from da3.runtime.training.config import KEEP_PRECISIONS
 from da3.toolchain.autograd import frozen, kernels
 from da3.toolchain.autograd.frozen import run_block
 from da3.toolchain.autograd.saved import SavedTensor
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.network.adaptor import Adaptor
-from da3.toolchain.network.memory_settings import KEEP_PRECISIONS
 
 SIDE = 2
 # A backbone, its options, and the blocks that between them cover strides, shortcuts, activations and paddings.

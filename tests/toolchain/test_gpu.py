@@ -3,14 +3,13 @@
 import pytest
 import torch
 
+from da3.runtime.training.config import AdaptorSpec, MemorySettings
 from da3.toolchain.autograd.frozen import run_block
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.bench.progress import SilentBenchReporter
 from da3.toolchain.bench.train import Plan, bench_train
 from da3.toolchain.bench.variants import parse
 from da3.toolchain.methods import METHODS, Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.process import memory
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train

@@ -2,22 +2,19 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
 
+from da3.runtime.training.config import AdaptorSpec, MemorySettings, RunConfig, slice_size
 from da3.toolchain.backbones import random_weights
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings, slice_size
 from da3.toolchain.network.slicing import images_a_slice
 from da3.toolchain.process.allocator import no_holes_environment
 from da3.toolchain.training import budget
 from da3.toolchain.training.budget import choices, fit
-from da3.toolchain.training.checkpoint import RunConfig
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
@@ -134,12 +131,12 @@ def test_choices_are_cumulative_and_respect_what_the_user_fixed():
         "one photo a slice, pooled inputs kept in int8, a backbone in bf16",
         "one photo a slice, pooled inputs kept in int8, a backbone in bf16, adaptors on a grid of 4 x 4",
     ]
-    finer = [name for name, _ in choices(replace(config(), adaptor=AdaptorSpec(grid=16)), frozenset())]
+    finer = [name for name, _ in choices(config()._replace(adaptor=AdaptorSpec(grid=16)), frozenset())]
     assert [name.split(", ")[3:] for name in finer[4:]] == [[f"adaptors on a grid of {n} x {n}"] for n in (8, 4)]
     last = list(found.values())[-1]
-    assert last.lean == MemorySettings("int8", "bf16", "exact", 1) and last.adaptor.grid == 4
+    assert last.memory == MemorySettings("int8", "bf16", "exact", 1) and last.adaptor.grid == 4
     fixed = list(choices(config(), frozenset({"micro_batch", "backbone_precision"})))
-    assert all(c.lean.micro_batch == 0 and c.lean.backbone_precision == "fp32" for _, c in fixed)
+    assert all(c.memory.micro_batch == 0 and c.memory.backbone_precision == "fp32" for _, c in fixed)
     assert [name for name, _ in choices(config("finetune"), frozenset())] == ["as it is"]
 
 
@@ -149,7 +146,7 @@ def test_the_first_choice_that_fits_is_taken_and_explained(monkeypatch):
     reporter, notes = SilentReporter(), []
     reporter.note = notes.append
     chosen = fit(config(), "w", "cpu", 200_000_000, frozenset(), reporter)
-    assert chosen == replace(config(), lean=MemorySettings("bf16", "fp32", "exact", 1))
+    assert chosen == config()._replace(memory=MemorySettings("bf16", "fp32", "exact", 1))
     assert "one photo a slice: 190 MB, which fits" in notes[2] and "about 290 MB" in notes[3]
 
 

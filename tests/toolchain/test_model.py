@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from da3.runtime.training.config import AdaptorSpec
 from da3.toolchain.autograd import frozen, kernels
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import NAMES, load_backbone, random_weights
-from da3.toolchain.network.adaptor import AdaptorSpec, grid_side
+from da3.toolchain.network.adaptor import grid_side
 from da3.toolchain.network.gating import Gating
 from da3.toolchain.network.model import DomainModel
 

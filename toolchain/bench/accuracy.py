@@ -13,7 +13,12 @@ from typing import Any
 
 import torch
 
+from da3.runtime.system.atomic import write_atomically
 from da3.runtime.system.machine import conditions, usable_cpus
+from da3.runtime.training import checkpoint as ckpt
+from da3.runtime.training.config import RunConfig
+from da3.runtime.training.loading import default_workers
+from da3.runtime.training.photos import find_photos
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.bench.plots import draw_accuracy
 from da3.toolchain.bench.progress import BenchReporter
@@ -21,9 +26,6 @@ from da3.toolchain.bench.scores import Key, Score, summarise
 from da3.toolchain.bench.variants import Variant, options_of
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError
 from da3.toolchain.process.worker import Worker, WorkerError
-from da3.toolchain.training import checkpoint as ckpt
-from da3.toolchain.training.checkpoint import RunConfig, write_atomically
-from da3.toolchain.training.data import default_workers, find_photos
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.train import device_named
 
@@ -177,10 +179,10 @@ def _look(key: Key, options: TrainOptions, weights: WeightsFile, overwrite: bool
 
 def differences(found: RunConfig, asked: RunConfig) -> list[str]:
     """What decides the result and differs, in words. Levers that mean nothing to the method are not compared."""
-    before, now = asdict(found), asdict(asked)
+    before, now = found.to_json(), asked.to_json()
     levers = _levers(asked.method)
     for values in (before, now):
-        values |= {name: value for name, value in values.pop("lean").items() if name in levers}
+        values |= {name: value for name, value in values.pop("memory").items() if name in levers}
         if asked.method != "da3":
             del values["adaptor"]
     return [

@@ -33,7 +33,7 @@ class _Says(SilentReporter):
 def _work(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
     options = TrainOptions(**{**request, "runs": Path(request["runs"])})
     with stop_on_interrupt(lambda words: print(words, file=sys.stderr)) as stop:
-        result = train(options, _Says(say, int(options.pick("epochs"))), stop)  # type: ignore[call-overload]
+        result = train(options, _Says(say, options.with_defaults.epochs), stop)
     say({"finished": result.finished})
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from da3.toolchain.training.checkpoint import Progress
+from da3.runtime.training.config import Progress
 
 
 @dataclass(frozen=True)

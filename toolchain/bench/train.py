@@ -23,7 +23,7 @@ from da3.toolchain.process.worker import Worker, WorkerError
 from da3.toolchain.training.step_worker import CLASSES, PREPARED, Request
 from da3.toolchain.training.train import device_named
 
-CHILD = "da3.toolchain.training.step_worker"
+CHILD = "da3.toolchain.training.step_process"
 RATIOS = ("kept_bytes_per_image", "peak_growth_bytes", "step_seconds_median", "trainable_parameters", "domain_bytes")
 
 

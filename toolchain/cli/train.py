@@ -7,18 +7,19 @@ from typing import Annotated
 
 import typer
 
+from da3.runtime.training.config import MemorySettings, slice_size
+from da3.runtime.training.defaults import DEFAULTS
+from da3.runtime.training.recipe import LARGEST_BATCH
 from da3.toolchain.cli.console import out
 from da3.toolchain.cli.options import DomainOption, RunsOption
-from da3.toolchain.network.memory_settings import MemorySettings, slice_size
-from da3.toolchain.training.defaults import DEFAULT_BATCH, DEFAULTS
 
 
 def _default(name: str) -> str:
-    return f"(default: {DEFAULTS[name]})"
+    return f"(default: {getattr(DEFAULTS, name)})"
 
 
 def _setting(name: str) -> str:
-    return f"(default: {getattr(MemorySettings, name)})"
+    return f"(default: {getattr(MemorySettings(), name)})"
 
 
 def train(
@@ -51,7 +52,7 @@ def train(
         typer.Option(help="image side in pixels, a multiple of 32 (default: what the weights state)"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help=f"photos a step (default: {DEFAULT_BATCH}, fewer for under 256 photos)")
+        int | None, typer.Option(help=f"photos a step (default: {LARGEST_BATCH}, fewer for under 256 photos)")
     ] = None,
     lr: Annotated[float | None, typer.Option(help="highest learning rate (default: the method's)")] = None,
     seed: Annotated[int | None, typer.Option(help=f"same seed, same result {_default('seed')}")] = None,

@@ -12,11 +12,11 @@ from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.runtime.bundle.packs import write_pack
 from da3.runtime.images.paths import evenly, list_labelled
+from da3.runtime.system.atomic import write_atomically
 from da3.toolchain.bench.engine import compare, switch_us
 from da3.toolchain.demo.photos import DOMAINS, write_domain
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.process.interrupt import stop_on_interrupt
-from da3.toolchain.training.checkpoint import write_atomically
 from da3.toolchain.training.curves import draw
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import ConsoleReporter

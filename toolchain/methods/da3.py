@@ -9,6 +9,22 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from da3.runtime.training.recipe import (
+    BUDGET_WEIGHT,
+    CLOSED_BY,
+    COST_BATCHES,
+    FIT_BATCHES,
+    GATES_FROM,
+    LEARNING_RATE,
+    LEAST_COST,
+    NOISE,
+    NOISE_FROM,
+    NOISE_UNTIL,
+    OVERSHOOT,
+    SHARE_RATE,
+    WARM_UP,
+    ramp,
+)
 from da3.toolchain.backbones.registry import load_backbone
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.errors import TrainingError
@@ -17,24 +33,13 @@ from da3.toolchain.network.gate_selection import close_gate, fit_bypasses, gate_
 from da3.toolchain.network.gating import Gating
 from da3.toolchain.network.model import DomainModel, Output
 
-# First learn with every block; then close gates, one at a time as the target falls, each where it costs the loss least
-# for the FLOPs it saves; then let the gates learn which image needs what, and settle. Their noise fades meanwhile, so
-# that the budget is met by the very decisions that will be deployed.
-GATES_FROM, CLOSED_BY, NOISE_FROM = 0.2, 0.5, 0.6
-FIT_BATCHES, COST_BATCHES = 6, 4  # looked at before closing a gate
-LEAST_COST = 0.03  # of a block, in loss: what is measured before training goes on is too little, and noisy
-OVERSHOOT = 0.016  # of the share: closing a block may miss the target by as much
-NOISE, NOISE_UNTIL = 0.5, 0.8
-BUDGET_WEIGHT = 10.0
-SHARE_RATE = 0.5  # of the newest batch in the running share
-
 
 class Da3(Learner):
     """Trains adaptors, gates and head; stores nothing of the backbone."""
 
     name = "da3"
-    default_lr = 4e-3
-    warm_up = 0.2
+    default_lr = LEARNING_RATE
+    warm_up = WARM_UP
     sliceable = True
     model: DomainModel
 
@@ -74,7 +79,7 @@ class Da3(Learner):
     def revise(self, progress: float, photos: Photos) -> None:
         if not self.gated or not GATES_FROM <= progress < NOISE_FROM:
             return
-        target = 1.0 - (1.0 - self.flops_budget) * _ramp(progress, GATES_FROM, CLOSED_BY)
+        target = 1.0 - (1.0 - self.flops_budget) * ramp(progress, GATES_FROM, CLOSED_BY)
         share = self.model.branch_share.tolist()
         self.model.gating = Gating.hard()
         while True:
@@ -101,7 +106,7 @@ class Da3(Learner):
         elif progress < CLOSED_BY:
             self.model.gating = Gating.hard()
         else:
-            self.model.gating = Gating.sampled(NOISE * (1.0 - _ramp(progress, NOISE_FROM, NOISE_UNTIL)))
+            self.model.gating = Gating.sampled(NOISE * (1.0 - ramp(progress, NOISE_FROM, NOISE_UNTIL)))
 
     def eval_mode(self) -> None:
         self.model.eval()
@@ -134,8 +139,3 @@ class Da3(Learner):
     def end_batch(self, share: float) -> None:
         if self.model.gating.mode != "off":
             self.model.running_share.mul_(1 - SHARE_RATE).add_(SHARE_RATE * share)
-
-
-def _ramp(progress: float, start: float, end: float) -> float:
-    """0 up to ``start``, 1 from ``end`` on, straight between."""
-    return min(max((progress - start) / (end - start), 0.0), 1.0)

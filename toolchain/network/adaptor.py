@@ -13,7 +13,6 @@ three into the matrices.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -23,32 +22,8 @@ from torch import Tensor, nn
 from da3.toolchain.autograd.frozen import PooledInput, cell_means
 from da3.toolchain.autograd.saved import SavedTensor
 
-# Gradients need not reach where activations are largest: adaptors begin at an eighth of the image's side, with the
-# first block whose shortcut is its input.
-FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
 OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under noise of scale 1
 GATE_STEP = 0.25  # w_g is this times its parameter: all of its entries step together, and gates would flutter
-
-
-@dataclass(frozen=True)
-class AdaptorSpec:
-    """The shape of every adaptor: ``grid`` cells a side at most, as many mid channels as input channels up to ``mid``.
-
-    Blocks before ``first`` have no adaptor, so no gradient is needed there.
-    """
-
-    grid: int = 8
-    mid: int = 320
-    first: int = 0
-
-    @classmethod
-    def of(cls, arch: str) -> AdaptorSpec:
-        """What suits the backbone ``arch``."""
-        # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
-        return cls(grid=16) if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
 
 
 def grid_side(height: int, most: int) -> int:

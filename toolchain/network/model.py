@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from da3.runtime.records import Block
 from da3.runtime.schedule.decisions import opens
 from da3.runtime.schedule.flops import saved_shares
+from da3.runtime.training.config import AdaptorSpec, MemorySettings
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones.split import Backbone
-from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput, AdaptorSpec, grid_side
+from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput, grid_side
 from da3.toolchain.network.bypass import LowRankBypass
 from da3.toolchain.network.gating import Gating
 from da3.toolchain.network.head import Head, statistics
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.network.slicing import images_a_slice
 
 

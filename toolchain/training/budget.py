@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
+from da3.runtime.training.config import MemorySettings, RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.process.worker import Worker
-from da3.toolchain.training.checkpoint import RunConfig
 from da3.toolchain.training.progress import Reporter
 from da3.toolchain.training.step_worker import Request
 
-CHILD = "da3.toolchain.training.step_worker"
+WORKER = "da3.toolchain.training.step_process"
 SMALL_GRIDS = (8, 4)
 
 
@@ -30,17 +28,16 @@ def choices(config: RunConfig, fixed: frozenset[str]) -> Iterator[tuple[str, Run
         levers += [("a backbone in bf16", {"backbone_precision": "bf16"})] * ("backbone_precision" not in fixed)
     if config.method == "da3":
         keep = [("pooled inputs kept in int8", {"keep_precision": "int8"})] * ("keep_precision" not in fixed)
-        levers[2:2] = keep if config.lean.keep_precision != "int8" else []
+        levers[2:2] = keep if config.memory.keep_precision != "int8" else []
         levers += [(f"adaptors on a grid of {n} x {n}", {"grid": n}) for n in SMALL_GRIDS if n < config.adaptor.grid]
     names: list[str] = []
     for name, change in levers:
         names = [n for n in names if "grid" not in change or "grid" not in n] + [name] * bool(change)
         lean = {k: v for k, v in change.items() if k != "grid"}
         grid = change.get("grid", config.adaptor.grid)
-        config = replace(
-            config,
-            lean=replace(config.lean, **lean),  # type: ignore[arg-type]
-            adaptor=replace(config.adaptor, grid=grid),  # type: ignore[arg-type]
+        config = config._replace(
+            memory=config.memory._replace(**lean),  # type: ignore[arg-type]
+            adaptor=config.adaptor._replace(grid=grid),  # type: ignore[arg-type]
         )
         yield ", ".join(names) or name, config
 
@@ -80,11 +77,11 @@ def fit(
 def _measure(config: RunConfig, weights: str, device: str) -> tuple[int, int]:
     """Peak growth, and what the process had before, in bytes."""
     request = Request(
-        method=config.method, flops_budget=config.keep, memory=config.lean, backbone=config.backbone, weights=weights,
-        size=config.size, batch=config.batch_size, steps=1, device=device, threads=None, seed=0,
+        method=config.method, flops_budget=config.keep, memory=config.memory, backbone=config.backbone,
+        weights=weights, size=config.size, batch=config.batch_size, steps=1, device=device, threads=None, seed=0,
         classes=len(config.classes), adaptor=config.adaptor,
     )  # fmt: skip
-    with Worker(CHILD, request.to_json()) as worker:
+    with Worker(WORKER, request.to_json()) as worker:
         for answer in worker.answers():
             if "measured" in answer:
                 return answer["measured"]["peak_growth_bytes"], answer["measured"]["base_bytes"]
@@ -92,11 +89,14 @@ def _measure(config: RunConfig, weights: str, device: str) -> tuple[int, int]:
 
 
 def _says(config: RunConfig) -> str:
-    lean: MemorySettings = config.lean
-    words = [f"--micro-batch {lean.micro_batch or 'auto'}"]
+    memory: MemorySettings = config.memory
+    words = [f"--micro-batch {memory.micro_batch or 'auto'}"]
     if config.method == "da3":
-        words += [f"--keep-precision {lean.keep_precision}", f"a grid of {config.adaptor.grid} x {config.adaptor.grid}"]
-    return ", ".join([*words, f"--backbone-precision {lean.backbone_precision}"])
+        words += [
+            f"--keep-precision {memory.keep_precision}",
+            f"a grid of {config.adaptor.grid} x {config.adaptor.grid}",
+        ]
+    return ", ".join([*words, f"--backbone-precision {memory.backbone_precision}"])
 
 
 def _mb(count: float) -> str:

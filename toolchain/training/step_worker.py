@@ -1,4 +1,4 @@
-"""Measures training steps of one method in this fresh process: ``python -m da3.toolchain.training.step_worker``."""
+"""What a training step of one method takes: its memory and its time, measured in a process that does nothing else."""
 
 from __future__ import annotations
 
@@ -6,22 +6,20 @@ import gc
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from da3.runtime.training.config import AdaptorSpec, MemorySettings
 from da3.toolchain.autograd import Block, FrozenConv, run_block
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Da3, Learner, Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
 from da3.toolchain.network.gating import Gating
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
-from da3.toolchain.process.worker import serve
 
 CLASSES = 10
 SMOOTHING = 0.1
@@ -246,11 +244,3 @@ def _tiny_step(device: torch.device) -> None:
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _work(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
-    say({"measured": asdict(measure(Request.from_json(request), lambda step: say({"step": step})))})
-
-
-if __name__ == "__main__":
-    serve(_work)

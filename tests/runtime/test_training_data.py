@@ -4,12 +4,13 @@ import shutil
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
+from da3.runtime.errors import DataError
 from da3.runtime.images.preprocess import Preprocessing
-from da3.toolchain.errors import DataError
-from da3.toolchain.training.data import Augmentation, Loader, default_workers, drop_unreadable, find_photos
+from da3.runtime.training.augmentation import Augmentation
+from da3.runtime.training.loading import Loader, default_workers
+from da3.runtime.training.photos import drop_unreadable, find_photos
 
 PREPROCESSING = Preprocessing(32, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -104,11 +105,11 @@ def test_any_step_of_any_epoch_can_be_made_again(photos):
     whole = batches(loader, 7, 3)
     assert [len(labels) for _, labels in whole] == [10, 10]
     rest = batches(loader, 7, 3, 1)
-    assert len(rest) == 1 and torch.equal(rest[0][0], whole[1][0]) and torch.equal(rest[0][1], whole[1][1])
+    assert len(rest) == 1 and (rest[0].pixels == whole[1].pixels).all() and (rest[0].labels == whole[1].labels).all()
     one_worker = batches(Loader(loader.photos, PREPROCESSING, 10, 1), 7, 3)
-    assert all(torch.equal(a[0], b[0]) for a, b in zip(whole, one_worker, strict=True))
-    assert not torch.equal(batches(loader, 7, 4)[0][0], whole[0][0])
-    assert not torch.equal(batches(loader, 8, 3)[0][0], whole[0][0])
+    assert all((a.pixels == b.pixels).all() for a, b in zip(whole, one_worker, strict=True))
+    assert not (batches(loader, 7, 4)[0].pixels == whole[0].pixels).all()
+    assert not (batches(loader, 8, 3)[0].pixels == whole[0].pixels).all()
 
 
 def test_fewer_photos_than_a_batch(photos):
@@ -120,10 +121,10 @@ def test_evaluation_sees_what_the_runtime_sees(photos):
     loader = Loader(find_photos(photos, 0).val, PREPROCESSING, batch_size=5, workers=3)
     found = list(loader.evaluation())
     assert [len(labels) for _, labels in found] == [5, 5, 2]
-    images = torch.cat([images for images, _ in found]).numpy()
+    images = np.concatenate([images for images, _ in found])
     expected = np.stack([PREPROCESSING.load(path) for path, _ in loader.photos])
     assert (images == expected).all()
-    assert torch.cat([labels for _, labels in found]).tolist() == [label for _, label in loader.photos]
+    assert np.concatenate([labels for _, labels in found]).tolist() == [label for _, label in loader.photos]
 
 
 def test_stopping_early_leaves_no_thread_waiting(photos):

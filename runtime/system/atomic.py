@@ -2,7 +2,7 @@
 
 import os
 import threading
-from typing import Any, BinaryIO, Callable
+from typing import Any, BinaryIO, Callable, Union
 
 
 def replace_file(path: str, write: Callable[[BinaryIO], Any]) -> None:
@@ -22,3 +22,10 @@ def replace_file(path: str, write: Callable[[BinaryIO], Any]) -> None:
     finally:
         if os.path.exists(fresh):
             os.remove(fresh)
+
+
+def write_atomically(path: Union[str, "os.PathLike[str]"], data: bytes) -> None:
+    """Replace `path` by `data` in one step, making its folder if need be. Raises OSError when it cannot be written."""
+    path = os.fspath(path)
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    replace_file(path, lambda file: file.write(data))

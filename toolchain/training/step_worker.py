@@ -30,13 +30,13 @@ PREPARED = 8  # images that the method looks at before its first step
 PROGRESS = 0.9  # of a training run: a gated method's gates are on there, and their noise is off
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Request:
     """What to measure. ``weights`` is what ``load_weights`` takes; ``batch`` images a step of ``size`` pixels."""
 
     method: str
     keep: float
-    lean: dict[str, Any]
+    memory: dict[str, Any]
     backbone: str
     weights: str
     size: int
@@ -51,7 +51,7 @@ class Request:
     @property
     def task(self) -> Task:
         adaptor = AdaptorSpec.of(self.backbone) if self.adaptor is None else AdaptorSpec(**self.adaptor)
-        return Task(self.backbone, self.size, self.classes, self.keep, adaptor, MemorySettings(**self.lean))
+        return Task(self.backbone, self.size, self.classes, self.keep, adaptor, MemorySettings(**self.memory))
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,8 @@ def _fit_budget(options: TrainOptions, config: RunConfig, resumed: bool, reporte
         reporter.note(f"{options.folder} was fitted to a memory budget, or not, when it began: going on as it is")
         return config
     fixed = frozenset(name for name in asdict(config.lean) if getattr(options, name) is not None)
-    return fit(config, str(options.pick("weights")), options.device, budget, fixed, reporter)
+    weights = str(options.pick("weights"))
+    return fit(config, weights=weights, device=options.device, budget=budget, fixed=fixed, reporter=reporter)
 
 
 def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:

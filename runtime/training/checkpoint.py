@@ -6,12 +6,11 @@ Tensors are named `model.*` and `optimizer.*`; the metadata's entry `da3` is a J
 
 import json
 import os
-import struct
-from typing import Any, Dict, NamedTuple, Union
+from typing import Dict, NamedTuple, Union
 
 import numpy as np
 
-from ..bundle.tensors import parse_safetensors
+from ..bundle.safetensors import parse_safetensors, write_safetensors
 from ..errors import BundleError, CheckpointError
 from ..records import Array
 from ..system.atomic import write_atomically
@@ -73,23 +72,3 @@ def read(path: Union[str, "os.PathLike[str]"]) -> Checkpoint:
 
 def _below(prefix: str, tensors: Dict[str, Array]) -> Dict[str, Array]:
     return {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
-
-
-_CODES = {"f8": "F64", "f4": "F32", "f2": "F16", "i8": "I64", "i4": "I32", "i1": "I8", "u1": "U8", "b1": "BOOL"}
-
-
-def write_safetensors(tensors: Dict[str, Array], metadata: Dict[str, str]) -> bytes:
-    """The bytes of a safetensors file (its layout: see bundle/tensors.py). Wider types come first, so that every tensor
-    is aligned. Raises KeyError for a dtype that the format has no name for."""
-    header: Dict[str, Any] = {"__metadata__": metadata}
-    parts = []
-    at = 0
-    for name, array in sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0])):
-        part = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-        code = _CODES[array.dtype.str[1:]]
-        header[name] = {"dtype": code, "shape": list(array.shape), "data_offsets": [at, at + len(part)]}
-        parts.append(part)
-        at += len(part)
-    text = json.dumps(header).encode("utf-8")
-    text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text] + parts)

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..images.preprocess import Preprocessing, decode
 from ..records import Array
-from ..system.stats import usable_cpus
+from ..system.machine import usable_cpus
 from .augmentation import Augmentation, least_side
 from .photos import Photo
 from .randomness import AUGMENTATION, ORDER, stream

@@ -2,6 +2,8 @@
 
 import io
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +14,10 @@ from typer.testing import CliRunner
 from da3.runtime.training.checkpoint import read
 from da3.runtime.training.config import MemorySettings
 from da3.toolchain.backbones import load_weights, random_weights
-from da3.toolchain.bench import accuracy as bench
-from da3.toolchain.bench.accuracy import AccuracyPlan, bench_accuracy, domains_in
+from da3.toolchain.bench import accuracy, parallel_runs
+from da3.toolchain.bench.accuracy import bench_accuracy
+from da3.toolchain.bench.accuracy_plan import AccuracyPlan, domains_in
+from da3.toolchain.bench.earlier_runs import differences
 from da3.toolchain.bench.progress import SilentBenchReporter
 from da3.toolchain.bench.scores import Key, Score, summarise
 from da3.toolchain.bench.tables import accuracy_table
@@ -45,19 +49,20 @@ def plan(root, weights_files, tmp_path):
     def make(words=("linear",), **changes):
         settings = {"seeds": 2, "epochs": 2, "size": 32, "batch_size": 8, "domains": ["letters", "signs"], **changes}
         weights = {"weights": str(weights_files["mobilenet_v2"]), **changes}["weights"]
-        return AccuracyPlan(root, tmp_path / "out", parse(words), **{**settings, "weights": weights})
+        places = {"data": root, "out": tmp_path / "out"}
+        return AccuracyPlan(**places, variants=parse(words), **{**settings, "weights": weights})
 
     return make
 
 
 @pytest.fixture
 def here(monkeypatch):
-    """Runs the children's work in this process, which saves their start; lists what was asked for."""
+    """Runs the workers' work in this process, which saves their start; lists what was asked for."""
     asked = []
 
     class Here:
         def __init__(self, module, request, threads):
-            self.options = TrainOptions(**{**request, "runs": bench.Path(request["runs"])})
+            self.options = TrainOptions(**{**request, "runs": Path(request["runs"])})
             asked.append(self.options)
 
         def __enter__(self):
@@ -73,9 +78,9 @@ def here(monkeypatch):
         def ask_to_stop(self):
             pass
 
-    monkeypatch.setattr(bench, "Worker", Here)
+    monkeypatch.setattr(parallel_runs, "Worker", Here)
     # Most of the time of runs this small would be spent on their pictures.
-    monkeypatch.setattr(bench, "draw_accuracy", lambda report: b"")
+    monkeypatch.setattr(accuracy, "draw_accuracy", lambda report: b"")
     monkeypatch.setattr("da3.toolchain.training.curves.draw", lambda runs: b"")
     return asked
 
@@ -147,14 +152,14 @@ def test_means_and_deviations_are_numpys(plan, here):
 
 def test_a_stopped_run_is_resumed_and_nothing_is_trained_twice(plan, here):
     whole = plan(domains=["signs"], seeds=1)
-    (options,) = whole.cells().values()
+    (options,) = whole.runs().values()
     steps = iter(range(100))
     assert not train(options, SilentReporter(), lambda: next(steps) > 2).finished
     bench_accuracy(whole, SILENT)
     assert [o.resume for o in here] == [True]
     score = bench_accuracy(whole, SILENT)["rows"][0]["last"]
     assert len(here) == 1
-    straight = train(bench._changed(options, runs=whole.out / "straight"), SilentReporter())
+    straight = train(replace(options, runs=whole.out / "straight"), SilentReporter())
     assert score == [straight.history[-1]["val_accuracy"]]
 
 
@@ -189,26 +194,26 @@ def test_a_damaged_run_is_refused_or_replaced(plan, here):
     assert bench_accuracy(plan(domains=["signs"], seeds=1, epochs=1, overwrite=True), SILENT)["remaining"] == 0
 
 
-def test_levers_count_only_where_they_mean_something(small_run, weights_files):
+def test_memory_settings_count_only_where_they_mean_something(small_run, weights_files):
     weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
-    for name, levers in (("finetune", 0), ("linear", 0), ("da3", 2)):
+    for name, count in (("finetune", 0), ("linear", 0), ("da3", 2)):
         config = small_run(method=name).config(weights, ("a", "b"), 10)
         other = config._replace(memory=MemorySettings("fp32", gradient="skip-path"))
-        assert len(bench.differences(config, other)) == levers
-        assert bench.differences(config, config) == []
+        assert len(differences(config, other)) == count
+        assert differences(config, config) == []
     grid = config._replace(adaptor=config.adaptor._replace(grid=4))
-    assert "adaptor" in bench.differences(grid, config)[0]
+    assert "adaptor" in differences(grid, config)[0]
 
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(plan, here, monkeypatch):
-    fine = bench.Worker.answers
+    fine = parallel_runs.Worker.answers
 
     def answers(self):
         if self.options.domain == "letters":
             raise WorkerError("its process was killed by SIGKILL")
         yield from fine(self)
 
-    monkeypatch.setattr(bench.Worker, "answers", answers)
+    monkeypatch.setattr(parallel_runs.Worker, "answers", answers)
     report = bench_accuracy(plan(seeds=1, epochs=1, jobs=2), SILENT)
     assert [row["domain"] for row in report["rows"]] == ["signs"] and report["overall"] == []
     assert report["failed"] == [
@@ -252,4 +257,4 @@ def test_domains_are_found_or_named(root, photos, tmp_path):
 
 def test_no_flip_names_a_domain(plan):
     with pytest.raises(TrainingError, match="--no-flip signz"):
-        plan(no_flip=("signz",)).cells()
+        plan(no_flip=("signz",)).runs()

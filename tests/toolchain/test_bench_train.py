@@ -22,7 +22,7 @@ from da3.toolchain.bench import train as bench_train
 from da3.toolchain.bench.plots import draw_train
 from da3.toolchain.bench.progress import SilentBenchReporter
 from da3.toolchain.bench.tables import digits, size, train_table
-from da3.toolchain.bench.train import Plan
+from da3.toolchain.bench.train import TrainPlan
 from da3.toolchain.bench.variants import parse
 from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import TrainingError
@@ -41,7 +41,7 @@ FIGURES = {
 }
 ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 
-# Stands in for bench_child: notes who was asked, and answers at once. No torch, so that it starts at once too.
+# Stands in for step_worker: it notes what was asked, and answers at once. It imports no PyTorch, so it starts at once.
 FAKE = """
 import json, os, signal, sys, time
 request = json.load(sys.stdin)
@@ -58,7 +58,8 @@ for step in range(1 + request["steps"]):
     print(json.dumps({"step": step}), flush=True)
 turn = sum(line.startswith(request["method"]) for line in open(os.environ["FAKE_LOG"]))
 print(json.dumps({"measured": {
-    "kept_bytes_per_image": 1000 * turn, "peak_growth_bytes": 10**6 * turn, "seconds": [turn, turn + 0.5],
+    "kept_bytes_per_image": 1000 * turn, "base_bytes": 10**8, "peak_growth_bytes": 10**6 * turn,
+    "seconds": [turn, turn + 0.5],
     "trainable_parameters": 7, "domain_bytes": 14, "flops_share": request["flops_budget"], "threads": 1,
     "device_name": None}}))
 """
@@ -66,15 +67,15 @@ print(json.dumps({"measured": {
 
 @pytest.fixture
 def fake(tmp_path, monkeypatch, weights_files):
-    """Makes plans whose children are ``FAKE``; its attribute ``asked`` reads who was, in order."""
-    (tmp_path / "fake_child.py").write_text(FAKE)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    """Makes plans whose workers are ``FAKE``; its attribute ``asked`` reads which were started, in order."""
+    (tmp_path / "fake_worker.py").write_text(FAKE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr(bench_train, "CHILD", "fake_child")
+    monkeypatch.setattr(bench_train, "WORKER", "fake_worker")
 
     def plan(words, **changes):
         settings = {"weights": str(weights_files["mobilenet_v2"]), "size": 32, "steps": 2, **changes}
-        return Plan(parse(words), "mobilenet_v2", **settings)
+        return TrainPlan(variants=parse(words), backbone="mobilenet_v2", **settings)
 
     plan.asked = lambda: [line.split() for line in (tmp_path / "log").read_text().splitlines()]
     return plan
@@ -100,7 +101,7 @@ def test_json_has_every_figure_and_the_conditions(measured, weights_files):
     for row in report["rows"]:
         assert row.keys() >= FIGURES
         assert len(row["step_seconds"]) == 2 and row["step_seconds_median"] > 0
-        assert row["ratios"].keys() == set(bench_train.RATIOS)
+        assert row["ratios"].keys() == FIGURES - {"method", "step_seconds_iqr"}
     assert all(v == 1 for v in report["rows"][0]["ratios"].values() if v is not None)
     conditions = report["conditions"]
     wanted = {
@@ -234,10 +235,10 @@ def test_the_command_ends_with_exit_code_one_when_a_method_failed(fake, weights_
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_takes_the_child_along(fake, number, weights_files, tmp_path):
+def test_an_interrupt_ends_the_worker_too(fake, number, weights_files, tmp_path):
     code = (
         "import sys; from da3.toolchain.bench import train as bench_train; "
-        "from da3.toolchain.cli import commands as cli; bench_train.CHILD = 'fake_child'; "
+        "from da3.toolchain.cli import commands as cli; bench_train.WORKER = 'fake_worker'; "
         "sys.argv = ['da3', *sys.argv[1:]]; cli.run()"
     )
     words = ["bench", "train", "--methods", "series", "--backbone", "mobilenet_v2", "--size", "32", "--weights"]

@@ -12,23 +12,23 @@ def test_options_follow_their_method():
     found = parse(["finetune, da3:keep=0.6,gradient=skip-path,linear", "da3:micro_batch=2"])
     assert [v.label for v in found] == ["finetune", "da3:keep=0.6,gradient=skip-path", "linear", "da3:micro-batch=2"]
     assert [v.method for v in found] == ["finetune", "da3", "linear", "da3"]
-    assert (found[1].keep, found[1].lean) == (0.6, MemorySettings(gradient="skip-path"))
-    assert found[3].lean == MemorySettings(micro_batch=2)
+    assert (found[1].flops_budget, found[1].memory) == (0.6, MemorySettings(gradient="skip-path"))
+    assert found[3].memory == MemorySettings(micro_batch=2)
     assert found[1].folder == "da3-keep-0.6-gradient-skip-path"
 
 
 def test_nothing_named_is_every_method():
     assert [v.label for v in parse([])] == list(METHODS)
-    assert all(v.keep == 1 and v.lean == MemorySettings() for v in parse([]))
+    assert all(v.flops_budget == 1 and v.memory == MemorySettings() for v in parse([]))
 
 
 def test_shared_options_go_where_they_mean_something_and_yield():
     shared = {"keep": 0.5, "micro-batch": 1, "gradient": None}
     finetune, linear, da3, own = parse(["finetune,linear,da3,da3:keep=0.9"], shared)
-    assert (finetune.keep, finetune.lean) == (1.0, MemorySettings())
-    assert (linear.keep, linear.lean) == (1.0, MemorySettings(micro_batch=1))
-    assert (da3.keep, da3.lean) == (0.5, MemorySettings(micro_batch=1))
-    assert (own.keep, own.lean) == (0.9, MemorySettings(micro_batch=1))
+    assert (finetune.flops_budget, finetune.memory) == (1.0, MemorySettings())
+    assert (linear.flops_budget, linear.memory) == (1.0, MemorySettings(micro_batch=1))
+    assert (da3.flops_budget, da3.memory) == (0.5, MemorySettings(micro_batch=1))
+    assert (own.flops_budget, own.memory) == (0.9, MemorySettings(micro_batch=1))
 
 
 @pytest.mark.parametrize(

@@ -1,1 +1,58 @@
-"""TODO face."""
+"""What training costs and reaches, and how fast the engine is, measured side by side as docs/bench.md says.
+
+Each name is imported when it is first used: timing the engine needs no PyTorch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from da3.toolchain.bench.accuracy import bench_accuracy
+    from da3.toolchain.bench.accuracy_plan import AccuracyPlan, domains_in
+    from da3.toolchain.bench.engine import bench_bundle, compare, switch_us
+    from da3.toolchain.bench.plots import draw_accuracy, draw_run, draw_train
+    from da3.toolchain.bench.progress import BenchReporter, ConsoleBenchReporter, SilentBenchReporter
+    from da3.toolchain.bench.tables import accuracy_table, run_table, train_table
+    from da3.toolchain.bench.train import TrainPlan, bench_train
+    from da3.toolchain.bench.variants import Variant, check_shared, parse
+
+_MODULES = {
+    "accuracy": ("bench_accuracy",),
+    "accuracy_plan": ("AccuracyPlan", "domains_in"),
+    "engine": ("bench_bundle", "compare", "switch_us"),
+    "plots": ("draw_accuracy", "draw_run", "draw_train"),
+    "progress": ("BenchReporter", "ConsoleBenchReporter", "SilentBenchReporter"),
+    "tables": ("accuracy_table", "run_table", "train_table"),
+    "train": ("TrainPlan", "bench_train"),
+    "variants": ("Variant", "check_shared", "parse"),
+}
+
+__all__ = [
+    "AccuracyPlan",
+    "BenchReporter",
+    "ConsoleBenchReporter",
+    "SilentBenchReporter",
+    "TrainPlan",
+    "Variant",
+    "accuracy_table",
+    "bench_accuracy",
+    "bench_bundle",
+    "bench_train",
+    "check_shared",
+    "compare",
+    "domains_in",
+    "draw_accuracy",
+    "draw_run",
+    "draw_train",
+    "parse",
+    "run_table",
+    "switch_us",
+    "train_table",
+]
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,13 +1,15 @@
-"""A process of its own that opens a bundle and answers once: how long until then, and how much memory."""
+"""A new process that opens a bundle and answers once: how long until then, and how much memory it held."""
+
+from __future__ import annotations
 
 import json
 import os
 import subprocess
 import sys
 import time
-from typing import Any
 
 from da3.runtime.errors import BackendError
+from da3.toolchain.bench.reports import FreshProcess
 
 _PROGRAM = """
 import json, sys
@@ -24,10 +26,12 @@ print(json.dumps([imported, peak_bytes()]))
 
 
 def start_fresh(
-    bundle: str, domain: str, threads: int | None = None, backend: str = "auto", repeats: int = 3
-) -> dict[str, Any]:
-    """{"startup_ms": from the start of Python to the first answer, median; "memory_bytes": the most the process held;
-    "memory_growth_bytes": of that, since da3.runtime and numpy were imported}."""
+    bundle: str | os.PathLike[str], domain: str, threads: int | None = None, backend: str = "auto", repeats: int = 3
+) -> FreshProcess:
+    """Start Python, import numpy and da3.runtime, open `bundle` and answer once; `repeats` times, of which the median.
+
+    Raises BackendError, in one line, where the process fails.
+    """
     times: list[float] = []
     for _ in range(repeats):
         words = [sys.executable, "-c", _PROGRAM, json.dumps([os.fspath(bundle), domain, backend, threads])]
@@ -46,5 +50,5 @@ def start_fresh(
 
 
 def _environment() -> dict[str, str]:
-    """Where this process found da3, the other one will."""
+    """This process's, in which the new one finds da3 where this one found it."""
     return dict(os.environ, PYTHONPATH=os.pathsep.join(p for p in sys.path if p))

@@ -2,39 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from da3.toolchain.bench.reports import AccuracyReport, AccuracyRow, EngineReport, OverallRow, TrainReport
 from da3.toolchain.bench.tables import digits
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LOG_FROM = 20  # times the smallest bar: beyond that the smallest could not be seen
+LOG_FROM = 20  # times the smallest bar: on a linear axis a larger one would leave nothing to see of it
 
 
-def draw_train(report: Mapping[str, Any]) -> bytes:
-    """PNG of three panels, a bar per method: kept per image, peak growth, time of a step with its IQR."""
+def draw_train(report: TrainReport) -> bytes:
+    """PNG of three panels, a bar for each method: bytes kept per image, peak growth, time of a step with its IQR."""
     rows, conditions = report["rows"], report["conditions"]
     figure = _figure(13, 1.6 + 0.42 * max(len(rows), 2))
-    panels = figure.subplots(1, 3, sharey=True)
-    for axis, (title, key, scale) in zip(
-        panels,
-        [
-            ("kept for the backward pass, MB per image", "kept_bytes_per_image", 1e6),
-            ("peak growth of the process, MB", "peak_growth_bytes", 1e6),
-            ("one step, seconds (median and IQR)", "step_seconds_median", 1.0),
-        ],
-        strict=True,
-    ):
-        values = [None if row[key] is None else row[key] / scale for row in rows]
-        spread = [_around(row["step_seconds"]) for row in rows] if key == "step_seconds_median" else None
-        _bars(axis, [row["method"] for row in rows], values, spread)
-        axis.set_title(title, fontsize=10)
+    kept, peak, step = figure.subplots(1, 3, sharey=True)
+    names = [row["method"] for row in rows]
+    _bars(kept, names, [None if (b := row["kept_bytes_per_image"]) is None else b / 1e6 for row in rows])
+    kept.set_title("kept for the backward pass, MB per image", fontsize=10)
+    _bars(peak, names, [row["peak_growth_bytes"] / 1e6 for row in rows])
+    peak.set_title("peak growth of the process, MB", fontsize=10)
+    spread = [_quartiles_from_median(row["step_seconds"]) for row in rows]
+    _bars(step, names, [row["step_seconds_median"] for row in rows], spread)
+    step.set_title("one step, seconds (median and IQR)", fontsize=10)
     figure.suptitle(
         f"{conditions['backbone']}, {conditions['size']} px, batch {conditions['batch']}, {conditions['device']}, "
         f"{conditions['threads']} CPU threads, {conditions['rounds']} x {conditions['steps']} steps",
@@ -43,16 +39,19 @@ def draw_train(report: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
-def _around(seconds: list[float]) -> tuple[float, float]:
-    """How far the quartiles lie below and above the median."""
+def _quartiles_from_median(seconds: list[float]) -> tuple[float, float]:
+    """How far the lower quartile lies below the median, and the upper one above it."""
     low, middle, high = np.percentile(seconds, (25, 50, 75))
     return float(middle - low), float(high - middle)
 
 
 def _bars(
-    axis: Axes, names: list[str], values: list[float | None], spread: list[tuple[float, float]] | None = None
+    axis: Axes, names: list[str], values: Sequence[float | None], spread: list[tuple[float, float]] | None = None
 ) -> None:
-    """Horizontal bars, the first on top, each with its value; a dash where there is none."""
+    """Horizontal bars, the first on top, each with its value; a dash where it is None.
+
+    ``spread``: how far a whisker reaches below and above each value.
+    """
     places = range(len(names))
     below, above = zip(*(spread or [(0.0, 0.0)] * len(names)), strict=True)
     lengths = [value or 0.0 for value in values]
@@ -81,15 +80,17 @@ def _bars(
     axis.set_axisbelow(True)
 
 
-def draw_accuracy(report: Mapping[str, Any]) -> bytes:
-    """PNG of accuracy after the last epoch: bars grouped by domain, their mean last, a colour per method.
+def draw_accuracy(report: AccuracyReport) -> bytes:
+    """PNG of accuracy after the last epoch: bars grouped by domain, their mean last, a colour for each method.
 
     The whiskers are the standard deviation over seeds.
     """
     rows, conditions = report["rows"], report["conditions"]
     methods = list(dict.fromkeys(row["method"] for row in rows))
     domains = list(dict.fromkeys(row["domain"] for row in rows))
-    groups = {domain: {row["method"]: row for row in rows if row["domain"] == domain} for domain in domains}
+    groups: dict[str, Mapping[str, AccuracyRow | OverallRow]] = {
+        domain: {row["method"]: row for row in rows if row["domain"] == domain} for domain in domains
+    }
     if len(domains) > 1 and report["overall"]:
         groups["mean"] = {row["method"]: row for row in report["overall"]}
     figure = _figure(min(16.0, max(7.0, 1.5 + len(groups) * (0.5 + 0.25 * len(methods)))), 4.4)
@@ -123,9 +124,11 @@ def draw_accuracy(report: Mapping[str, Any]) -> bytes:
     return _png(figure)
 
 
-def draw_run(report: Mapping[str, Any]) -> bytes:
-    """PNG of the engine's latency by the share of block FLOPs run: measured points, p50 with a bar to p90, and the
-    line on which time falls as FLOPs do."""
+def draw_run(report: EngineReport) -> bytes:
+    """PNG of the engine's latency by the share of block FLOPs run, a panel for each batch size.
+
+    Points are p50 with a bar to p90; a line shows where time would fall as FLOPs do.
+    """
     rows, conditions = report["rows"], report["conditions"]
     batches = list(dict.fromkeys(row["batch"] for row in rows))
     figure = _figure(5.6 * len(batches) + 1, 4.4)

@@ -1,4 +1,4 @@
-"""What a benchmark shows while it measures: one bar on a terminal, and a line for each finished part anywhere."""
+"""What a benchmark shows while it measures: a bar where there is a terminal, and a line for each finished part."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 
 class BenchReporter(Protocol):
-    """Who is told how it goes."""
+    """Whoever is told how a benchmark goes."""
 
-    def at(self, text: str, done: float, total: float) -> None: ...
-    def note(self, text: str) -> None: ...
+    def at(self, text: str, done: float, total: float) -> None:
+        """``done`` of ``total`` parts are measured; ``text`` says what is now."""
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
 
 
 class ConsoleBenchReporter:
-    """Reports to people on stderr; use as a context manager so that the bar always ends cleanly."""
+    """Reports to people on stderr; it is used as a context manager, so that the bar always ends cleanly."""
 
     def __init__(self) -> None:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -45,5 +48,11 @@ class ConsoleBenchReporter:
         self.console.print(text, markup=False)
 
 
-class SilentBenchReporter(BenchReporter):
+class SilentBenchReporter:
     """Says nothing: for use as a library."""
+
+    def at(self, text: str, done: float, total: float) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass

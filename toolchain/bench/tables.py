@@ -4,55 +4,110 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from da3.toolchain.bench.reports import AccuracyReport, AccuracyRow, Conditions, EngineReport, OverallRow, TrainReport
+
 WIDEST = 18  # characters of a method's label on one line
 
 
-def train_table(report: Mapping[str, Any]) -> Table:
+def train_table(report: TrainReport) -> Table:
     """What training costs, a row per method; below each figure, how many times fine-tuning's it is.
 
     In brackets the share of block FLOPs that ran, where that is not all.
     """
     rows = report["rows"]
     table = Table(title="training, one method a process, in turns", box=box.SIMPLE_HEAD)
-    labels = {row["method"]: re.sub("([:,])", r"\1\n", row["method"]) for row in rows}  # where they may best be broken
+    labels = {row["method"]: re.sub("([:,])", r"\1\n", row["method"]) for row in rows}  # broken where that reads best
     longest = max((len(line) for label in labels.values() for line in label.split("\n")), default=0)
     table.add_column("method", min_width=min(longest, WIDEST), overflow="fold")
     for name in ("kept\nper image", "peak\ngrowth", "step,\nmedian", "trained", "stored"):
         table.add_column(name, justify="right", overflow="fold")
     for row in rows:
-
-        def cell(key: str, text: str, row: Mapping[str, Any] = row) -> str:
-            ratio = (row["ratios"] or {}).get(key)
-            return text if ratio is None else f"{text}\nx{digits(ratio, 2)}"
-
         kept = row["kept_bytes_per_image"]
-        cells = [
-            cell("kept_bytes_per_image", "-" if kept is None else size(kept)),
-            cell("peak_growth_bytes", size(row["peak_growth_bytes"])),
-            cell(
-                "step_seconds_median",
-                f"{digits(row['step_seconds_median'])} s\nIQR {digits(row['step_seconds_iqr'], 2)}",
-            ),
-            cell("trainable_parameters", _count(row["trainable_parameters"])),
-            cell("domain_bytes", size(row["domain_bytes"])),
-        ]
+        figures = {
+            "kept_bytes_per_image": "-" if kept is None else size(kept),
+            "peak_growth_bytes": size(row["peak_growth_bytes"]),
+            "step_seconds_median": f"{digits(row['step_seconds_median'])} s\nIQR {digits(row['step_seconds_iqr'], 2)}",
+            "trainable_parameters": _count(row["trainable_parameters"]),
+            "domain_bytes": size(row["domain_bytes"]),
+        }
+        ratios = row["ratios"] or {}
+        cells = [_with_ratio(text, ratios.get(key)) for key, text in figures.items()]
         ran = f"\n({row['flops_share']:.1%} run)" if row["flops_share"] < 1 else ""
         table.add_row(escape(labels[row["method"]] + ran), *cells)
     lines = [f"{f['method']} failed: {f['error']}" for f in report["failed"]]
-    table.caption = escape("\n".join([*lines, conditions_line(report["conditions"])]))
+    table.caption = escape("\n".join([*lines, _conditions_line(report["conditions"])]))
     return table
 
 
-def conditions_line(conditions: Mapping[str, Any]) -> str:
-    """Conditions as one text; what is itself a mapping (the methods' levers) is for JSON readers."""
-    return ", ".join(f"{k} {v}" for k, v in conditions.items() if v is not None and not isinstance(v, Mapping))
+def accuracy_table(report: AccuracyReport) -> Table:
+    """Accuracy on the validation photos, a line per domain and method, and the mean over domains."""
+    table = Table(title="accuracy on the validation photos, mean over seeds and standard deviation")
+    for name in ("domain", "method"):
+        table.add_column(name, overflow="fold")
+    for name in ("last epoch", "best epoch", "block FLOPs run", "seeds"):
+        table.add_column(name, justify="right")
+    by_domain: dict[str, list[AccuracyRow]] = {}
+    for found in report["rows"]:
+        by_domain.setdefault(found["domain"], []).append(found)
+    sections: dict[str, Sequence[AccuracyRow | OverallRow]] = {**by_domain}
+    if len(by_domain) > 1:
+        sections["mean of the domains"] = report["overall"]
+    for domain, rows in sections.items():
+        for i, row in enumerate(rows):
+            table.add_row(
+                escape(domain) if i == 0 else "",
+                escape(row["method"]),
+                _spread(row["last_mean"], row["last_std"]),
+                _spread(row["best_mean"], row["best_std"]),
+                f"{row['flops_share']:.1%}",
+                str(len(row["seeds"])),
+                end_section=i == len(rows) - 1,
+            )
+    lines = [f"{f['method']} on {f['domain']}, seed {f['seed']} failed: {f['error']}" for f in report["failed"]]
+    if report["remaining"]:
+        lines.append(f"{report['remaining']} runs are missing")
+    table.caption = escape("\n".join([*lines, _conditions_line(report["conditions"])]))
+    return table
+
+
+def run_table(report: EngineReport) -> Table:
+    """The engine beside one monolithic model, a row per case and batch size; below, what else was measured."""
+    table = Table(
+        "", "batch", "FLOPs", "p50", "p90", "p99", "images/s", "time", "gain", title=f"domain {report['domain']}"
+    )
+    table.columns[0].no_wrap = True
+    for row in report["rows"]:
+        table.add_row(
+            row["name"],
+            str(row["batch"]),
+            f"{row['flops_share']:.1%}",
+            *(f"{ms:.2f}" for ms in (row["p50_ms"], row["p90_ms"], row["p99_ms"])),
+            f"{row['images_per_second']:.0f}",
+            *("-" if value is None else f"{value:.2f}" for value in (row["ratio_to_monolithic"], row["gain_per_flop"])),
+        )
+    lines = [
+        "FLOPs: share of the blocks' that ran; p50 to p99: ms a batch; time: over the monolithic model's;",
+        "gain: time gained over FLOPs saved",
+        f"all-on / gated, medians: {report['ratio']:.2f}",
+    ]
+    if report["break_even_skip"] is not None:
+        lines.append(f"as fast as the monolithic model from {report['break_even_skip']:.0%} of block FLOPs skipped on")
+    switches = ", ".join(f"{us:.1f} us with {n} loaded" for n, us in report["switch_us_by_loaded"].items())
+    lines.append(f"domain switch: {switches}")
+    lines.append(f"load of a domain from disk: {report['cold_load_ms']:.1f} ms")
+    lines.append(
+        f"a new process answers after {report['startup_ms']:.0f} ms and holds {report['memory_bytes'] / 1e6:.0f} MB, "
+        f"{report['memory_growth_bytes'] / 1e6:.0f} MB more than numpy and da3.runtime"
+    )
+    lines.append(", ".join(f"{k} {v}" for k, v in report["conditions"].items()))
+    table.caption = "\n".join(lines)
+    return table
 
 
 def digits(value: float, count: int = 3) -> str:
@@ -63,10 +118,6 @@ def digits(value: float, count: int = 3) -> str:
     return f"{value:,.{places}f}"
 
 
-def _count(number: int) -> str:
-    return f"{digits(number / 1e6)} M" if number >= 1e6 else f"{number:,}"
-
-
 def size(count: float) -> str:
     """Bytes in decimal units."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("KB", 1e3)):
@@ -75,34 +126,18 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def accuracy_table(report: Mapping[str, Any]) -> Table:
-    """Accuracy on the validation photos, a line per domain and method, and the mean over domains."""
-    table = Table(title="accuracy on the validation photos, mean over seeds and standard deviation")
-    for name in ("domain", "method"):
-        table.add_column(name, overflow="fold")
-    for name in ("last epoch", "best epoch", "block FLOPs run", "seeds"):
-        table.add_column(name, justify="right")
-    sections: dict[str, list[Mapping[str, Any]]] = {}
-    for row in report["rows"]:
-        sections.setdefault(row["domain"], []).append(row)
-    if len(sections) > 1:
-        sections["mean of the domains"] = report["overall"]
-    for domain, rows in sections.items():
-        for i, row in enumerate(rows):
-            table.add_row(
-                escape(domain) if i == 0 else "",
-                escape(row["method"]),
-                *(_spread(row[f"{which}_mean"], row[f"{which}_std"]) for which in ("last", "best")),
-                f"{row['flops_share']:.1%}",
-                str(len(row["seeds"])),
-                end_section=i == len(rows) - 1,
-            )
-    lines = [f"{f['method']} on {f['domain']}, seed {f['seed']} failed: {f['error']}" for f in report["failed"]]
-    if report["remaining"]:
-        lines.append(f"{report['remaining']} runs are missing")
-    table.caption = escape("\n".join([*lines, conditions_line(report["conditions"])]))
-    return table
+def _conditions_line(conditions: Conditions) -> str:
+    """Conditions as one text; what is itself a mapping (the methods' memory settings) is for JSON readers."""
+    return ", ".join(f"{k} {v}" for k, v in conditions.items() if v is not None and not isinstance(v, Mapping))
+
+
+def _with_ratio(text: str, ratio: float | None) -> str:
+    return text if ratio is None else f"{text}\nx{digits(ratio, 2)}"
 
 
 def _spread(mean: float, std: float | None) -> str:
     return f"{mean:.1%}" if std is None else f"{100 * mean:.1f} +- {100 * std:.1f} %"
+
+
+def _count(number: int) -> str:
+    return f"{digits(number / 1e6)} M" if number >= 1e6 else f"{number:,}"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +16,23 @@ from safetensors.torch import save_file
 from da3.runtime.system.machine import conditions
 from da3.toolchain.backbones import NAMES, load_weights, random_weights
 from da3.toolchain.bench.progress import BenchReporter
+from da3.toolchain.bench.reports import Conditions, FailedMethod, TrainReport, TrainRow
 from da3.toolchain.bench.variants import Variant
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.process.worker import Worker, WorkerError
-from da3.toolchain.training.step_worker import CLASSES, PREPARED, Request
+from da3.toolchain.training.step_worker import CLASSES, PREPARED, Measured, Request
 from da3.toolchain.training.train import device_named
 
-CHILD = "da3.toolchain.training.step_process"
-RATIOS = ("kept_bytes_per_image", "peak_growth_bytes", "step_seconds_median", "trainable_parameters", "domain_bytes")
+WORKER = "da3.toolchain.training.step_process"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What to measure: ``rounds`` turns of all variants, each turn ``steps`` timed steps in a process of its own."""
+@dataclass(frozen=True, kw_only=True)
+class TrainPlan:
+    """What to measure: ``rounds`` turns of all variants, each turn ``steps`` timed steps in a process of its own.
+
+    ``weights``: "random", or what ``load_weights`` takes. ``size``: side of the images in pixels. ``batch``: images a
+    step. ``threads``: CPU threads of each process; None leaves them to PyTorch.
+    """
 
     variants: list[Variant]
     backbone: str = "resnet50"
@@ -55,22 +58,30 @@ class Plan:
         return ((turn, variant) for turn in range(self.rounds) for variant in self.variants)
 
     def request(self, variant: Variant, weights: str) -> Request:
+        """What to ask of one process; it loads ``weights``."""
         return Request(
-            method=variant.method, flops_budget=variant.keep, memory=variant.lean, backbone=self.backbone,
-            weights=weights, size=self.size, batch=self.batch, steps=self.steps, device=self.device,
-            threads=self.threads, seed=self.seed,
-        )  # fmt: skip
+            method=variant.method,
+            flops_budget=variant.flops_budget,
+            memory=variant.memory,
+            backbone=self.backbone,
+            weights=weights,
+            size=self.size,
+            batch=self.batch,
+            steps=self.steps,
+            device=self.device,
+            threads=self.threads,
+            seed=self.seed,
+        )
 
 
-def bench_train(plan: Plan, reporter: BenchReporter) -> dict[str, Any]:
-    """Measure, and return {"rows": [...], "failed": [{"method", "error"}], "conditions": {...}}.
+def bench_train(plan: TrainPlan, reporter: BenchReporter) -> TrainReport:
+    """Measure every variant of ``plan``.
 
-    A row has ``method``, the figures that docs/bench.md defines, ``flops_share``, ``step_seconds`` (all of them) and
-    ``ratios`` (each figure over fine-tuning's; None where that was not measured). A method whose process fails is
-    left out of the rows and of what is still to measure. Raises TrainingError for a plan that makes no sense.
+    A method whose process fails is in ``failed``, and left out of the rows and of what is still to measure. Raises
+    TrainingError for a plan that makes no sense.
     """
     plan.check()
-    found: dict[str, list[dict[str, Any]]] = {v.label: [] for v in plan.variants}
+    found: dict[str, list[Measured]] = {variant.label: [] for variant in plan.variants}
     failed: dict[str, str] = {}
     total, done = plan.rounds * len(plan.variants), 0
     with _weights(plan, reporter) as weights:
@@ -78,7 +89,7 @@ def bench_train(plan: Plan, reporter: BenchReporter) -> dict[str, Any]:
             label, words = variant.label, f"round {turn + 1}/{plan.rounds}, {variant.label}"
             if label not in failed:
                 try:
-                    measured = _measure(plan, plan.request(variant, weights), words, done, total, reporter)
+                    measured = _measure(plan, plan.request(variant, weights), _Part(words, done, total), reporter)
                 except WorkerError as error:
                     failed[label] = str(error)
                     reporter.note(f"error: {label}: {error}")
@@ -86,18 +97,14 @@ def bench_train(plan: Plan, reporter: BenchReporter) -> dict[str, Any]:
                     found[label].append(measured)
                     reporter.note(f"{words}: {_in_short(measured)}")
             done += 1
-    rows = [_row(label, parts) for label, parts in found.items() if label not in failed]
-    _add_ratios(rows, plan)
-    return {
-        "rows": rows,
-        "failed": [{"method": label, "error": error} for label, error in failed.items()],
-        "conditions": _conditions(plan, rows, found),
-    }
+    measurements = {label: parts for label, parts in found.items() if label not in failed}
+    errors: list[FailedMethod] = [{"method": label, "error": error} for label, error in failed.items()]
+    return {"rows": _rows(measurements, plan), "failed": errors, "conditions": _conditions(plan, found)}
 
 
 @contextmanager
-def _weights(plan: Plan, reporter: BenchReporter) -> Iterator[str]:
-    """What the children load their weights from: a file of random ones, or what the user named, once it is there."""
+def _weights(plan: TrainPlan, reporter: BenchReporter) -> Iterator[str]:
+    """What the workers load their weights from: a file of random ones, or what the user named, once it is there."""
     if plan.weights != "random":
         load_weights(plan.weights, plan.backbone)
         yield plan.weights
@@ -111,61 +118,92 @@ def _weights(plan: Plan, reporter: BenchReporter) -> Iterator[str]:
         yield str(path)
 
 
-def _measure(
-    plan: Plan, request: Request, words: str, done: int, total: int, reporter: BenchReporter
-) -> dict[str, Any]:
-    reporter.at(f"{words}: building", done, total)
-    with Worker(CHILD, request.to_json(), plan.threads) as worker:
+@dataclass(frozen=True)
+class _Part:
+    """One process among ``total``, of which ``done`` are done; ``words`` name it to people."""
+
+    words: str
+    done: int
+    total: int
+
+
+def _measure(plan: TrainPlan, request: Request, part: _Part, reporter: BenchReporter) -> Measured:
+    """What one process finds. Raises WorkerError, in one line, where it fails."""
+    reporter.at(f"{part.words}: building", part.done, part.total)
+    with Worker(WORKER, request.to_json(), plan.threads) as worker:
         for answer in worker.answers():
             if "measured" in answer:
-                return answer["measured"]
+                return Measured(**answer["measured"])
             step = answer["step"]
             what = f"step {step}/{plan.steps}" if step else "warmed up"
-            reporter.at(f"{words}: {what}", done + (step + 1) / (plan.steps + 2), total)
+            reporter.at(f"{part.words}: {what}", part.done + (step + 1) / (plan.steps + 2), part.total)
     raise WorkerError("its process ended without a result")
 
 
-def _in_short(measured: Mapping[str, Any]) -> str:
-    seconds = statistics.median(measured["seconds"])
-    return f"{seconds:.3g} s a step, peak growth {measured['peak_growth_bytes'] / 1e6:,.0f} MB"
+def _in_short(measured: Measured) -> str:
+    return f"{statistics.median(measured.seconds):.3g} s a step, peak growth {measured.peak_growth_bytes / 1e6:,.0f} MB"
 
 
-def _row(label: str, parts: list[dict[str, Any]]) -> dict[str, Any]:
+def _rows(found: Mapping[str, Sequence[Measured]], plan: TrainPlan) -> list[TrainRow]:
+    """A row for each method from what its processes found, with its ratios to the first fine-tuning there is."""
+    rows = [_row(label, measurements) for label, measurements in found.items()]
+    labels = [variant.label for variant in plan.variants if variant.method == "finetune"]
+    base = next((row for row in rows if row["method"] in labels), None)
+    if base is not None:
+        figures = _figures(base)
+        for row in rows:
+            row["ratios"] = {name: _ratio(value, figures[name]) for name, value in _figures(row).items()}
+    return rows
+
+
+def _row(label: str, measurements: Sequence[Measured]) -> TrainRow:
     """One method's figures from each of its processes."""
-    seconds = [s for part in parts for s in part["seconds"]]
+    seconds = [s for measured in measurements for s in measured.seconds]
     low, high = np.percentile(seconds, (25, 75))
-    kept = [part["kept_bytes_per_image"] for part in parts]
+    first = measurements[0]
     return {
         "method": label,
-        "kept_bytes_per_image": None if None in kept else statistics.median(kept),
-        "peak_growth_bytes": statistics.median(part["peak_growth_bytes"] for part in parts),
+        "kept_bytes_per_image": _median([measured.kept_bytes_per_image for measured in measurements]),
+        "peak_growth_bytes": statistics.median(measured.peak_growth_bytes for measured in measurements),
         "step_seconds_median": statistics.median(seconds),
         "step_seconds_iqr": float(high - low),
-        "trainable_parameters": parts[0]["trainable_parameters"],
-        "domain_bytes": parts[0]["domain_bytes"],
-        "flops_share": parts[0]["flops_share"],
+        "trainable_parameters": first.trainable_parameters,
+        "domain_bytes": first.domain_bytes,
+        "flops_share": first.flops_share,
         "step_seconds": seconds,
+        "ratios": None,
     }
 
 
-def _add_ratios(rows: list[dict[str, Any]], plan: Plan) -> None:
-    labels = [v.label for v in plan.variants if v.method == "finetune"]
-    base = next((row for row in rows if row["method"] in labels), None)
-    for row in rows:
-        if base is None:
-            row["ratios"] = None
-        else:
-            row["ratios"] = {k: row[k] / base[k] if row[k] is not None and base[k] else None for k in RATIOS}
+def _median(values: Sequence[float | None]) -> float | None:
+    """None where one of them is not known."""
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if len(known) == len(values) else None
 
 
-def _conditions(plan: Plan, rows: list[dict[str, Any]], found: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    first = next((parts[0] for parts in found.values() if parts), {})
-    levers = {v.label: {"keep": v.keep, **v.lean.to_json()} for v in plan.variants if v.method == "da3"}
+def _figures(row: TrainRow) -> dict[str, float | None]:
+    """What methods are compared by."""
+    return {
+        "kept_bytes_per_image": row["kept_bytes_per_image"],
+        "peak_growth_bytes": row["peak_growth_bytes"],
+        "step_seconds_median": row["step_seconds_median"],
+        "trainable_parameters": row["trainable_parameters"],
+        "domain_bytes": row["domain_bytes"],
+    }
+
+
+def _ratio(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
+
+
+def _conditions(plan: TrainPlan, found: Mapping[str, Sequence[Measured]]) -> Conditions:
+    first = next((measurements[0] for measurements in found.values() if measurements), None)
+    settings = {v.label: {"keep": v.flops_budget, **v.memory.to_json()} for v in plan.variants if v.method == "da3"}
     return {
         **conditions(),
         "torch": torch.__version__,
-        "device": first.get("device_name") or plan.device,
-        "threads": first.get("threads"),
+        "device": (first and first.device_name) or plan.device,
+        "threads": first and first.threads,
         "backbone": plan.backbone,
         "weights": plan.weights,
         "size": plan.size,
@@ -175,5 +213,5 @@ def _conditions(plan: Plan, rows: list[dict[str, Any]], found: Mapping[str, list
         "rounds": plan.rounds,
         "steps": plan.steps,
         "seed": plan.seed,
-        "levers": levers,
+        "levers": settings,
     }

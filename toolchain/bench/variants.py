@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from da3.runtime.training.config import BACKBONE_PRECISIONS, GRADIENTS, KEEP_PRECISIONS, MemorySettings
 from da3.toolchain.errors import TrainingError
@@ -14,12 +15,12 @@ from da3.toolchain.methods import METHODS, method
 
 @dataclass(frozen=True)
 class Variant:
-    """A method, and the options that make it differ from the method's own defaults. ``label`` is how to show it."""
+    """A method with its options. ``label``: as the user wrote it. ``flops_budget``: share of the block FLOPs to run."""
 
     label: str
     method: str
-    keep: float = 1.0
-    lean: MemorySettings = field(default_factory=MemorySettings)
+    flops_budget: float = 1.0
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
     @property
     def folder(self) -> str:
@@ -50,28 +51,40 @@ def _one_of(known: Sequence[str]) -> Callable[[str], str]:
     return read
 
 
-# Name -> (how to read it, what it may be).
-_OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
-    "keep": (_share, "a number from 0 to 1"),
-    "micro-batch": (_count, "a whole number of images, 0 to choose"),
-    "keep-precision": (_one_of(KEEP_PRECISIONS), " or ".join(KEEP_PRECISIONS)),
-    "backbone-precision": (_one_of(BACKBONE_PRECISIONS), " or ".join(BACKBONE_PRECISIONS)),
-    "gradient": (_one_of(GRADIENTS), " or ".join(GRADIENTS)),
+class _Option(NamedTuple):
+    """``read`` turns the user's text into a value, and raises ValueError for what is not ``kind``."""
+
+    read: Callable[[str], object]
+    kind: str
+
+
+_FLOPS_BUDGET = "keep"  # the one option that is no memory setting
+_OPTIONS = {
+    _FLOPS_BUDGET: _Option(_share, "a number from 0 to 1"),
+    "micro-batch": _Option(_count, "a whole number of images, 0 to choose"),
+    "keep-precision": _Option(_one_of(KEEP_PRECISIONS), " or ".join(KEEP_PRECISIONS)),
+    "backbone-precision": _Option(_one_of(BACKBONE_PRECISIONS), " or ".join(BACKBONE_PRECISIONS)),
+    "gradient": _Option(_one_of(GRADIENTS), " or ".join(GRADIENTS)),
 }
 
 
 def options_of(name: str) -> list[str]:
-    """Which options mean something to the method called ``name``."""
+    """The options that mean something to the method called ``name``."""
     if name == "da3":
         return list(_OPTIONS)
     return ["micro-batch"] if METHODS[name].sliceable else []
 
 
-def parse(words: Sequence[str], shared: Mapping[str, object] | None = None) -> list[Variant]:
-    """Variants written as comma lists, in one word or several; none at all is every method as it is.
+def memory_settings_of(name: str) -> list[str]:
+    """The fields of MemorySettings that mean something to the method called ``name``."""
+    return [option.replace("-", "_") for option in options_of(name) if option != _FLOPS_BUDGET]
 
-    In ``finetune,da3:keep=0.6,gradient=exact,linear`` the options follow their method. ``shared`` holds values by
-    option for those that a variant does not set itself, where they mean something to its method; None is "not
+
+def parse(words: Sequence[str], shared: Mapping[str, object] | None = None) -> list[Variant]:
+    """Variants written as comma lists, in one word or several; without a word, every method as it is.
+
+    In ``finetune,da3:keep=0.6,gradient=exact,linear`` the options follow their method. ``shared`` gives values by
+    option: a variant takes those that it does not set itself and that mean something to its method; None is "not
     given". Raises TrainingError naming what is wrong.
     """
     variants = [_variant(text, shared or {}) for text in (_split(words) or list(METHODS))]
@@ -83,7 +96,7 @@ def parse(words: Sequence[str], shared: Mapping[str, object] | None = None) -> l
 
 
 def _split(words: Sequence[str]) -> list[str]:
-    """One text per variant: a piece with = but no method before it belongs to the variant before it."""
+    """One text for each variant: a piece with = but no method before it belongs to the variant before it."""
     found: list[str] = []
     for word in words:
         for piece in (p.strip() for p in word.split(",")):
@@ -112,23 +125,22 @@ def _variant(text: str, shared: Mapping[str, object]) -> Variant:
             raise TrainingError(f"--methods {text}: {name} has no option {key!r}; it {takes}")
         if key in given:
             raise TrainingError(f"--methods {text}: {key} is given twice")
-        read, kind = _OPTIONS[key]
         try:
-            values[key] = read(value) if equals else read("")
+            values[key] = _OPTIONS[key].read(value if equals else "")
         except ValueError as error:
-            raise TrainingError(f"--methods {text}: {key} must be {kind}") from error
+            raise TrainingError(f"--methods {text}: {key} must be {_OPTIONS[key].kind}") from error
         given[key] = value
     label = name + (":" if given else "") + ",".join(f"{k}={v}" for k, v in given.items())
-    levers = {key.replace("-", "_"): value for key, value in values.items() if key != "keep"}
-    return Variant(label, name, float(values.get("keep", 1.0)), MemorySettings(**levers))  # type: ignore[arg-type]
+    budget = values.pop(_FLOPS_BUDGET, 1.0)
+    settings = {key.replace("-", "_"): value for key, value in values.items()}
+    return Variant(label, name, float(budget), MemorySettings(**settings))  # type: ignore[arg-type]
 
 
 def check_shared(shared: Mapping[str, object]) -> None:
     """Raise TrainingError naming the first value of ``parse``'s ``shared`` that makes no sense."""
     for key, value in shared.items():
         if value is not None:
-            read, kind = _OPTIONS[key]
             try:
-                read(str(value))
+                _OPTIONS[key].read(str(value))
             except ValueError as error:
-                raise TrainingError(f"--{key} {value}: must be {kind}") from error
+                raise TrainingError(f"--{key} {value}: must be {_OPTIONS[key].kind}") from error

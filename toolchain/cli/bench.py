@@ -41,14 +41,12 @@ def bench_run(
     Example: da3 bench run bundle --domain flowers --images photos/flowers/val --plot run.png
     """
     from da3.runtime.system.atomic import write_atomically
-    from da3.toolchain.bench.engine import bench_bundle
-    from da3.toolchain.bench.plots import draw_run
-    from da3.toolchain.cli.bench_table import bench_table
+    from da3.toolchain.bench import bench_bundle, draw_run, run_table
 
     with Console(stderr=True).status("measuring"):
         report = bench_bundle(
-            str(bundle),
-            domain=domain,
+            bundle,
+            domain,
             images=images,
             most=BENCH_PHOTOS,
             repeats=repeats,
@@ -58,7 +56,7 @@ def bench_run(
         )
     if plot is not None:
         write_atomically(plot, draw_run(report))
-    out.print(json.dumps(report), soft_wrap=True) if json_ else out.print(bench_table(report))
+    out.print(json.dumps(report), soft_wrap=True) if json_ else out.print(run_table(report))
 
 
 @bench_app.command("train")
@@ -99,13 +97,9 @@ def bench_train(
     Example: da3 bench train --methods finetune,da3,da3:keep=0.6 --batch-size 4
     """
     from da3.runtime.system.atomic import write_atomically
-    from da3.toolchain.bench.plots import draw_train
-    from da3.toolchain.bench.progress import ConsoleBenchReporter
-    from da3.toolchain.bench.tables import train_table
-    from da3.toolchain.bench.train import Plan
-    from da3.toolchain.bench.train import bench_train as measure
-    from da3.toolchain.bench.variants import check_shared, parse
-    from da3.toolchain.process.interrupt import end_on_sigterm
+    from da3.toolchain.bench import ConsoleBenchReporter, TrainPlan, check_shared, draw_train, parse, train_table
+    from da3.toolchain.bench import bench_train as measure
+    from da3.toolchain.process import end_on_sigterm
 
     shared = {
         "keep": keep,
@@ -115,7 +109,7 @@ def bench_train(
         "gradient": gradient,
     }
     check_shared(shared)
-    plan = Plan(
+    plan = TrainPlan(
         variants=parse(methods or [], shared),
         backbone=backbone,
         weights=weights,
@@ -170,13 +164,9 @@ def bench_accuracy(
     Example: da3 bench accuracy --data photos --methods finetune,linear,da3 --no-flip signs --jobs 2
     """
     from da3.runtime.system.atomic import write_atomically
-    from da3.toolchain.bench.accuracy import AccuracyPlan, domains_in
-    from da3.toolchain.bench.accuracy import bench_accuracy as measure
-    from da3.toolchain.bench.plots import draw_accuracy
-    from da3.toolchain.bench.progress import ConsoleBenchReporter
-    from da3.toolchain.bench.tables import accuracy_table
-    from da3.toolchain.bench.variants import parse
-    from da3.toolchain.process.interrupt import stop_on_interrupt
+    from da3.toolchain.bench import AccuracyPlan, ConsoleBenchReporter, accuracy_table, domains_in, draw_accuracy, parse
+    from da3.toolchain.bench import bench_accuracy as measure
+    from da3.toolchain.process import stop_on_interrupt
 
     plan = AccuracyPlan(
         data=data,

@@ -13,23 +13,23 @@ from da3.runtime import Runtime
 from da3.runtime.bundle.packs import write_pack
 from da3.runtime.images.paths import evenly, list_labelled
 from da3.runtime.system.atomic import write_atomically
-from da3.toolchain.bench.engine import compare, switch_us
+from da3.toolchain.bench import compare, switch_us
 from da3.toolchain.demo.photos import DOMAINS, write_domain
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.process.interrupt import stop_on_interrupt
+from da3.toolchain.process import stop_on_interrupt
 from da3.toolchain.training.curves import draw
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import ConsoleReporter
 from da3.toolchain.training.train import Result, train
 
-KEEP = 0.75
+KEEP = 0.75  # share of the block FLOPs to run
 EPOCHS, LINEAR_EPOCHS = 20, 10
 TIMED_PHOTOS, REPEATS = 30, 8
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DemoRow:
-    """One domain's figures. Accuracies and flops_share 0..1, the latter of the blocks run; times as named."""
+    """One domain's figures. Accuracies are 0..1, flops_share is the share 0..1 of the blocks' FLOPs that ran."""
 
     domain: str
     linear_accuracy: float
@@ -43,6 +43,8 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoReport:
+    """What was measured, and the paths of the bundle and of the picture of the training curves."""
+
     rows: list[DemoRow]
     bundle: Path
     curves: Path
@@ -69,7 +71,7 @@ def run_demo(folder: Path, seed: int = 0) -> DemoReport:
 
 
 def _train(folder: Path, domain: str, seed: int, method: str) -> Result:
-    full = method == "da3"
+    full = method == "da3"  # the linear probe is there for comparison only
     options = TrainOptions(
         domain=domain,
         data=str(folder / "photos" / domain),
@@ -103,19 +105,17 @@ def _measure(folder: Path, bundle: Path, linear: dict[str, float]) -> list[DemoR
             predictions = runtime.run([path for path, _ in photos])
             right = [p.index == label for p, (_, label) in zip(predictions, photos, strict=True)]
             images = np.concatenate(list(runtime.prepare([path for path, _ in evenly(photos, TIMED_PHOTOS)])))
-            all_on, gated = compare(runtime, images, domain, REPEATS, names=("all-on", "gated"))["rows"]
-            switch = switch_us(runtime, domain, len(DOMAINS))
-            pack = Path(write_pack(bundle, domain, folder))
+            all_on, gated = compare(runtime, images, domain, repeats=REPEATS, names=("all-on", "gated"))["rows"]
             rows.append(
                 DemoRow(
-                    domain,
-                    linear[domain],
-                    float(np.mean(right)),
-                    float(np.mean([p.flops_share for p in predictions])),
-                    all_on["p50_ms"],
-                    gated["p50_ms"],
-                    switch,
-                    pack.stat().st_size,
+                    domain=domain,
+                    linear_accuracy=linear[domain],
+                    accuracy=float(np.mean(right)),
+                    flops_share=float(np.mean([p.flops_share for p in predictions])),
+                    all_on_ms=all_on["p50_ms"],
+                    gated_ms=gated["p50_ms"],
+                    switch_us=switch_us(runtime, domain, len(DOMAINS)),
+                    pack_bytes=Path(write_pack(bundle, domain, folder)).stat().st_size,
                 )
             )
     return rows

@@ -1,1 +1,23 @@
-"""TODO face."""
+"""Processes: how one is started for some work, how it is interrupted, what memory it holds. It imports no PyTorch."""
+
+from da3.toolchain.process.allocator import keep_freed_memory, restart_without_holes, return_freed_memory
+from da3.toolchain.process.interrupt import end_on_sigterm, stop_on_interrupt
+from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
+from da3.toolchain.process.worker import Answer, Say, Worker, WorkerError, serve
+
+__all__ = [
+    "Answer",
+    "Say",
+    "Worker",
+    "WorkerError",
+    "end_on_sigterm",
+    "growth",
+    "keep_freed_memory",
+    "live_bytes",
+    "peak_bytes",
+    "reset_peak",
+    "restart_without_holes",
+    "return_freed_memory",
+    "serve",
+    "stop_on_interrupt",
+]

@@ -9,7 +9,10 @@ from contextlib import contextmanager
 
 @contextmanager
 def stop_on_interrupt(say: Callable[[str], None]) -> Iterator[Callable[[], bool]]:
-    """Within the block the first Ctrl-C (or SIGTERM) only makes the yielded function true; a second one interrupts."""
+    """Within the block the first Ctrl-C (or SIGTERM) only makes the yielded function return True.
+
+    ``say`` is told so; a second one raises KeyboardInterrupt.
+    """
     asked = False
 
     def ask(number: int, frame: object) -> None:
@@ -29,7 +32,7 @@ def stop_on_interrupt(say: Callable[[str], None]) -> Iterator[Callable[[], bool]
 
 @contextmanager
 def end_on_sigterm() -> Iterator[None]:
-    """Within the block SIGTERM ends work as Ctrl-C does, with everything that is to be cleaned up on the way."""
+    """Within the block SIGTERM raises KeyboardInterrupt as Ctrl-C does, so that work cleans up on its way out."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -5,15 +5,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 from da3.runtime.system import memory as system_memory
 
 _CLEAR_REFS = "/proc/self/clear_refs"
 _RESET_PEAK = "5"  # of proc(5): sets the peak resident set size to the current one
-_WRAP = 2**32
+_WRAP = 2**32  # bytes at which the counters of old glibc start again
 
 # Of glibc's malloc.h, in order; both structures have the same fields.
 _FIELDS = ["arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"]
@@ -32,11 +33,11 @@ class _Mallinfo(ctypes.Structure):
 def live_bytes(device: torch.device) -> int | None:
     """Bytes allocated and not freed: of PyTorch's allocator on a GPU, of the whole process's malloc on a CPU.
 
-    The latter are those in use of every arena (of every thread) and of mapped blocks. None where malloc is not
+    On a CPU these are the bytes in use of every arena (of every thread) and of mapped blocks; None where malloc is not
     glibc's. Before glibc 2.33 they are modulo 4 GiB: compare two readings with ``growth``.
     """
     if device.type == "cuda":
-        return torch.cuda.memory_allocated(device)
+        return int(_cuda().memory_allocated(device))
     call = _mallinfo()
     if call is None:
         return None
@@ -45,7 +46,10 @@ def live_bytes(device: torch.device) -> int | None:
 
 
 def growth(before: int | None, after: int | None) -> int | None:
-    """From one reading of ``live_bytes`` to a later one that is larger by less than 4 GiB where readings wrap."""
+    """Bytes from one reading of ``live_bytes`` to a later one; None where one of them is.
+
+    Where readings wrap, the later one must be larger by less than 4 GiB.
+    """
     if before is None or after is None:
         return None
     call = _mallinfo()
@@ -68,23 +72,25 @@ def _mallinfo() -> Any:
 
 
 def _counts(call: Any) -> bool:
+    """Whether what is allocated now shows in what ``call`` reads."""
     before = call()
     held = bytearray(2**20)
     after = call()
-    return (after.uordblks + after.hblkhd - before.uordblks - before.hblkhd) % _WRAP >= len(held)
+    grown = int(after.uordblks + after.hblkhd - before.uordblks - before.hblkhd)
+    return grown % _WRAP >= len(held)
 
 
 def peak_bytes(device: torch.device) -> int:
-    """Most memory held so far, or since ``reset_peak``: of PyTorch's allocator on a GPU, resident on a CPU."""
+    """Most bytes held so far, or since ``reset_peak``: of PyTorch's allocator on a GPU, resident on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return int(_cuda().max_memory_allocated(device))
     return system_memory.peak_bytes()
 
 
 def reset_peak(device: torch.device) -> bool:
     """Forget the peak so far. False where the system does not allow that: ``peak_bytes`` then still includes it."""
     if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+        _cuda().reset_peak_memory_stats(device)
         return True
     try:
         with open(_CLEAR_REFS, "w") as file:
@@ -92,3 +98,10 @@ def reset_peak(device: torch.device) -> bool:
     except OSError:
         return False
     return True
+
+
+def _cuda() -> Any:
+    """torch.cuda. Imported only here: this room is imported before a process knows whether it needs PyTorch."""
+    import torch
+
+    return torch.cuda

@@ -1,4 +1,4 @@
-"""Work in a process of its own: asked for in JSON, answered in lines of JSON, and ended with its parent."""
+"""Work in a process of its own: it is asked in JSON, answers in lines of JSON, and ends with its parent."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from typing import Any
 from da3.runtime.errors import Da3Error
 from da3.toolchain.process.allocator import no_holes_environment
 
-Answer = dict[str, Any]
+Answer = dict[str, Any]  # a JSON object, as is a request
+Say = Callable[[Answer], None]
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl.h
 
 
@@ -27,11 +28,14 @@ class WorkerError(Da3Error):
 class Worker:
     """A Python module run as a process, for use as a context manager: leaving it kills what still runs.
 
-    The module's main calls ``serve``. It is out of reach of the terminal's Ctrl-C, so that its parent decides.
+    The module's main calls ``serve``. The terminal's Ctrl-C does not reach the process, so that its parent decides.
     """
 
     def __init__(self, module: str, request: Mapping[str, object], threads: int | None = None):
-        """``threads``: of the libraries that the module computes with; None leaves that to them."""
+        """Start ``python -m module`` and send it ``request``, which JSON can hold.
+
+        ``threads``: how many the libraries use that the module computes with; None leaves that to them.
+        """
         environment = no_holes_environment(os.environ)
         if threads is not None:
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
@@ -46,7 +50,7 @@ class Worker:
             start_new_session=True,
         )
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it ended at once: answers() says why
+        with suppress(BrokenPipeError):  # the process ended at once: answers() says why
             self.process.stdin.write(json.dumps(request))
         with suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -63,10 +67,10 @@ class Worker:
         self._errors.close()
 
     def answers(self) -> Iterator[Answer]:
-        """What it says, as it says it. Raises WorkerError, in one line, if it then ends in failure."""
+        """Each answer as it comes. Raises WorkerError, in one line, if the process then ends in failure."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
-            with suppress(ValueError):  # whatever a library prints is no answer
+            with suppress(ValueError):  # what a library prints is no answer
                 answer = json.loads(line)
                 if isinstance(answer, dict):
                     yield answer
@@ -78,6 +82,11 @@ class Worker:
         """Send SIGTERM, which a module may take as a wish to save and end."""
         self.process.terminate()
 
+    def kill(self) -> None:
+        """End the process at once, from any thread; whoever reads ``answers`` gets a WorkerError."""
+        with suppress(OSError):
+            self.process.kill()
+
     def _reason(self, code: int) -> str:
         if code < 0:
             name = signal.Signals(-code).name
@@ -88,16 +97,16 @@ class Worker:
         return lines[-1] if lines else f"its process ended with exit code {code}"
 
 
-def serve(work: Callable[[Answer, Callable[[Answer], None]], None], orphaned: signal.Signals = signal.SIGKILL) -> None:
-    """Main of a worker's module: ``work(request, say)``. An error that da3 raises on purpose ends in one line.
+def serve(work: Callable[[Answer, Say], None], orphaned: signal.Signals = signal.SIGKILL) -> None:
+    """Main of a worker's module: calls ``work(request, say)``, and exits with one line for an error of da3's own.
 
-    ``orphaned`` is the signal to get when the parent is gone (Linux only).
+    ``orphaned`` is the signal that this process gets when its parent is gone (Linux only).
     """
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, orphaned)
     request = json.load(sys.stdin)
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # whatever a library prints is no answer
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
 
     def say(answer: Answer) -> None:
         answers.write(json.dumps(answer) + "\n")

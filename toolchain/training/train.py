@@ -115,7 +115,8 @@ def _fit_budget(options: TrainOptions, budget: int, config: RunConfig, resumed: 
         reporter.note(f"{options.folder} was fitted to a memory budget, or not, when it began: going on as it is")
         return config
     fixed = frozenset(name for name in config.memory._fields if getattr(options, name) is not None)
-    return fit(config, options.with_defaults.weights, options.device, budget, fixed, reporter)
+    weights = options.with_defaults.weights
+    return fit(config, weights=weights, device=options.device, budget=budget, fixed=fixed, reporter=reporter)
 
 
 def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:

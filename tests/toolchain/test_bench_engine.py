@@ -1,12 +1,17 @@
-"""The figures the project prints."""
+"""``da3 bench run``: figures of the engine that arithmetic confirms, in a process without PyTorch."""
 
+import io
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from synthetic_bundle import Backbone, images
+from rich.console import Console
+from synthetic_bundle import Backbone, images, write_bundle
 
 from da3.runtime import BackendError, DomainError, ImageError, Runtime
 from da3.runtime.backends.sessions import open_session as onnxruntime_session
@@ -14,9 +19,23 @@ from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Block
 from da3.runtime.schedule.flops import flops_share
-from da3.toolchain.bench.engine import NAMES, _break_even, bench_bundle, choose_blocks, cold_load_ms, compare, switch_us
+from da3.toolchain.bench.engine import bench_bundle, break_even, cold_load_ms, compare, switch_us
+from da3.toolchain.bench.engine_cases import NAMES, choose_blocks
 from da3.toolchain.bench.engine_process import start_fresh
-from da3.toolchain.bench.plots import draw_run
+from da3.toolchain.bench.tables import run_table
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """(folder, {domain: weights}); shared, so never write into it."""
+    folder = tmp_path_factory.mktemp("built") / "bundle"
+    return folder, write_bundle(folder)
+
+
+@pytest.fixture
+def runtime(built):
+    with Runtime(built[0]) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -50,11 +69,11 @@ def test_a_backend_without_a_monolithic_model(built):
     assert {row["ratio_to_monolithic"] for row in result["rows"]} == {None} and result["break_even_skip"] is None
 
 
-def test_the_monolithic_model_is_the_same_network(runtime, weights):
+def test_the_monolithic_model_is_the_same_network(built, runtime):
     x = images(3)
     session = onnxruntime_session(write_model(whole_model(runtime.bundle, runtime.load("flowers"))))
     (logits,) = session.run(["logits"], {"image": x})
-    expected, _ = Backbone().reference(x, weights["flowers"], gated=False)
+    expected, _ = Backbone().reference(x, built[1]["flowers"], gated=False)
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -75,9 +94,9 @@ def row(name, share, ratio):
 
 def test_break_even():
     slow = [row("monolithic", 1.0, 1.0), row("all-on", 1.0, 1.1), row("skip-25", 0.8, 1.02), row("skip-50", 0.6, 0.9)]
-    assert _break_even(slow) == pytest.approx(0.2 + 0.2 * 0.02 / 0.12)
-    assert _break_even([row("all-on", 1.0, 0.99), row("skip-25", 0.8, 0.8)]) == 0
-    assert _break_even(slow[:3]) is None
+    assert break_even(slow) == pytest.approx(0.2 + 0.2 * 0.02 / 0.12)
+    assert break_even([row("all-on", 1.0, 0.99), row("skip-25", 0.8, 0.8)]) == 0
+    assert break_even(slow[:3]) is None
 
 
 def test_nothing_to_time(runtime):
@@ -93,7 +112,7 @@ def test_switch_and_load(runtime):
     assert 0 < cold_load_ms(runtime, "flowers", repeats=3) < 20
 
 
-def test_bench_bundle(built, bundle, tmp_path):
+def test_bench_bundle(built):
     report = bench_bundle(str(built[0]), "signs", repeats=2, most=4, batch_sizes=(1, 2))
     assert report["domain"] == "signs" and report["conditions"]["images"] == 4
     assert report["conditions"]["pictures"] == "noise" and report["conditions"]["batch"] == [1, 2]
@@ -102,17 +121,34 @@ def test_bench_bundle(built, bundle, tmp_path):
     assert report["cold_load_ms"] > 0 and report["startup_ms"] > 10
     assert 1e7 < report["memory_bytes"] < 1e9 and 0 < report["memory_growth_bytes"] < report["memory_bytes"]
     json.dumps(report)
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(run_table(report))
+    text = console.export_text()
+    assert "skip-75" in text and f"{report['startup_ms']:.0f} ms" in text
     with pytest.raises(DomainError, match="which domain"):
         bench_bundle(str(built[0]))
-    shutil.rmtree(bundle / "domains" / "signs")
-    for i in range(6):
-        Image.fromarray(np.full((20, 20, 3), 40 * i, np.uint8)).save(tmp_path / f"{i}.png")
-    report = bench_bundle(str(bundle), images=[f"{tmp_path}/*.png"], most=3, repeats=2)
-    assert report["domain"] == "flowers"
-    assert report["conditions"]["images"] == 3 and report["conditions"]["pictures"] == "photos"
-    assert draw_run(report).startswith(b"\x89PNG")
 
 
 def test_a_fresh_process_that_fails_says_why(tmp_path):
     with pytest.raises(BackendError, match="a fresh process could not open .*nothing.*does not exist"):
         start_fresh(str(tmp_path / "nothing"), "flowers")
+
+
+def test_the_command_times_photos_and_loads_no_pytorch(built, tmp_path):
+    """On a device there may be no PyTorch, and it would take longer to load than all that is measured."""
+    bundle = Path(shutil.copytree(built[0], tmp_path / "bundle"))
+    shutil.rmtree(bundle / "domains" / "signs")
+    for i in range(40):
+        Image.fromarray(np.full((20, 20, 3), 6 * i, np.uint8)).save(tmp_path / f"{i}.png")
+    code = (
+        "import sys; from da3.toolchain.cli.commands import app; app(sys.argv[1:], standalone_mode=False); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    plot = tmp_path / "plots" / "run.png"
+    words = ["bench", "run", bundle, "--images", f"{tmp_path}/*.png", "--repeats", "1", "--json", "--plot", plot]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["domain"] == "flowers"
+    assert report["conditions"]["images"] == 32 and report["conditions"]["pictures"] == "photos"
+    assert plot.read_bytes().startswith(b"\x89PNG")

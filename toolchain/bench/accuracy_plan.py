@@ -1,0 +1,105 @@
+"""Which training runs a benchmark of accuracy consists of: every method on every domain with every seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from da3.runtime.system.machine import usable_cpus
+from da3.runtime.training.loading import default_workers
+from da3.toolchain.bench.scores import Key
+from da3.toolchain.bench.variants import Variant, memory_settings_of
+from da3.toolchain.errors import DataError, TrainingError
+from da3.toolchain.training.options import TrainOptions
+from da3.toolchain.training.train import device_named
+
+
+@dataclass(frozen=True, kw_only=True)
+class AccuracyPlan:
+    """What to train: ``variants`` x ``domains`` (folders of ``data``) x ``seeds`` runs, into ``out``.
+
+    ``size`` and ``batch_size``: None is what ``da3 train`` would choose. ``no_flip``: domains whose photos must not be
+    mirrored. ``jobs``: runs at a time. ``overwrite``: train again what ``out`` holds of runs with other options.
+    """
+
+    data: Path
+    out: Path
+    variants: list[Variant]
+    domains: list[str]
+    seeds: int = 3
+    epochs: int = 12
+    backbone: str = "mobilenet_v2"
+    weights: str = "imagenet"
+    size: int | None = None
+    batch_size: int | None = None
+    no_flip: tuple[str, ...] = ()
+    device: str = "cpu"
+    jobs: int = 1
+    overwrite: bool = False
+
+    @property
+    def threads(self) -> int:
+        """Of each process, so that all of them together use every core."""
+        return max(1, usable_cpus() // self.jobs)
+
+    def runs(self) -> dict[Key, TrainOptions]:
+        """The options of every run, all runs of one seed before those of the next.
+
+        Raises Da3Error for options that make no sense.
+        """
+        for domain in self.no_flip:
+            if domain not in self.domains:
+                raise TrainingError(f"--no-flip {domain}: no such domain; there are {', '.join(self.domains)}")
+        device_named(self.device)
+        found = {
+            Key(variant.label, domain, seed): self._options(variant, domain, seed)
+            for seed in range(self.seeds)
+            for domain in self.domains
+            for variant in self.variants
+        }
+        for options in found.values():
+            options.check()
+        return found
+
+    def _options(self, variant: Variant, domain: str, seed: int) -> TrainOptions:
+        names = memory_settings_of(variant.method)
+        return TrainOptions(
+            domain=domain,
+            data=str(self.data / domain),
+            runs=self.out / "runs" / variant.folder / f"seed-{seed}",
+            method=variant.method,
+            backbone=self.backbone,
+            weights=self.weights,
+            size=self.size,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            keep=variant.flops_budget,
+            seed=seed,
+            flip=domain not in self.no_flip,
+            workers=min(default_workers(), self.threads),
+            device=self.device,
+            **{name: value for name, value in variant.memory.to_json().items() if name in names},  # type: ignore[arg-type]
+        )
+
+
+def domains_in(root: Path, names: str | None = None) -> list[str]:
+    """The folders of ``root`` that hold train/ or at least two folders (classes), or ``names``, a comma list of them.
+
+    Raises DataError if there is none, or not the one that is named.
+    """
+    if not root.is_dir():
+        raise DataError(f"--data {root}: no such folder; pass one that holds a folder of photos for each domain")
+    found = []
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")):
+        inside = [p.name for p in folder.iterdir() if p.is_dir()]
+        if folder.name not in ("train", "val") and ("train" in inside or len(inside) >= 2):
+            found.append(folder.name)
+    if not found:
+        raise DataError(f"--data {root} holds no domains: pass the folder above them, each with one folder per class")
+    if names is None:
+        return found
+    asked = list(dict.fromkeys(name.strip() for name in names.split(",")))
+    for name in asked:
+        if name not in found:
+            raise DataError(f"--domains {name!r}: no such domain in {root}; there are {', '.join(found)}")
+    return asked

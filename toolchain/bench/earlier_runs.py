@@ -1,0 +1,70 @@
+"""What an earlier call of ``da3 bench accuracy`` left of a run: a score, a run to resume, or one with other options."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from da3.runtime.training import checkpoint as ckpt
+from da3.runtime.training.config import RunConfig
+from da3.runtime.training.photos import find_photos
+from da3.toolchain.backbones import WeightsFile
+from da3.toolchain.bench.scores import Key, Score
+from da3.toolchain.bench.variants import memory_settings_of
+from da3.toolchain.errors import CheckpointError, TrainingError
+from da3.toolchain.training.options import TrainOptions
+
+
+def score_or_options(key: Key, options: TrainOptions, weights: WeightsFile, overwrite: bool) -> Score | TrainOptions:
+    """The score of a run that is finished, or the options to start, resume or repeat it with.
+
+    Raises TrainingError for a run that was made with other options, and CheckpointError for a damaged one, unless
+    ``overwrite`` says to train those again.
+    """
+    photos = find_photos(options.data_folder(), key.seed)
+    asked = options.config(weights, photos.classes, len(photos.train))
+    path = options.folder / "last.safetensors"
+    if not path.exists():
+        return options
+    try:
+        found = ckpt.read(path)
+        changed = differences(found.config, asked)
+    except CheckpointError:
+        if not overwrite:
+            raise
+        return replace(options, overwrite=True)
+    if changed and not overwrite:
+        raise TrainingError(
+            f"{options.folder} holds a run with other options ({'; '.join(changed)}): train it again with --overwrite, "
+            f"or use another --out"
+        )
+    if not changed and found.progress.epoch >= found.config.epochs:
+        return Score.of(found.progress)
+    return replace(options, overwrite=bool(changed), resume=not changed)
+
+
+def differences(found: RunConfig, asked: RunConfig) -> list[str]:
+    """What decides the result and differs, in words.
+
+    Memory settings that mean nothing to the method are not compared.
+    """
+    before, now = _deciding(found, asked.method), _deciding(asked, asked.method)
+    return [
+        f"{name.replace('_', '-')} was {_short(before.get(name))}, now {_short(value)}"
+        for name, value in now.items()
+        if before.get(name) != value
+    ]
+
+
+def _deciding(config: RunConfig, method: str) -> dict[str, object]:
+    """The configuration by name, memory settings among the rest, as far as it means something to ``method``."""
+    values = config.to_json()
+    settings = memory_settings_of(method)
+    values |= {name: value for name, value in values.pop("memory").items() if name in settings}
+    if method != "da3":
+        del values["adaptor"]
+    return values
+
+
+def _short(value: object) -> str:
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return text if len(text) <= 60 else f"{text[:60]}..."

@@ -1,0 +1,129 @@
+"""The JSON objects that ``da3 bench`` prints and writes, key by key; docs/bench.md defines each figure."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+Conditions = dict[str, object]  # the machine, the versions and the sizes that the figures were measured with
+
+
+class EngineRow(TypedDict):
+    """One case at one batch size. ``flops_share``: of the blocks, 0 to 1. None where there is no monolithic model."""
+
+    name: str
+    batch: int
+    flops_share: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    images_per_second: float
+    ratio_to_monolithic: float | None
+    gain_per_flop: float | None
+
+
+class Comparison(TypedDict):
+    """The cases side by side. ``ratio``: the median of all-on over that of gated; None where one was not timed."""
+
+    rows: list[EngineRow]
+    break_even_skip: float | None
+    ratio: float | None
+    domain: str
+    conditions: Conditions
+
+
+class FreshProcess(TypedDict):
+    """From the start of a new Python to its first answer, the most it held, and how much of that da3 and numpy do not
+    explain."""
+
+    startup_ms: float
+    memory_bytes: int
+    memory_growth_bytes: int
+
+
+class EngineReport(Comparison, FreshProcess):
+    """What ``da3 bench run`` prints. ``switch_us_by_loaded``: by the number of domains in memory."""
+
+    cold_load_ms: float
+    switch_us_by_loaded: dict[str, float]
+    switch_us: float
+
+
+class TrainRow(TypedDict):
+    """What one method's training costs. ``ratios``: figures over fine-tuning's; None where that was not measured."""
+
+    method: str
+    kept_bytes_per_image: float | None
+    peak_growth_bytes: float
+    step_seconds_median: float
+    step_seconds_iqr: float
+    trainable_parameters: int
+    domain_bytes: int
+    flops_share: float
+    step_seconds: list[float]
+    ratios: dict[str, float | None] | None
+
+
+class FailedMethod(TypedDict):
+    """A method that could not be measured, and why, in one line."""
+
+    method: str
+    error: str
+
+
+class TrainReport(TypedDict):
+    """What ``da3 bench train`` prints."""
+
+    rows: list[TrainRow]
+    failed: list[FailedMethod]
+    conditions: Conditions
+
+
+class Accuracies(TypedDict):
+    """Accuracy on validation photos, 0 to 1: by seed, mean, and sample standard deviation (None for a single seed)."""
+
+    seeds: list[int]
+    last: list[float]
+    last_mean: float
+    last_std: float | None
+    best: list[float]
+    best_mean: float
+    best_std: float | None
+    flops_share: float
+
+
+class AccuracyRow(Accuracies):
+    """One method on one domain."""
+
+    method: str
+    domain: str
+
+
+class OverallRow(Accuracies):
+    """One method over all domains: each seed's value is its mean over ``domains``."""
+
+    method: str
+    domains: list[str]
+
+
+class AccuracySummary(TypedDict):
+    """Scores by method and domain, and by method over all domains."""
+
+    rows: list[AccuracyRow]
+    overall: list[OverallRow]
+
+
+class FailedRun(TypedDict):
+    """A training run that ended in an error, in one line."""
+
+    method: str
+    domain: str
+    seed: int
+    error: str
+
+
+class AccuracyReport(AccuracySummary):
+    """What ``da3 bench accuracy`` prints and writes. ``remaining``: how many runs have no score yet."""
+
+    failed: list[FailedRun]
+    remaining: int
+    conditions: Conditions

@@ -11,7 +11,8 @@ from torch import Tensor
 from da3.runtime.bundle.writer import as_stored
 from da3.runtime.records import Array, Domain
 from da3.toolchain.backbones import BackboneInfo
-from da3.toolchain.network.model import DomainModel, Head
+from da3.toolchain.network.head import Head
+from da3.toolchain.network.model import DomainModel
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ from typing import Any, Callable, Deque, Generator, Iterator, List, NamedTuple, 
 
 import numpy as np
 
-from ..images.preprocess import Preprocessing, decode
+from ..images.decode import decode
+from ..images.preprocess import Preprocessing
 from ..records import Array
 from ..system.machine import usable_cpus
 from .augmentation import Augmentation, least_side

@@ -5,8 +5,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..errors import DataError, ImageError
+from ..images.decode import decode
 from ..images.paths import list_labelled
-from ..images.preprocess import decode
 from .randomness import SPLIT, stream
 
 Photo = Tuple[str, int]  # path, label

@@ -78,7 +78,7 @@ class AccuracyPlan:
             flip=domain not in self.no_flip,
             workers=min(default_workers(), self.threads),
             device=self.device,
-            **{name: value for name, value in variant.memory.to_json().items() if name in names},  # type: ignore[arg-type]
+            **{name: value for name, value in variant.memory.to_json().items() if name in names},
         )
 
 

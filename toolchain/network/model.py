@@ -221,7 +221,8 @@ class DomainModel(nn.Module):
     def decide(self, logit: Tensor, draw: Tensor | None) -> Tensor:
         """Gate logits (B,) of a block, and uniform draws (B,) for sampling -> gates (B,) of 0 and 1."""
         if self.gating.mode == "hard" or draw is None:
-            return opens(logit, self.theta).to(logit.dtype)
+            hard: Tensor = opens(logit, self.theta).to(logit.dtype)
+            return hard
         # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
         # arXiv 1611.00712); forward uses its rounding, backward its slope.
         soft = torch.sigmoid(logit + self.gating.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6)))

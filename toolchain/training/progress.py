@@ -113,5 +113,26 @@ class ConsoleReporter:
             self.note(text)
 
 
-class SilentReporter(Reporter):
-    """Says nothing: for use as a library, or to override a method or two of."""
+class SilentReporter:
+    """Says nothing: for use as a library, and as the base of reporters that care for some of it."""
+
+    def checking(self, done: int, total: int) -> None:
+        pass
+
+    def preparing(self, done: int, total: int) -> None:
+        pass
+
+    def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None:
+        pass
+
+    def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None:
+        pass
+
+    def revising(self, epoch: int, batches: int) -> None:
+        pass
+
+    def epoch(self, row: Row) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass

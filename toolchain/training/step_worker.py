@@ -23,6 +23,7 @@ from da3.toolchain.network.model import Output
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
 from da3.toolchain.process.worker import serve
+from da3.toolchain.training.adamw import AdamW
 
 CLASSES = 10
 SMOOTHING = 0.1
@@ -93,7 +94,7 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
     learner.prepare(learner.normalise(part) for part in pixels[:PREPARED].split(learner.micro_batch))
     if request.keep < 1:
         _force_gates(learner, request)
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=1e-4)
+    optimizer = AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=1e-4)
     seconds, shares = [], []
     for step in range(1 + request.steps):
         _wait(device)
@@ -194,7 +195,7 @@ def _tiny_step(device: torch.device) -> None:
         nn.Flatten(),
         nn.Linear(16, 2),
     ).to(device)
-    optimizer = torch.optim.AdamW(net.parameters())
+    optimizer = AdamW(net.parameters())
     loss = nn.functional.cross_entropy(net(torch.rand(2, 3, 16, 16, device=device)), torch.tensor([0, 1]).to(device))
     loss.backward()
     optimizer.step()

@@ -20,6 +20,7 @@ from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.weights import StoredTensors
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.methods import Learner, Task, method
+from da3.toolchain.training.adamw import AdamW
 
 
 def task_of(config: RunConfig) -> Task:
@@ -44,9 +45,7 @@ def tensors_of(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
     return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
 
-def write(
-    path: Path, config: RunConfig, progress: Progress, learner: Learner, optimizer: torch.optim.Optimizer | None
-) -> None:
+def write(path: Path, config: RunConfig, progress: Progress, learner: Learner, optimizer: AdamW | None) -> None:
     """Write a checkpoint of ``learner`` atomically; without ``optimizer``, one to evaluate and not to go on from."""
     state = {} if optimizer is None else optimizer.state_dict()["state"]
     tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
@@ -76,7 +75,7 @@ def restore(learner: Learner, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{checkpoint.path} does not fit its own configuration ({error})") from error
 
 
-def restore_optimizer(optimizer: torch.optim.Optimizer, checkpoint: Checkpoint, device: torch.device) -> None:
+def restore_optimizer(optimizer: AdamW, checkpoint: Checkpoint, device: torch.device) -> None:
     """Load the checkpoint's optimiser state. Raises CheckpointError where it is another model's."""
     state: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors_of(checkpoint.optimizer).items():

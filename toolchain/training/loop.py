@@ -38,6 +38,7 @@ from da3.toolchain.methods import Learner
 from da3.toolchain.methods.base import Batch
 from da3.toolchain.process.memory import peak_bytes
 from da3.toolchain.training import checkpoint as ckpt
+from da3.toolchain.training.adamw import AdamW
 from da3.toolchain.training.curves import write_reports
 from da3.toolchain.training.progress import Reporter
 
@@ -66,9 +67,7 @@ class Run:
         self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers)
         self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers)
         self.augmentation = Augmentation(config.flip)
-        self.optimizer = torch.optim.AdamW(
-            learner.parameters(), lr=config.lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY
-        )
+        self.optimizer = AdamW(learner.parameters(), lr=config.lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
         self.steps = self.train_loader.steps()
         self.total = self.steps * config.epochs
         self.progress = Progress()

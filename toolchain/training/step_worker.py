@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from da3.runtime.training.config import AdaptorSpec, MemorySettings
+from da3.runtime.training.recipe import WEIGHT_DECAY
 from da3.toolchain.autograd import Block, FrozenConv, run_block
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.errors import TrainingError
@@ -20,6 +21,7 @@ from da3.toolchain.methods import Da3, Learner, Task, method
 from da3.toolchain.network.gating import Gating
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
+from da3.toolchain.training.adamw import AdamW
 
 CLASSES = 10
 SMOOTHING = 0.1
@@ -132,7 +134,7 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
     labels = torch.randint(0, request.classes, (request.batch,)).to(device)
     keep_freed_memory()
     learner.prepare(learner.normalise(few) for few in torch.split(pixels[:PREPARED], learner.micro_batch))
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=1e-4)
+    optimizer = AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=WEIGHT_DECAY)
     seconds, shares = [], []
     for step in range(1 + request.steps):
         _wait(device)
@@ -219,7 +221,7 @@ def _tiny_step(device: torch.device) -> None:
         nn.Flatten(),
         nn.Linear(16, 2),
     ).to(device)
-    optimizer = torch.optim.AdamW(net.parameters())
+    optimizer = AdamW(net.parameters())
     loss = nn.functional.cross_entropy(net(torch.rand(2, 3, 16, 16, device=device)), torch.tensor([0, 1]).to(device))
     loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()

@@ -138,12 +138,12 @@ def test_what_is_watched_is_what_the_runtime_computes(exported, photos, all_bloc
 
 def test_a_histogram_grows_and_knows_its_percentiles():
     rng = np.random.default_rng(0)
-    histogram, parts = Histogram(), [rng.normal(0, s, (10, 100, 30)).astype(np.float32) for s in (0.1, 1, 0.3, 5)]
+    histogram, batches = Histogram(), [rng.normal(0, s, (10, 100, 30)).astype(np.float32) for s in (0.1, 1, 0.3, 5)]
     histogram.add(np.zeros((3, 3), np.float32))
     assert histogram.percentile(99) == 0.0
-    for part in parts:
-        histogram.add(part)
-    everything = np.abs(np.concatenate([p.ravel() for p in parts]))
+    for batch in batches:
+        histogram.add(batch)
+    everything = np.abs(np.concatenate([batch.ravel() for batch in batches]))
     assert histogram.counts.sum() == everything.size and histogram.percentile(100) == everything.max()
     for percent in (50, 90, 99, 99.99):
         assert histogram.percentile(percent) == pytest.approx(

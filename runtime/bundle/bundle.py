@@ -3,10 +3,10 @@
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from typing import List, Union
+from typing import List
 
 from ..errors import BundleError, DomainError
-from ..records import Domain
+from ..records import Domain, Path
 from .domain import fitted, read_domain_files
 from .files import Files
 from .format import DESCRIPTION, DOMAINS, JSON_LIMIT, MANIFEST, domain_prefix, is_domain_name
@@ -31,7 +31,7 @@ class Bundle(BundleContents):
     and verified, when asked for. Usable as a context manager.
     """
 
-    def __init__(self, path: Union[str, "os.PathLike[str]"]) -> None:
+    def __init__(self, path: Path) -> None:
         self.files = Files(path, MANIFEST, "bundle")
         self.path = self.files.path
         try:

@@ -2,12 +2,12 @@
 
 import hashlib
 import os
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
 from ..errors import BundleError, DomainError
-from ..records import Array, Domain, Shape
+from ..records import Array, Domain, Path, Shape
 from .files import Files
 from .format import DESCRIPTION, FORMAT, JSON_LIMIT, WEIGHTS, is_domain_name
 from .jsonfile import check_format, parse_object
@@ -16,7 +16,7 @@ from .plan import domain_inputs, logits_shape, sized, skip_tensors
 from .safetensors import parse_safetensors
 
 
-def read_pack(path: Union[str, "os.PathLike[str]"]) -> Domain:
+def read_pack(path: Path) -> Domain:
     """The domain in a pack (`flowers.da3`) or in a folder with domain.json. Whether it fits a bundle, `fitted` says."""
     files = Files(path, DESCRIPTION, "domain pack")
     try:

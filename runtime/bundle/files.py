@@ -3,16 +3,17 @@
 import os
 import zipfile
 import zlib
-from typing import List, Optional, Union
+from typing import List, Optional
 
 from ..errors import BundleError
+from ..records import Path
 from .format import is_safe_name
 
 
 class Files:
     """The files of a bundle or pack: `exists`, `read`, `folders`. `is_zip` says which kind it is."""
 
-    def __init__(self, path: Union[str, "os.PathLike[str]"], marker: str, what: str) -> None:
+    def __init__(self, path: Path, marker: str, what: str) -> None:
         """path: directory or zip; marker: the file that must be at its root; what: how errors call it."""
         self.path = os.fspath(path)
         self.what = what

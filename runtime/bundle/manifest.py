@@ -8,7 +8,7 @@ from ..images.preprocess import Preprocessing
 from ..records import Block, Segment, Step, Value
 from .format import FORMAT, is_safe_name
 from .jsonfile import Object, check_format, parse_object
-from .plan import check_plan
+from .plan_check import check_plan
 
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 

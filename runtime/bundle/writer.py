@@ -6,12 +6,12 @@ What is written here `manifest.py` and `domain.py` read. Equal content gives equ
 import hashlib
 import json
 import os
-from typing import Any, Dict, List, Mapping, Tuple, Union
+from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
 
 from ..errors import BundleError, DomainError
-from ..records import Array, Domain, Step, Value
+from ..records import Array, Domain, Path, Step, Value
 from ..system.atomic import replace_file
 from .bundle import Bundle
 from .format import DESCRIPTION, FORMAT, MANIFEST, WEIGHTS
@@ -101,7 +101,7 @@ def domain_files(domain: Domain) -> Dict[str, bytes]:
         raise DomainError("theta and metrics of domain %s must be finite numbers" % domain.name)
 
 
-def write_files(folder: Union[str, "os.PathLike[str]"], files: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files below a folder that nobody reads yet: the caller moves it into place. Raises OSError."""
     for name, data in sorted(files.items()):
         path = os.path.join(os.fspath(folder), *name.split("/"))

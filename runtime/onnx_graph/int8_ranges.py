@@ -9,7 +9,7 @@ from ..errors import BundleError
 from .model import Model
 
 INT8_FILE = "backbone/int8.json"
-FORMAT = 1
+INT8_FORMAT = 1
 
 Ranges = Dict[str, Dict[str, float]]  # file of a segment -> value in it -> magnitude that becomes 127
 
@@ -23,7 +23,7 @@ def read_ranges(bundle: BundleContents) -> Ranges:
         )
     where = "%s: %s" % (bundle.path, INT8_FILE)
     root = parse_object(bundle.read(INT8_FILE), where)
-    check_format(root, FORMAT)
+    check_format(root, INT8_FORMAT)
     files = root.object("ranges")
     ranges: Ranges = {}
     for file in files.raw:

@@ -12,6 +12,7 @@ import numpy as np
 from ..bundle.bundle import BundleContents
 from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, with_skipped
 from ..records import Domain, Segment, Step, Value
+from ..schedule.decisions import threshold
 from ..schedule.layout import whole_plan
 from .joining import Piece, joined, pruned, read_piece
 from .model import Info, Model, Node, unused_name
@@ -25,7 +26,7 @@ def whole_model(bundle: BundleContents, domain: Domain, gated: bool = False) -> 
     """
     whole = whole_plan(bundle.manifest)
     if gated and domain.gated:
-        pieces = _gated_pieces(bundle, domain.theta)
+        pieces = _gated_pieces(bundle, threshold(domain.theta))
     else:
         pieces = [read_piece(step, bundle) for step in whole.steps]
     weights = {DOMAIN + name: array for name, array in domain.weights.items()}
@@ -69,7 +70,6 @@ def _choice(step: Step, run: Step, skipped: Step, ran: Piece, theta: float) -> P
     gate = Value("gate", (BATCH,))
     ends = [[Value(kind + v.name, v.shape) for v in ran.segment.outputs] for kind in ("run/", "skipped/", "chosen/")]
     nodes = [Node("Greater", ["gate", "theta"], ["above"])]
-    # Gates are float32: comparing them with a float32 threshold is what the scheduler does too.
     weights = {"theta": np.array(theta, np.float32)}
     for one, other, chosen in zip(*ends):
         rank = len(chosen.shape)

@@ -30,7 +30,7 @@ def chain(subgraph, bundle, values):
 
 @pytest.mark.parametrize("keep", [(), ("x1", "a0", "features", "g3")])
 @pytest.mark.parametrize("looks_ahead", [True, False])
-def test_every_part_of_a_bundle(built, looks_ahead, keep):
+def test_every_subgraph_of_a_bundle(built, looks_ahead, keep):
     with Bundle(built[0]) as bundle:
         subgraphs = join_plan(bundle.manifest, looks_ahead, keep).subgraphs
         assert max(len(subgraph.steps) for subgraph in subgraphs) > 1

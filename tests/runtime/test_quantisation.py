@@ -151,7 +151,7 @@ def write_ranges(bundle, ranges, **changes):
 
 @pytest.mark.parametrize("typed", [True, False])
 @pytest.mark.parametrize("looks_ahead", [True, False])
-def test_every_int8_part(measured, looks_ahead, typed):
+def test_every_int8_subgraph(measured, looks_ahead, typed):
     with Bundle(measured) as bundle:
         for subgraph in join_plan(bundle.manifest, looks_ahead).subgraphs:
             plain = subgraph_model(subgraph, bundle)

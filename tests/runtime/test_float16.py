@@ -40,7 +40,7 @@ def ops(model):
 
 
 @pytest.mark.parametrize("looks_ahead", [True, False])
-def test_every_part_of_a_bundle(built, looks_ahead):
+def test_every_subgraph_of_a_bundle(built, looks_ahead):
     with Bundle(built[0]) as bundle:
         for subgraph in join_plan(bundle.manifest, looks_ahead).subgraphs:
             model = subgraph_model(subgraph, bundle)

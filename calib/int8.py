@@ -186,7 +186,7 @@ def _compare(
     done = 0
     agreements = []
     with (
-        Runtime(bundle.path, OrtBackend()) as exact,
+        Runtime(Bundle(bundle.path, may_store=False), OrtBackend()) as exact,
         Runtime(_MeasuredBundle(bundle.path, data), OrtBackend(precision="int8")) as rounded,
     ):
         for name, pictures in pixels.items():

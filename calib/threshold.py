@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from da3.calib.errors import CalibrationError
-from da3.runtime import Runtime
+from da3.runtime import Bundle, Runtime
 from da3.runtime.bundle.packs import update_domain
 from da3.runtime.errors import ImageError
 from da3.runtime.images.paths import evenly, list_labelled
@@ -76,7 +76,7 @@ def calibrate(
     """
     if not 0.0 <= target_skip < 1.0:
         raise CalibrationError(f"--target-skip {target_skip:g}: use a share from 0 up to, not including, 1")
-    with Runtime(bundle) as runtime:
+    with Runtime(Bundle(bundle, may_store=False)) as runtime:
         loaded = runtime.use(domain)
         if not loaded.gated:
             raise CalibrationError(

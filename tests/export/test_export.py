@@ -110,6 +110,7 @@ def test_files_are_what_the_format_says(trained, tmp_path):
     manifest = json.loads((done.path / "manifest.json").read_text())
     on_disk = {p for p in hashes(done.path) if p.startswith(("backbone/", "adaptors/"))}
     assert on_disk == set(manifest["files"]) == {s["file"] for s in manifest["segments"].values()}
+    assert not (done.path / "engines").exists(), "what the verification made for this machine was shipped"
     for name in on_disk:
         model = onnx.load(done.path / name)
         assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]

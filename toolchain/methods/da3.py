@@ -17,13 +17,14 @@ from da3.toolchain.network.gate_selection import close_gate, fit_bypasses, gate_
 from da3.toolchain.network.gating import Gating
 from da3.toolchain.network.model import DomainModel, Output
 
-# First learn with every block; then close gates, one at a time as the target falls, each where it costs the loss least
-# for the FLOPs it saves; then let the gates learn which image needs what, and settle. Their noise fades meanwhile, so
-# that the budget is met by the very decisions that will be deployed.
+# Training first runs every block. From GATES_FROM to CLOSED_BY the target falls from 1 to the budget, and gates are
+# closed one at a time to follow it: each time the one that costs the loss least for the FLOPs it saves. Then the gates
+# learn which image needs which block. From NOISE_FROM to NOISE_UNTIL their noise fades, so that in the end the budget
+# is met by the same decisions that are deployed.
 GATES_FROM, CLOSED_BY, NOISE_FROM = 0.2, 0.5, 0.6
 FIT_BATCHES, COST_BATCHES = 6, 4  # looked at before closing a gate
-LEAST_COST = 0.03  # of a block, in loss: what is measured before training goes on is too little, and noisy
-OVERSHOOT = 0.016  # of the share: closing a block may miss the target by as much
+LEAST_COST = 0.03  # added to the loss that closing a gate costs: measured before training goes on, it is low and noisy
+OVERSHOOT = 0.016  # by how much closing a gate may take the share below the budget
 NOISE, NOISE_UNTIL = 0.5, 0.8
 BUDGET_WEIGHT = 10.0
 SHARE_RATE = 0.5  # of the newest batch in the running share
@@ -65,7 +66,7 @@ class Da3(Learner):
         return {k: v for k, v in self.model.state_dict().items() if not k.startswith(left_out)}
 
     def domain_bytes(self) -> int:
-        """Of a pack's weights, in fp16."""
+        """Bytes of a pack's weights, in fp16."""
         return 2 * sum(t.numel() for t in self.model.domain_tensors().values())
 
     def prepare(self, images: Iterable[Tensor]) -> None:
@@ -115,7 +116,7 @@ class Da3(Learner):
 
     def draw_gates(self, count: int) -> Tensor:
         """The randomness of sampled gates for a batch of ``count``: (count, blocks), uniform in 0..1."""
-        # Drawn on the CPU for the whole batch: the same on every device and for every slicing.
+        # They are drawn on the CPU, for the whole batch: every device and every slicing gets the same.
         return torch.rand(count, len(self.model.backbone.blocks))
 
     def forward_slice(self, images: Tensor, rows: slice) -> Output:
@@ -125,8 +126,8 @@ class Da3(Learner):
     def loss(self, output: Output, labels: Tensor, smoothing: float, count: int) -> Tensor:
         loss = super().loss(output, labels, smoothing, count)
         if self.model.gating.mode == "sampled":
-            # d/d share of BUDGET_WEIGHT (share - target)^2, with the share that recent batches ran: linear in every
-            # sample, so that a batch can be cut into slices.
+            # The derivative by share of BUDGET_WEIGHT (share - budget)^2, taken at the share that recent batches ran.
+            # The loss is linear in every sample's share then, so that a batch can be cut into slices.
             slope = 2 * BUDGET_WEIGHT * (float(self.model.running_share) - self.flops_budget)
             loss = loss + slope * output.share.sum() / count
         return loss

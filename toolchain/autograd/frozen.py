@@ -13,8 +13,8 @@ are, where there is a gate. Samples whose gate is 0 are left out of the branch i
 no gradient from the task. With ``skip_path`` F^T is left out wherever there is a shortcut for the gradient to take;
 phi' is then saved as its mean over each cell where that is smaller.
 
-The gradient handed to a backward pass here may be overwritten: what comes after a block in these networks hands on a
-tensor of its own, and a full-size copy less is a good part of a step's peak.
+A backward pass here may overwrite the gradient it is handed. Nothing else reads that tensor in these networks, and a
+full-size copy of it would be a good part of a step's peak memory.
 
 Shapes: x (B, C, H, W), y (B, C', H', W'), channels-last. A bias that asks for a gradient gets it: it is additive too.
 """

@@ -1,9 +1,9 @@
 """Frozen convolutions and activation masks as fast as the device allows: forward, and the gradient of their input.
 
 Tensors are channels-last: a 1x1 convolution is then a matrix product on (B*H*W, C) as it lies in memory. On a CPU
-PyTorch hands such products to a library that leaves half of an AVX-512 core unused, so oneDNN is asked directly, which
-also adds and rectifies in the same pass and needs no second copy of the weights. Everything else (a GPU, float64, a
-PyTorch without oneDNN) takes PyTorch's public functions. Nothing here records gradients.
+PyTorch hands such products to a library that leaves half of an AVX-512 core unused. They are handed to oneDNN here,
+which also adds and rectifies in the same pass and needs no second copy of the weights. Everything else (a GPU, float64,
+a PyTorch without oneDNN) takes PyTorch's public functions. Nothing here records gradients.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _onednn(dtype: torch.dtype) -> bool:
 
 
 def fast(x: Tensor) -> bool:
-    """Whether ``x`` is computed with by oneDNN directly."""
+    """Whether products with ``x`` go to oneDNN directly."""
     return x.device.type == "cpu" and _onednn(x.dtype)
 
 
@@ -140,8 +140,8 @@ def input_gradient(conv: FrozenConv, grad: Tensor, height: int, onto: Tensor | N
     return found if onto is None else found.add_(onto)
 
 
-# A convolution at few positions is mostly its weights, which oneDNN would copy into an order of its own at every call.
-# As one product with the k x k neighbourhood of each position, written out, the weights are read as they are.
+# At few positions most of what a convolution reads is its weights, and oneDNN would first copy them into an order of
+# its own at every call. A product with the k x k neighbourhood of each position, written out, reads them as they are.
 
 
 def _few_positions(conv: FrozenConv, side: int, batch: int) -> bool:

@@ -52,7 +52,7 @@ class Learner(ABC):
     name: str
     default_lr: float
     warm_up: float = 0.1  # share of all steps during which the learning rate rises
-    sliceable: bool = False  # whether a batch may be cut: no sample's gradient depends on another sample
+    sliceable: bool = False  # whether a batch may be cut, since no sample's gradient depends on another sample
     model: nn.Module
 
     def __init__(self, task: Task, weights: WeightsFile):
@@ -106,7 +106,7 @@ class Learner(ABC):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S), the numbers of ``Preprocessing.normalise``."""
-        images = pixels.float().div_(255)  # the operations of Preprocessing.normalise, in its order: the same bits
+        images = pixels.float().div_(255)  # as Preprocessing.normalise does, in its order, for the same bits
         images -= torch.tensor(self.mean, device=pixels.device)
         images /= torch.tensor(self.std, device=pixels.device)
         return images.permute(0, 3, 1, 2)
@@ -166,5 +166,5 @@ class Learner(ABC):
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Output:
-        """Output for uint8 (B, S, S, 3) without gradients, a few images at a time: a batch needs no more memory."""
+        """Output for uint8 (B, S, S, 3) without gradients, a few images at a time to save memory."""
         return Output.joined([self.forward(self.normalise(few)) for few in torch.split(pixels, self.micro_batch)])

@@ -70,7 +70,7 @@ class Da3(Learner):
         return {k: v for k, v in self.model.state_dict().items() if not k.startswith(left_out)}
 
     def domain_bytes(self) -> int:
-        """Of a pack's weights, in fp16."""
+        """Bytes of a pack's weights, in fp16."""
         return 2 * sum(t.numel() for t in self.model.domain_tensors().values())
 
     def prepare(self, images: Iterable[Tensor]) -> None:
@@ -120,7 +120,7 @@ class Da3(Learner):
 
     def draw_gates(self, count: int) -> Tensor:
         """The randomness of sampled gates for a batch of ``count``: (count, blocks), uniform in 0..1."""
-        # Drawn on the CPU for the whole batch: the same on every device and for every slicing.
+        # They are drawn on the CPU, for the whole batch: every device and every slicing gets the same.
         return torch.rand(count, len(self.model.backbone.blocks))
 
     def forward_slice(self, images: Tensor, rows: slice) -> Output:
@@ -130,8 +130,8 @@ class Da3(Learner):
     def loss(self, output: Output, labels: Tensor, smoothing: float, count: int) -> Tensor:
         loss = super().loss(output, labels, smoothing, count)
         if self.model.gating.mode == "sampled":
-            # d/d share of BUDGET_WEIGHT (share - target)^2, with the share that recent batches ran: linear in every
-            # sample, so that a batch can be cut into slices.
+            # The derivative by share of BUDGET_WEIGHT (share - budget)^2, taken at the share that recent batches ran.
+            # The loss is linear in every sample's share then, so that a batch can be cut into slices.
             slope = 2 * BUDGET_WEIGHT * (float(self.model.running_share) - self.flops_budget)
             loss = loss + slope * output.share.sum() / count
         return loss

@@ -6,9 +6,9 @@
     l = w_g . mean(h) + b_g                 gate logit of the NEXT block, which runs where l > theta
 
 After Dynamic Additive Attention Adaption (Yang, Rakin, Fan; arXiv 2012.01362); the equations are this project's own.
-mean, std and s, the typical deviation of the block's output, are measured once before training: a step of the optimiser
-then means the same in every block of every backbone, samples stay independent of their batch, and export folds all
-three into the matrices.
+mean, std and s (the typical deviation of the block's output) are measured once, before training. A step of the
+optimiser then means the same in every block of every backbone, and samples stay independent of their batch. Export
+folds all three into the matrices.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from da3.toolchain.autograd.frozen import PooledInput, cell_means
 from da3.toolchain.autograd.saved import SavedTensor
 
 OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under noise of scale 1
-GATE_STEP = 0.25  # w_g is this times its parameter: all of its entries step together, and gates would flutter
+GATE_STEP = 0.25  # w_g is this times its parameter: its entries all step together, and larger steps make gates flutter
 
 
 def grid_side(height: int, most: int) -> int:
@@ -85,7 +85,10 @@ class _AdaptorPass(torch.autograd.Function):
 
 
 class Adaptor(nn.Module):
-    """x (B, C, H, H) -> a (B, C', G, G) and, if ``gated`` (the next block can be skipped), its logit (B,)."""
+    """x (B, C, H, H) -> a (B, C', G, G), and the logit (B,) of the next block's gate if that is ``gated``.
+
+    ``mid`` is m, ``side`` is G; ``cin`` and ``cout`` are the block's C and C'.
+    """
 
     mean: Tensor
     std: Tensor

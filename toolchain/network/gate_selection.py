@@ -27,7 +27,7 @@ def open_blocks(model: DomainModel) -> list[int]:
 
 @torch.no_grad()
 def close_gate(model: DomainModel, block: int) -> None:
-    """Start the gate of ``block`` over, closed for every image."""
+    """Reset the gate of ``block`` to one that is closed for every image."""
     adaptor = model.adaptor(block - 1)
     assert adaptor is not None and adaptor.gate is not None and adaptor.gate_bias is not None
     adaptor.gate.zero_()

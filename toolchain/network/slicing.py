@@ -1,4 +1,4 @@
-"""How many images of a batch are run at once, so that the largest activation fits a device's caches or memory."""
+"""How many images of a batch are run at once, by the size of its largest activation."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 
 # Of the largest activation of a slice, by device. Larger slices of a batch are a little faster and take more memory.
 SLICE_BYTES = {"cpu": 7 * 2**20, "cuda": 256 * 2**20}
-SLICE_FLOPS = 2.5e9  # of its forward pass: with fewer, a slice of a small network is mostly Python
-SMALL_NETWORKS = 4  # times as many bytes may be used to get there
+SLICE_FLOPS = 2.5e9  # of a slice's forward pass: with fewer, most of the time of a small network is spent in Python
+SMALL_NETWORKS = 4  # times SLICE_BYTES is what a small network may use to reach SLICE_FLOPS
 
 
 def images_a_slice(image_bytes: int, image_flops: int, device: str) -> int:

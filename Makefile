@@ -46,7 +46,8 @@ lint: $(STAMP)
 	@# Type checkers follow the package-dir mapping only in an installed copy.
 	@rm -rf build/typed
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target build/typed .
-	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p da3.runtime -p da3.export -p da3.calib
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p da3.runtime -p da3.export -p da3.calib -p da3.toolchain
+	cd tests && MYPYPATH=../build/typed ../$(BIN)/mypy --config-file ../pyproject.toml -m simulation -p simulation.device -p simulation.cuda -p simulation.tensorrt
 
 bench: $(STAMP)
 	@test -d demo-out/bundle || $(MAKE) --no-print-directory demo

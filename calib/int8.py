@@ -1,17 +1,15 @@
 """``da3 calibrate --int8``: how large the numbers are that a backbone's convolutions read, into the bundle.
 
-Engines are quantised from it on the device (see da3.runtime.onnx_graph.precision.to_int8); the float32 files stay as they are.
+Engines are quantised from it on the device (see da3.runtime.onnx_graph.int8). The float32 files stay as they are.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,12 +19,11 @@ from da3.calib.ranges import Histogram, Watched, ranges_of
 from da3.runtime import Domain, Runtime
 from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.bundle.bundle import Bundle, read_domain
-from da3.runtime.bundle.manifest import FileEntry
-from da3.runtime.errors import BundleError, ImageError
+from da3.runtime.bundle.writer import file_entry, put_file, to_json
+from da3.runtime.errors import ImageError
 from da3.runtime.images.paths import evenly, expand
 from da3.runtime.images.preprocess import Preprocessing
-from da3.runtime.onnx_graph.int8_ranges import FORMAT, INT8_FILE
-from da3.runtime.system.atomic import replace_file
+from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, INT8_FORMAT
 
 MOST_PHOTOS = 256  # of each domain: half to measure on, half to compare on
 # Measured, see docs/runtime.md: below 99.99 clipping costs accuracy; the maximum itself hangs on a single photo.
@@ -39,9 +36,12 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Agreement:
-    """A domain, INT8 against float32, on photos that were not measured. ``same_answer`` and ``same_gates``: shares, of
-    photos and of gate decisions. ``logit_error``: largest difference of a logit where the same blocks ran (NaN: none
-    did); ``logit_largest``: the largest logit's magnitude."""
+    """A domain with INT8 against float32, on ``photos`` photos that were not measured.
+
+    ``same_answer``: share of the photos; ``same_gates``: share of the gate decisions. ``logit_error``: the largest
+    difference of a logit among photos for which the same blocks ran (NaN: there are none); ``logit_largest``: the
+    largest logit's magnitude.
+    """
 
     domain: str
     photos: int
@@ -53,7 +53,8 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Int8Calibration:
-    """``measured``: photos; ``quantised`` of ``values`` that convolutions read; ``unreadable`` as (path, reason)."""
+    """``measured``: how many photos were. ``values``: how many values the convolutions read, of which ``quantised``
+    are. ``unreadable``: (path, reason) of each photo that was left out."""
 
     measured: int
     quantised: int
@@ -77,8 +78,7 @@ def calibrate_int8(
     if not photos:
         raise CalibrationError("name a domain at least, and a folder of its photos")
     with Bundle(bundle) as opened:
-        if opened.is_zip:
-            raise CalibrationError(f"{opened.path} is a zipped bundle, which is read-only: unzip it first")
+        opened.require_directory()
         domains = [read_domain(opened, name) for name in photos]
         preprocessing = opened.manifest.preprocessing
         watched = Watched(opened)
@@ -88,16 +88,21 @@ def calibrate_int8(
         pixels = {d.name: _load(preprocessing, d.name, photos[d.name], unreadable, on_progress) for d in domains}
         measured = {d.name: pixels[d.name][::2] for d in domains}
         histograms = _measure(watched, domains, measured, preprocessing, on_progress)
-        kept = {key: h for key, h in histograms.items() if depthwise or not watched.depthwise[key]}
-        ranges = ranges_of(kept, PERCENT)
+        quantised = {key: h for key, h in histograms.items() if depthwise or not watched.depthwise[key]}
+        ranges = ranges_of(quantised, PERCENT)
         count = sum(map(len, measured.values()))
-        described = {"format": FORMAT, "percent": PERCENT, "photos": count, "domains": list(photos), "ranges": ranges}
-        data = (json.dumps(described, indent=1) + "\n").encode()
+        data = to_json(
+            {"format": INT8_FORMAT, "percent": PERCENT, "photos": count, "domains": list(photos), "ranges": ranges}
+        )
         held_out = {d.name: pixels[d.name][1::2] for d in domains}
         agreements = _compare(opened, data, held_out, preprocessing, on_progress)
-        _write(opened, data)
+        put_file(opened, INT8_FILE, data)
     return Int8Calibration(
-        count, sum(map(len, ranges.values())), len(watched.depthwise), tuple(agreements), tuple(unreadable)
+        measured=count,
+        quantised=sum(map(len, ranges.values())),
+        values=len(watched.depthwise),
+        agreements=tuple(agreements),
+        unreadable=tuple(unreadable),
     )
 
 
@@ -153,29 +158,36 @@ def _measure(
     return histograms
 
 
-class _Measured(Bundle):
-    """A bundle as if its int8.json were written."""
+class _MeasuredBundle(Bundle):
+    """A bundle as if its int8.json were written already."""
 
     def __init__(self, path: str, data: bytes):
-        super().__init__(path)
+        super().__init__(path, may_store=False)
         self._data = data
-        files = {**self.manifest.files, INT8_FILE: FileEntry(hashlib.sha256(data).hexdigest(), len(data))}
-        self.manifest = self.manifest._replace(files=files)
+        self.manifest = self.manifest._replace(files={**self.manifest.files, INT8_FILE: file_entry(data)})
 
     def read(self, name: str) -> bytes:
         return self._data if name == INT8_FILE else super().read(name)
 
 
+class _Answers(NamedTuple):
+    """logits: float32 (N, classes); blocks: bool (N, n_blocks), True where the block ran."""
+
+    logits: NDArray[np.float32]
+    blocks: NDArray[np.bool_]
+
+
 def _compare(
     bundle: Bundle, data: bytes, pixels: Mapping[str, Pixels], preprocessing: Preprocessing, on_progress: Progress
 ) -> list[Agreement]:
+    """Each domain's answers on its photos with INT8 as ``data`` has it, against float32."""
     gateable = [step.block for step in bundle.manifest.plan if step.gate is not None and step.block is not None]
     total = sum(map(len, pixels.values()))
     done = 0
     agreements = []
     with (
-        Runtime(bundle.path, OrtBackend()) as exact,
-        Runtime(_Measured(bundle.path, data), OrtBackend(precision="int8")) as rounded,
+        Runtime(Bundle(bundle.path, may_store=False), OrtBackend()) as exact,
+        Runtime(_MeasuredBundle(bundle.path, data), OrtBackend(precision="int8")) as rounded,
     ):
         for name, pictures in pixels.items():
             exact.use(name)
@@ -186,38 +198,25 @@ def _compare(
                 pairs.append((exact.run_batch(images), rounded.run_batch(images)))
                 done += len(images)
                 on_progress("comparing with float32", done, total)
-            want, have = (np.concatenate([pair[i].logits for pair in pairs]) for i in (0, 1))
-            blocks = np.concatenate([a.blocks == b.blocks for a, b in pairs])
-            errors = np.abs(want - have)[blocks.all(axis=1)]
-            agreements.append(
-                Agreement(
-                    name,
-                    len(want),
-                    float((want.argmax(1) == have.argmax(1)).mean()),
-                    float(blocks[:, gateable].mean()) if gateable else 1.0,
-                    float(errors.max()) if errors.size else float("nan"),
-                    float(np.abs(want).max()),
+            wanted, found = (
+                _Answers(
+                    np.concatenate([result.logits for result in results]),
+                    np.concatenate([result.blocks for result in results]),
                 )
+                for results in zip(*pairs, strict=True)
             )
+            agreements.append(_agreement(name, wanted, found, gateable))
     return agreements
 
 
-def _write(bundle: Bundle, data: bytes) -> None:
-    """Put int8.json into the bundle. At any moment the manifest lists no file that differs from what it says."""
-    manifest = json.loads(bundle.files.read("manifest.json"))
-
-    def replace(name: str, content: bytes) -> None:
-        path = os.path.join(bundle.path, *name.split("/"))
-        try:
-            replace_file(path, lambda file: file.write(content))
-        except OSError as error:
-            raise BundleError(f"cannot write {path}: {error.strerror or error}") from error
-
-    def replace_manifest() -> None:
-        replace("manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
-
-    if manifest["files"].pop(INT8_FILE, None) is not None:
-        replace_manifest()
-    replace(INT8_FILE, data)
-    manifest["files"][INT8_FILE] = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-    replace_manifest()
+def _agreement(domain: str, wanted: _Answers, found: _Answers, gateable: list[int]) -> Agreement:
+    same_blocks = wanted.blocks == found.blocks
+    errors = np.abs(wanted.logits - found.logits)[same_blocks.all(axis=1)]
+    return Agreement(
+        domain=domain,
+        photos=len(wanted.logits),
+        same_answer=float((wanted.logits.argmax(1) == found.logits.argmax(1)).mean()),
+        same_gates=float(same_blocks[:, gateable].mean()) if gateable else 1.0,
+        logit_error=float(errors.max()) if errors.size else float("nan"),
+        logit_largest=float(np.abs(wanted.logits).max()),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 
 from da3.calib.errors import CalibrationError
 from da3.runtime import Domain
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle
-from da3.runtime.bundle.plan import DOMAIN, IMAGE, with_skipped
 from da3.runtime.onnx_graph.int8_ranges import Ranges, convolved
-from da3.runtime.onnx_graph.onnxfile import Info, read_model, write_model
+from da3.runtime.onnx_graph.model import Info
+from da3.runtime.onnx_graph.reading import read_model
+from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.records import Step
+from da3.runtime.schedule.walk import inputs_of, walk
 
 BINS = 4096
 
@@ -54,14 +58,14 @@ class Histogram:
 
 
 class _Session(NamedTuple):
-    """One file of the bundle. taps: what its convolutions read."""
+    """One file of the bundle, open. taps: names of the values that its convolutions read."""
 
     session: Any
     taps: list[str]
 
 
 class Watched:
-    """A bundle's plan, run image by image, as float32, by someone who looks inside its backbone."""
+    """A bundle's plan, run as float32 and image by image, that shows what the convolutions of its backbone read."""
 
     def __init__(self, bundle: Bundle):
         self._manifest = bundle.manifest
@@ -80,31 +84,34 @@ class Watched:
         """Show ``watch`` what convolutions read for one image, float32 (1, 3, S, S). False: a block was skipped.
 
         What enters a gated block is shown for what skips it too, and the other way round: both get the same scale.
+        ``all_blocks``: whatever the gates say.
         """
-        values = {IMAGE: image}
+        overrides = dict.fromkeys(range(len(self._manifest.blocks)), True) if all_blocks else {}
         complete = True
-        for step in self._manifest.plan:
-            chosen = step.segment
-            closed = step.gate is not None and not values[step.gate][0] > np.float32(domain.theta)
-            if closed and step.skip is not None and domain.gated and not all_blocks:
-                chosen, complete = step.skip, False
-            for one in with_skipped([step]):
-                name = one.segment
-                segment = self._manifest.segments[name]
-                session, taps = self._sessions[segment.file]
-                given = {
-                    value.name: domain.weights[source[len(DOMAIN) :]] if source.startswith(DOMAIN) else values[source]
-                    for value, source in zip(segment.inputs, one.inputs, strict=True)
-                }
-                if name == chosen:
-                    outputs = [value.name for value in segment.outputs]
-                    wanted = outputs + [tap for tap in taps if tap not in given and tap not in outputs]
-                    given.update(zip(wanted, session.run(wanted, given), strict=True))
-                    values.update((there, given[here]) for there, here in zip(step.outputs, outputs, strict=True))
-                for tap in taps:
-                    if tap in given:
-                        watch(segment.file, tap, given[tap])
+        for visit in walk(self._manifest, domain, image, partial(self._run_step, watch), overrides):
+            if visit.step.skip is not None:
+                ran = bool(visit.ran[0])
+                complete = complete and ran
+                idle = visit.step.skipped if ran else visit.step
+                self._show_inputs(watch, idle, inputs_of(idle, visit.read, domain))
         return complete
+
+    def _run_step(self, watch: Watch, step: Step, inputs: list[Array]) -> list[Array]:
+        segment = self._manifest.segments[step.segment]
+        session, taps = self._sessions[segment.file]
+        given = {value.name: array for value, array in zip(segment.inputs, inputs, strict=True)}
+        outputs = [value.name for value in segment.outputs]
+        wanted = outputs + [tap for tap in taps if tap not in given and tap not in outputs]
+        given.update(zip(wanted, session.run(wanted, given), strict=True))
+        for tap in taps:
+            watch(segment.file, tap, given[tap])
+        return [given[name] for name in outputs]
+
+    def _show_inputs(self, watch: Watch, step: Step, inputs: list[Array]) -> None:
+        segment = self._manifest.segments[step.segment]
+        for value, array in zip(segment.inputs, inputs, strict=True):
+            if value.name in self._sessions[segment.file].taps:
+                watch(segment.file, value.name, array)
 
 
 def ranges_of(histograms: dict[tuple[str, str], Histogram], percent: float) -> Ranges:

@@ -9,23 +9,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from da3.calib.errors import CalibrationError
-from da3.runtime import Runtime
+from da3.runtime import Bundle, Runtime
 from da3.runtime.bundle.packs import update_domain
 from da3.runtime.errors import ImageError
-from da3.runtime.execution.scheduler import flops_share
 from da3.runtime.images.paths import evenly, list_labelled
+from da3.runtime.schedule.flops import flops_share
 
-MOST_PHOTOS = 1000  # a share of FLOPs is known to about a point by then, and each candidate runs them all
+MOST_PHOTOS = 1000  # enough to know a share of FLOPs to about a point; every candidate threshold runs them all
 SEARCH_STEPS = 12
 BATCH = 16
 
-Pixels = NDArray[np.uint8]
+
+class _Photos(NamedTuple):
+    """Labelled photos. pixels: uint8 (N, S, S, 3); labels: (N,); unreadable: (path, reason) of those left out."""
+
+    pixels: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+class _Thresholds(NamedTuple):
+    """An interval of thresholds: at ``low`` every gate is open, at ``high`` every gate is closed."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -63,49 +76,50 @@ def calibrate(
     """
     if not 0.0 <= target_skip < 1.0:
         raise CalibrationError(f"--target-skip {target_skip:g}: use a share from 0 up to, not including, 1")
-    with Runtime(bundle) as runtime:
+    with Runtime(Bundle(bundle, may_store=False)) as runtime:
         loaded = runtime.use(domain)
         if not loaded.gated:
             raise CalibrationError(
                 f"domain {domain} was trained without gates: train it with --keep below 1 (such as 0.6), export again"
             )
         blocks = runtime.bundle.manifest.blocks
-        least = sum(b.flops if b.skip_flops is None else b.skip_flops for b in blocks) / sum(b.flops for b in blocks)
+        fewest = np.array([[block.skip_flops is None for block in blocks]])
+        least = float(flops_share(blocks, fewest)[0])
         if target_skip > 1 - least:
             raise CalibrationError(
                 f"--target-skip {target_skip:g}: this backbone can skip {1 - least:.2f} of its block FLOPs at most"
             )
-        pixels, labels, unreadable = _load(runtime, _folder(data), loaded.classes, on_progress)
+        photos = _load(runtime, _folder(data), loaded.classes, on_progress)
 
         def measure(theta: float, force_all_blocks: bool = False) -> Score:
             runtime.set_theta(domain, theta)
-            return _score(runtime, pixels, labels, theta, force_all_blocks)
+            return _score(runtime, photos, theta, force_all_blocks)
 
         total = SEARCH_STEPS + 2
         on_progress("measuring", 0, total)
         before = measure(loaded.theta)
         on_progress("measuring", 1, total)
         all_on = measure(loaded.theta, force_all_blocks=True)
-        low, high = _bounds(runtime, pixels)
-        after = _search(measure, 1 - target_skip, low, high, before, lambda n: on_progress("measuring", n + 2, total))
+        between = _bounds(runtime, photos.pixels)
+        after = _search(measure, 1 - target_skip, between, before, lambda n: on_progress("measuring", n + 2, total))
     update_domain(
         bundle,
         domain,
         theta=after.theta,
         metrics={"val_accuracy": after.accuracy, "flops_share": after.flops_share},
     )
-    return Calibration(domain, before, after, all_on, len(labels), tuple(unreadable))
+    return Calibration(domain, before, after, all_on, len(photos.labels), photos.unreadable)
 
 
 def _search(
     measure: Callable[[float], Score],
     target: float,
-    low: float,
-    high: float,
+    between: _Thresholds,
     start: Score,
     on_step: Callable[[int], None],
 ) -> Score:
-    """Bisect theta in [low, high] for a share at or below ``target``; the closest such score met."""
+    """Bisect theta for a share of FLOPs at or below ``target``; of such scores that were met, the closest."""
+    low, high = between
     best = start if start.flops_share <= target else None
     for step in range(SEARCH_STEPS):
         score = measure((low + high) / 2)
@@ -119,8 +133,8 @@ def _search(
     return best if best is not None else measure(high)
 
 
-def _bounds(runtime: Runtime, pixels: Pixels) -> tuple[float, float]:
-    """Thresholds below and above every gate logit of some photos, with all blocks on and with all gates shut."""
+def _bounds(runtime: Runtime, pixels: NDArray[np.uint8]) -> _Thresholds:
+    """Thresholds below and above every gate logit of some photos, with all gates open and with all gates closed."""
     batch = runtime.preprocessing.normalise(pixels[: 4 * BATCH])
     names = [step.gate for step in runtime.bundle.manifest.plan if step.gate is not None]
     blocks = [s.block for s in runtime.bundle.manifest.plan if s.gate is not None and s.block is not None]
@@ -131,10 +145,11 @@ def _bounds(runtime: Runtime, pixels: Pixels) -> tuple[float, float]:
     logits = np.concatenate(found)
     # Other photos, and other mixtures of gates, reach a little further than these.
     margin = 1.0 + 0.5 * float(logits.max() - logits.min())
-    return float(logits.min()) - margin, float(logits.max()) + margin
+    return _Thresholds(float(logits.min()) - margin, float(logits.max()) + margin)
 
 
-def _score(runtime: Runtime, pixels: Pixels, labels: NDArray[Any], theta: float, force_all_blocks: bool) -> Score:
+def _score(runtime: Runtime, photos: _Photos, theta: float, force_all_blocks: bool) -> Score:
+    pixels, labels = photos.pixels, photos.labels
     right, shares = 0, 0.0
     blocks = runtime.bundle.manifest.blocks
     for start in range(0, len(pixels), BATCH):
@@ -152,17 +167,17 @@ def _folder(data: str | Path) -> str:
 
 def _load(
     runtime: Runtime, folder: str, classes: tuple[str, ...], on_progress: Callable[[str, int, int], None]
-) -> tuple[Pixels, NDArray[np.int64], list[tuple[str, str]]]:
-    """Photos (N, S, S, 3) uint8 and labels (N,), at most MOST_PHOTOS, spread evenly."""
-    photos = evenly(list_labelled(folder, classes)[1], MOST_PHOTOS)
+) -> _Photos:
+    """At most MOST_PHOTOS, spread evenly over the folder."""
+    found = evenly(list_labelled(folder, classes)[1], MOST_PHOTOS)
     pixels, labels, unreadable = [], [], []
-    for done, (path, label) in enumerate(photos, 1):
+    for done, (path, label) in enumerate(found, 1):
         try:
             pixels.append(runtime.preprocessing.load(path))
             labels.append(label)
         except ImageError as error:
             unreadable.append((path, str(error)))
-        on_progress("reading photos", done, len(photos))
+        on_progress("reading photos", done, len(found))
     if not pixels:
-        raise CalibrationError(f"none of the {len(photos)} photos in {folder} can be read")
-    return np.stack(pixels), np.array(labels), unreadable
+        raise CalibrationError(f"none of the {len(found)} photos in {folder} can be read")
+    return _Photos(np.stack(pixels), np.array(labels), tuple(unreadable))

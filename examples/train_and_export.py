@@ -15,7 +15,9 @@ from da3.toolchain.training.train import train
 
 
 def main(domain: str, photos: str, out: Path, epochs: int = 15) -> None:
-    options = TrainOptions(domain, photos, runs=out / "runs", weights="demo", epochs=epochs, keep=0.8, resume=True)
+    options = TrainOptions(
+        domain=domain, data=photos, runs=out / "runs", weights="demo", epochs=epochs, keep=0.8, resume=True
+    )
     with ConsoleReporter() as reporter:
         result = train(options, reporter)  # goes on where an earlier call stopped
     assert result.best is not None

@@ -29,10 +29,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save as serialise
 from torch import nn
 
+from da3.runtime.system.atomic import write_atomically
 from da3.toolchain.backbones import build_network, load_backbone, load_weights
 from da3.toolchain.backbones.weights import WeightsFile, backbone_keys
 from da3.toolchain.demo.photos import DOMAINS, write_domain
-from da3.toolchain.training.checkpoint import write_atomically
 
 ARCH, WIDTH = "mobilenet_v2", 0.5
 OUT = Path(__file__).parent.parent / "toolchain" / "weights" / "demo.safetensors"
@@ -118,7 +118,9 @@ def linear_probe(weights: Path, domain: Path) -> float:
 def save(network: nn.Module, path: Path, facts: dict[str, str]) -> None:
     """Write the backbone's tensors as float16, in one atomic step."""
     state = network.state_dict()
-    weights = WeightsFile(state, str(path), ARCH, WIDTH, "torch", "-1..1", SIZE)
+    weights = WeightsFile(
+        state, str(path), arch=ARCH, width=WIDTH, padding="torch", input_range="-1..1", input_size=SIZE
+    )
     half = {key: state[key].detach().half().contiguous() for key in backbone_keys(state)}
     broken = [key for key, value in half.items() if not torch.isfinite(value).all()]
     if broken:

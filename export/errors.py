@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from da3.export.checks import Check
 from da3.runtime.errors import Da3Error
-
-if TYPE_CHECKING:
-    from da3.export.verify import Check
 
 
 class ExportError(Da3Error):

@@ -13,29 +13,36 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from da3.export.checks import Check
+from da3.export.domain import DomainFacts, load_domain, plain_domain, trained_domain
 from da3.export.errors import ExportError
-from da3.export.segments import deploy
-from da3.export.standalone import standalone
-from da3.export.verify import Array, Check, relative_error, require, verify
-from da3.export.writer import domain_files, load_stored, manifest, stored_tensors, write_files
+from da3.export.graph import checked_bytes
+from da3.export.segments import deploy, deploy_plain
+from da3.export.verify import relative_error, require, verify
 from da3.runtime import Runtime
 from da3.runtime.app.zipapp import write_run_engine
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.format import MANIFEST
 from da3.runtime.bundle.packs import add_pack
+from da3.runtime.bundle.writer import domain_files, write_files
 from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.onnx_graph.whole import whole_model
+from da3.runtime.records import Array
+from da3.runtime.system.atomic import write_atomically
+from da3.runtime.training.checkpoint import Checkpoint, read
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.network.model import DomainModel
-from da3.toolchain.training.checkpoint import BackboneStore, Checkpoint, read, write_atomically
+from da3.toolchain.training.checkpoint import BackboneStore, learner_of
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote: "a new bundle", "a domain into the bundle" or "one ONNX file" at ``path``.
+    """What an export wrote at ``path``. ``what``: "a new bundle", "a domain into the bundle" or "one ONNX file".
 
-    ``domain_bytes``: the size of the domain's own files.
+    ``domain_bytes``: the size of the domain's own files; that of the whole file where there is one.
     """
 
     path: Path
@@ -51,21 +58,19 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
     Verifies before anything is moved into place; on failure nothing changes. Raises ExportError, CheckpointError,
     or a runtime error where ``bundle`` is for another backbone.
     """
-    found, weights = _load(domain, runs)
-    if found.config.method != "da3":
+    trained = _read(domain, runs)
+    checkpoint = trained.checkpoint
+    if checkpoint.config.method != "da3":
         raise ExportError(
-            f"{found.path} was trained with --method {found.config.method}: only da3 domains go into a bundle; "
-            f"use --standalone FILE.onnx"
+            f"{checkpoint.path} was trained with --method {checkpoint.config.method}: only da3 domains go into a "
+            f"bundle; use --standalone FILE.onnx"
         )
-    model = found.learner(weights).model
+    model = learner_of(checkpoint, trained.weights).model
     assert isinstance(model, DomainModel)
-    tensors = stored_tensors(model)
-    load_stored(model, tensors)
-    best = found.progress.best or {}
-    metrics = {"val_accuracy": best["val_accuracy"], "flops_share": best["val_share"]} if best else {}
-    files = domain_files(model, tensors, domain, found.config.classes, metrics)
-    preprocessing = preprocessing_of(found.config.size, weights)
-    images = _samples(runs / domain, preprocessing)
+    record = trained_domain(model, trained.facts)
+    load_domain(model, record)
+    files = domain_files(record)
+    images = trained.images()
 
     bundle = Path(os.path.abspath(bundle))
     _refuse_strangers(bundle)
@@ -74,11 +79,10 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
         home = bundle
         if new:
             home = scratch / "bundle"
-            deployment = deploy(model)
-            write_files(home, {**deployment.files, "manifest.json": manifest(model, deployment, preprocessing)})
+            write_files(home, deploy(model, trained.preprocessing).every_file())
         pack = scratch / domain
         write_files(pack, files)
-        with Bundle(home) as opened, Runtime(opened) as runtime:
+        with Bundle(home, may_store=False) as opened, Runtime(opened) as runtime:
             checks = verify(model, opened, runtime, runtime.load(pack), images)
         require(checks)
         write_run_engine(home)
@@ -90,21 +94,24 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
 
 
 def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
-    """Write one ordinary ONNX file of the domain, which gives the bundle's answers; verified like a bundle."""
-    found, weights = _load(domain, runs)
-    config = found.config
-    learner = found.learner(weights)
-    model: DomainModel | None = None
+    """Write one ordinary ONNX file of the domain, which gives the bundle's answers; verified like a bundle.
+
+    Its input is ``image`` (batch, 3, S, S) float32, preprocessed, and its output ``logits`` (batch, classes).
+    """
+    trained = _read(domain, runs)
+    learner = learner_of(trained.checkpoint, trained.weights)
     if isinstance(learner, Ordinary):
         backbone, head = learner.frozen()
+        deployment = deploy_plain(backbone, trained.preprocessing)
+        record = plain_domain(head, backbone.info, trained.preprocessing.size, trained.facts)
     else:
         assert isinstance(learner.model, DomainModel)
-        model = learner.model
-        load_stored(model, stored_tensors(model))  # the same numbers as the bundle's
-        backbone, head = model.backbone, model.head
+        deployment = deploy(learner.model, trained.preprocessing)
+        record = trained_domain(learner.model, trained.facts)
+        load_domain(learner.model, record)
+    data = checked_bytes(whole_model(deployment, record, gated=True))
+    images = trained.images()
     learner.eval_mode()
-    data = standalone(backbone, head, config.size, len(config.classes), model)
-    images = _samples(runs / domain, preprocessing_of(config.size, weights))
     with torch.no_grad():
         expected = learner.forward(torch.from_numpy(images)).logits.numpy()
     session = open_session(data)  # one that shares the process's thread pool with any open Runtime
@@ -121,7 +128,36 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
     return Exported(path, [check], "one ONNX file", len(data))
 
 
-def _load(domain: str, runs: Path) -> tuple[Checkpoint, WeightsFile]:
+@dataclass(frozen=True)
+class _Trained:
+    """What a runs folder has of a domain: its best checkpoint, the backbone's weights, photos to verify with."""
+
+    name: str
+    folder: Path
+    checkpoint: Checkpoint
+    weights: WeightsFile
+
+    @property
+    def facts(self) -> DomainFacts:
+        best = self.checkpoint.progress.best or {}
+        metrics = {"val_accuracy": best["val_accuracy"], "flops_share": best["val_share"]} if best else {}
+        return DomainFacts(self.name, self.checkpoint.config.classes, metrics)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return preprocessing_of(self.checkpoint.config.size, self.weights)
+
+    def images(self) -> Array:
+        """The photos that training kept for this: (N, 3, S, S) float32, preprocessed."""
+        path = self.folder / "samples.npy"
+        try:
+            pixels = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise ExportError(f"{path} is missing or damaged ({error}): train the domain again") from error
+        return self.preprocessing.normalise(pixels)
+
+
+def _read(domain: str, runs: Path) -> _Trained:
     folder = runs / domain
     path = folder / "best.safetensors"
     if not path.exists() and (folder / "last.safetensors").exists():
@@ -129,26 +165,16 @@ def _load(domain: str, runs: Path) -> tuple[Checkpoint, WeightsFile]:
             f"{folder} has no finished model yet: go on with da3 train --domain {domain} --resume, then export"
         )
     found = read(path)
-    return found, BackboneStore(runs).get(found.config.backbone, found.config.weights_sha256)
-
-
-def _samples(folder: Path, preprocessing: Preprocessing) -> Array:
-    """The photos that training kept for this: (N, 3, S, S) float32, preprocessed."""
-    path = folder / "samples.npy"
-    try:
-        pixels = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise ExportError(f"{path} is missing or damaged ({error}): train the domain again") from error
-    images: Array = preprocessing.normalise(pixels)
-    return images
+    weights = BackboneStore(runs).get(found.config.backbone, found.config.weights_sha256)
+    return _Trained(domain, folder, found, weights)
 
 
 def _refuse_strangers(bundle: Path) -> None:
     if bundle.is_file():
         raise ExportError(f"{bundle} is a file: export into a folder, then zip it if you like")
-    if bundle.is_dir() and not (bundle / "manifest.json").exists():
+    if bundle.is_dir() and not (bundle / MANIFEST).exists():
         if any(bundle.iterdir()):
-            raise ExportError(f"{bundle} is a folder without manifest.json, so no bundle: choose another --bundle")
+            raise ExportError(f"{bundle} is a folder without {MANIFEST}, so no bundle: choose another --bundle")
         bundle.rmdir()
 
 

@@ -5,51 +5,81 @@ A torch export would add nothing here but its own opset and names: a frozen netw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
 
-from da3.toolchain.backbones.layers import FrozenConv
-from da3.toolchain.backbones.split import Block, Stem, Tail
+from da3.runtime.onnx_graph.model import AttributeValue, Info, Model, Node
+from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.records import Array, Shape, Value
+from da3.toolchain.autograd.block import Block
+from da3.toolchain.autograd.conv import FrozenConv
+from da3.toolchain.backbones.split import Stem, Tail
+from da3.toolchain.network.adaptor import Adaptor
+from da3.toolchain.network.bypass import LowRankBypass
 
 OPSET, IR_VERSION = 13, 7
-Shape = Sequence[int | str]
+
+
+def checked_bytes(model: Model) -> bytes:
+    """The bytes of an ONNX file, in which onnx's own checker finds nothing wrong."""
+    data = write_model(model)
+    onnx.checker.check_model(data, full_check=True)
+    return data
+
+
+class AdaptorValues(NamedTuple):
+    """Names of what an adaptor gives: a (B, C', G, G), and the gate logit (B,) or None."""
+
+    a: str
+    logit: str | None
 
 
 class Graph:
-    """An ONNX graph under construction. Every method appends nodes and returns the name of its result."""
+    """An ONNX graph under construction. Methods append nodes and return the name of their result."""
 
     def __init__(self, name: str):
         self.name = name
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: dict[str, onnx.TensorProto] = {}
-        self.inputs: list[tuple[str, Shape]] = []
-        self.outputs: list[tuple[str, Shape]] = []
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self._nodes: list[Node] = []
+        self._weights: dict[str, Array] = {}
+
+    def to_bytes(self) -> bytes:
+        """The checked ONNX file; inputs and outputs are float32."""
+        inputs, outputs = (
+            [Info(value.name, np.dtype(np.float32), value.shape) for value in values]
+            for values in (self.inputs, self.outputs)
+        )
+        return checked_bytes(
+            Model(self._nodes, self._weights, inputs, outputs, {"": OPSET}, ir_version=IR_VERSION, name=self.name)
+        )
 
     def input(self, name: str, shape: Shape) -> str:
-        self.inputs.append((name, shape))
+        self.inputs.append(Value(name, shape))
         return name
+
+    def domain_inputs(self, shapes: Mapping[str, Shape]) -> None:
+        """Declare inputs that are tensors of a domain, by their short names."""
+        self.inputs += [Value(name, shape) for name, shape in shapes.items()]
 
     def output(self, value: str, name: str, shape: Shape) -> None:
         """Declare ``value`` an output called ``name``, renaming the node output that makes it."""
-        for node in self.nodes:
-            for names in (node.input, node.output):
-                for i, found in enumerate(names):
-                    if found == value:
-                        names[i] = name
-        self.outputs.append((name, shape))
+        for node in self._nodes:
+            node.inputs = [name if found == value else found for found in node.inputs]
+            node.outputs = [name if found == value else found for found in node.outputs]
+        self.outputs.append(Value(name, shape))
 
-    def weight(self, name: str, array: np.ndarray) -> str:
+    def weight(self, name: str, array: Array | np.float32) -> str:
         """A constant of the graph; the same name gives the same constant."""
-        self.weights[name] = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        self._weights[name] = np.ascontiguousarray(array)
         return name
 
-    def node(self, kind: str, inputs: Sequence[str], **attributes: Any) -> str:
-        result = f"{kind.lower()}_{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, list(inputs), [result], name=result, **attributes))
+    def node(self, kind: str, inputs: Iterable[str], **attributes: AttributeValue) -> str:
+        result = f"{kind.lower()}_{len(self._nodes)}"
+        self._nodes.append(Node(kind, inputs, [result], dict(sorted(attributes.items())), name=result))
         return result
 
     # -- pieces of a frozen backbone
@@ -84,19 +114,9 @@ class Graph:
             x = self.node("MaxPool", [x], kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
         return x
 
-    def block(
-        self,
-        x: str,
-        block: Block,
-        added: str | None,
-        name: str,
-        run: bool = True,
-        gate: str | None = None,
-        instead: str | None = None,
-    ) -> str:
-        """phi(F(x) + (S(x) + upsampled a)), or without F where ``run`` is off.
+    def block(self, x: str, block: Block, added: str | None, *, name: str, run: bool) -> str:
+        """phi(F(x) + (S(x) + upsampled a)), or without F where ``run`` is off. ``added``: upsampled a, if there is one.
 
-        With ``gate``, bool (B, 1, 1, 1), images whose gate is false get ``instead`` in the place of F(x), or nothing.
         What is not the branch is summed first, so that an engine can fuse the one remaining sum into the branch's
         last convolution.
         """
@@ -109,8 +129,6 @@ class Graph:
             y = x
             for i, conv in enumerate(block.convs):
                 y = self.conv(y, conv, f"{name}.{i}")
-            if gate is not None:
-                y = self.node("Where", [gate, y, instead or self.weight("nothing", np.float32(0))])
             y = self._add(y, rest)
         else:
             assert rest is not None, "a block without shortcut is never skipped"
@@ -138,34 +156,33 @@ class Graph:
             x = self.conv(x, tail.conv, "tail")
         return self.node("Flatten", [self.node("GlobalAveragePool", [x])], axis=1)
 
-    # -- pieces of a domain
+    # -- pieces of a domain, whose tensors are inputs of the graph under their short names
 
-    def adaptor(
-        self, x: str, names: dict[str, str], cin: int, mid: int, cout: int, pool: int, side: int
-    ) -> tuple[str, str | None]:
-        """x (B, C, H, H) -> a (B, C', G, G) and the gate logit (B,) where ``names`` has a gate.
+    def adaptor(self, x: str, adaptor: Adaptor, height: int) -> AdaptorValues:
+        """x (B, C, H, H), of ``height`` H -> a, and the gate logit where the adaptor has a gate.
 
-        ``names``: the graph's name of each domain tensor. Matrix products only: every TensorRT release takes those
-        with weights that are inputs.
+        Matrix products only: every TensorRT release takes those with weights that are inputs.
         """
-        rows = self._rows(self._cell_means(x, pool), cin)
-        h = self.node("Relu", [self.node("Gemm", [rows, names["down"], names["down_bias"]], transB=1)])
-        a = self._cells(self.node("Gemm", [h, names["up"], names["up_bias"]], transB=1), cout, side)
-        if "gate" not in names:
-            return a, None
-        cells = self.node("Reshape", [h, self._shape([-1, side * side, mid])])
+        side = adaptor.side
+        rows = self._rows(self._cell_means(x, height // side), adaptor.cin)
+        h = self.node("Relu", [self.node("Gemm", [rows, "down", "down_bias"], transB=1)])
+        a = self._cells(self.node("Gemm", [h, "up", "up_bias"], transB=1), adaptor.cout, side)
+        if adaptor.gate is None:
+            return AdaptorValues(a, None)
+        cells = self.node("Reshape", [h, self._shape([-1, side * side, adaptor.mid])])
         mean = self.node("ReduceMean", [cells], axes=[1], keepdims=0)  # (B, m)
-        logit = self.node("Gemm", [mean, names["gate"], names["gate_bias"]])
-        return a, self.node("Reshape", [logit, self._shape([-1])])
+        logit = self.node("Gemm", [mean, "gate", "gate_bias"])
+        return AdaptorValues(a, self.node("Reshape", [logit, self._shape([-1])]))
 
-    def substitute(self, x: str, names: dict[str, str], channels: int, pool: int, side: int) -> str:
-        """x (B, C, H, H) -> c (B, C, G, G), what is added in a skipped branch's place."""
-        p = self._cell_means(x, pool)
+    def bypass(self, x: str, bypass: LowRankBypass, height: int) -> str:
+        """x (B, C, H, H), of ``height`` H -> c (B, C, G, G), what is added in a skipped branch's place."""
+        side, channels = bypass.side, bypass.adaptor.cin
+        p = self._cell_means(x, height // side)
         # Cells outside are not counted, so that the normalisation could be folded into the matrices.
         near = self.node("AveragePool", [p], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-        v = self.node("Gemm", [self._rows(near, channels), names["around"], names["down_bias"]], transB=1)
-        v = self.node("Gemm", [self._rows(p, channels), names["down"], v], transB=1)
-        return self._cells(self.node("Gemm", [v, names["up"], names["up_bias"]], transB=1), channels, side)
+        v = self.node("Gemm", [self._rows(near, channels), "around", "down_bias"], transB=1)
+        v = self.node("Gemm", [self._rows(p, channels), "down", v], transB=1)
+        return self._cells(self.node("Gemm", [v, "up", "up_bias"], transB=1), channels, side)
 
     def _cell_means(self, x: str, pool: int) -> str:
         return self.node("AveragePool", [x], kernel_shape=[pool, pool], strides=[pool, pool]) if pool > 1 else x
@@ -179,32 +196,11 @@ class Graph:
         image = self.node("Reshape", [rows, self._shape([-1, side, side, channels])])
         return self.node("Transpose", [image], perm=[0, 3, 1, 2])
 
-    def decision(self, logit: str, theta: float) -> str:
-        """Gate logits (B,) -> bool (B, 1, 1, 1), true where the block runs."""
-        above = self.node("Greater", [logit, self.weight("theta", np.float32(theta))])
-        return self.node("Reshape", [above, self._shape([-1, 1, 1, 1])])
+    def head(self, features: str) -> str:
+        """(B, F), with mean (F,), weight (classes, F) and bias (classes,) -> (B, classes)."""
+        centred = self.node("Sub", [features, "mean"])
+        return self.node("Gemm", [centred, "weight", "bias"], transB=1)
 
-    def head(self, features: str, names: dict[str, str]) -> str:
-        """(B, F) with mean (F,), weight (classes, F) and bias (classes,) -> (B, classes)."""
-        centred = self.node("Sub", [features, names["mean"]])
-        return self.node("Gemm", [centred, names["weight"], names["bias"]], transB=1)
-
-    def _shape(self, shape: list[int]) -> str:
+    def _shape(self, shape: Sequence[int]) -> str:
         name = "shape_" + "_".join(str(n) for n in shape).replace("-1", "batch")
         return self.weight(name, np.array(shape, dtype=np.int64))
-
-    def to_bytes(self) -> bytes:
-        """The checked model, serialised."""
-
-        def infos(values: list[tuple[str, Shape]]) -> list[onnx.ValueInfoProto]:
-            return [helper.make_tensor_value_info(n, TensorProto.FLOAT, list(s)) for n, s in values]
-
-        graph = helper.make_graph(
-            self.nodes, self.name, infos(self.inputs), infos(self.outputs), list(self.weights.values())
-        )
-        model = helper.make_model(
-            graph, producer_name="da3", opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
-        )
-        onnx.checker.check_model(model, full_check=True)
-        data: bytes = model.SerializeToString()
-        return data

@@ -1,170 +1,216 @@
-"""A domain model cut into the segments and the plan of a bundle: what is deployed, and in which order it runs."""
+"""A network cut into the segments and the plan of a bundle: what is deployed, and in which order it runs."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from da3.export.graph import Graph, Shape
-from da3.toolchain.backbones.split import Block
+from torch import Tensor
+
+from da3.export.graph import Graph
+from da3.runtime.bundle.bundle import BundleContents
+from da3.runtime.bundle.format import FORMAT, MANIFEST
+from da3.runtime.bundle.manifest import Manifest
+from da3.runtime.bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS
+from da3.runtime.bundle.writer import file_entry, manifest_file
+from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.records import Block as BlockRecord
+from da3.runtime.records import Segment, Shape, Step
+from da3.runtime.system.versions import distribution_version
+from da3.toolchain.autograd.block import Block
+from da3.toolchain.backbones import Backbone
+from da3.toolchain.backbones.split import Stem
 from da3.toolchain.network.adaptor import Adaptor
 from da3.toolchain.network.bypass import LowRankBypass
 from da3.toolchain.network.model import DomainModel
 
 
-@dataclass
-class Deployment:
-    """Everything of a bundle that no domain owns. ``files``: ONNX bytes by path; the rest as in manifest.json."""
+class Deployment(BundleContents):
+    """Everything of a bundle that no domain owns, in memory. ``files``: the bytes of the manifest's files, by name."""
 
-    files: dict[str, bytes] = field(default_factory=dict)
-    segments: dict[str, dict[str, object]] = field(default_factory=dict)
-    plan: list[dict[str, object]] = field(default_factory=list)
-    blocks: list[dict[str, object]] = field(default_factory=list)
+    def __init__(self, manifest: Manifest, files: dict[str, bytes]):
+        self.path = "what is exported"
+        self.manifest, self.files = manifest, files
 
-    def add(self, name: str, folder: str, graph: Graph) -> str:
-        """Add a segment once; ``name`` names both it and its file."""
-        if name not in self.segments:
-            file = f"{folder}/{name}.onnx"
-            self.files[file] = graph.to_bytes()
-            self.segments[name] = {
-                "file": file,
-                "inputs": [{"name": n, "shape": list(s)} for n, s in graph.inputs],
-                "outputs": [{"name": n, "shape": list(s)} for n, s in graph.outputs],
-            }
-        return name
+    def read(self, name: str) -> bytes:
+        return self.files[name]
+
+    def every_file(self) -> dict[str, bytes]:
+        """The files, and manifest.json."""
+        return {**self.files, MANIFEST: manifest_file(self.manifest)}
 
 
-def deploy(model: DomainModel) -> Deployment:
-    """Segments and plan of ``model``'s backbone and adaptor shapes. Its weights are used for the backbone only."""
-    backbone, size = model.backbone, model.size
-    heights = backbone.heights(size)
-    out = Deployment()
+def deploy(model: DomainModel, preprocessing: Preprocessing) -> Deployment:
+    """Segments and plan of ``model``'s backbone and of the shapes of its adaptors, whose weights are left out."""
+    added = [_Added(model.adaptor(i), model.bypass(i), model.gateable[i]) for i in range(len(model.backbone.blocks))]
+    return _cut(model.backbone, added, preprocessing, model.spec.to_json())
 
-    stem = Graph("stem")
-    channels = backbone.blocks[0].in_channels
-    shape = ("batch", channels, heights[0], heights[0])
-    stem.output(stem.stem(stem.input("image", ("batch", 3, size, size)), backbone.stem), "x", shape)
-    out.plan.append({"segment": out.add("stem", "backbone", stem), "inputs": ["image"], "outputs": ["x0"]})
 
+def deploy_plain(backbone: Backbone, preprocessing: Preprocessing) -> Deployment:
+    """Segments and plan of a backbone without adaptors, whose domains are heads alone."""
+    return _cut(backbone, [_Added()] * len(backbone.blocks), preprocessing, {})
+
+
+@dataclass(frozen=True)
+class _Added:
+    """What a block has beside it. ``gateable``: images may skip the block, and have ``bypass`` instead where it is."""
+
+    adaptor: Adaptor | None = None
+    bypass: LowRankBypass | None = None
+    gateable: bool = False
+
+
+def _cut(
+    backbone: Backbone, added: list[_Added], preprocessing: Preprocessing, adaptor_spec: dict[str, object]
+) -> Deployment:
+    heights = backbone.heights(preprocessing.size)
+    out = _Cutter()
+    out.stem(backbone.stem, preprocessing.size, heights[0])
     for i, block in enumerate(backbone.blocks):
-        adaptor = model.adaptor(i)
+        adaptor = added[i].adaptor
         if adaptor is not None:
-            _add_adaptor(out, i, adaptor, heights[i])
-        side = None if adaptor is None else adaptor.side
-        step = _block_step(out, i, block, side, heights[i], heights[i + 1])
-        substitute = model.substitute(i)
-        if substitute is not None:
-            step |= {"gate": f"g{i}", **_substituted(out, i, substitute, heights[i])}
-        elif model.gateable[i]:
-            step |= {
-                "gate": f"g{i}",
-                "skip": _block_segment(out, i, block, side, heights[i], heights[i + 1], run=False),
-            }
-        out.plan.append(step)
-        flops = block.flops(heights[i])
-        out.blocks.append(
-            {
-                "name": block.name,
-                "flops": flops.branch + flops.shortcut,
-                "skip_flops": flops.shortcut + model.bypass_flops(i) if model.gateable[i] else None,
-            }
-        )
-
-    last, side = backbone.blocks[-1].out_channels, heights[-1]
-    tail = Graph("tail")
-    x = tail.input("x", ("batch", last, side, side))
-    tail.output(tail.tail(x, backbone.tail), "features", ("batch", backbone.feature_size))
-    out.plan.append(
-        {
-            "segment": out.add("tail", "backbone", tail),
-            "inputs": [f"x{len(backbone.blocks)}"],
-            "outputs": ["features"],
-        }
-    )
-    _add_head(out, backbone.feature_size)
-    return out
-
-
-def _add_adaptor(out: Deployment, i: int, adaptor: Adaptor, height: int) -> None:
-    stride_pool = height // adaptor.side
-    tensors = {name: tuple(t.shape) for name, t in adaptor.domain_tensors().items()}
-    gate = "gate" in tensors
-    # Named by shape: adaptors of equal shape share a graph, and so an engine.
-    name = f"adaptor_{adaptor.cin}x{height}_{adaptor.mid}_{adaptor.cout}x{adaptor.side}{'_gate' if gate else ''}"
-    graph = Graph(name)
-    x = graph.input("x", ("batch", adaptor.cin, height, height))
-    for tensor, shape in tensors.items():
-        graph.input(tensor, shape)
-    a, logit = graph.adaptor(
-        x, {t: t for t in tensors}, adaptor.cin, adaptor.mid, adaptor.cout, stride_pool, adaptor.side
-    )
-    graph.output(a, "a", ("batch", adaptor.cout, adaptor.side, adaptor.side))
-    if logit is not None:
-        graph.output(logit, "logit", ("batch",))
-    out.plan.append(
-        {
-            "segment": out.add(name, "adaptors", graph),
-            "inputs": [f"x{i}", *(f"domain:adaptors.{i}.{tensor}" for tensor in tensors)],
-            "outputs": [f"a{i}", *([f"g{i + 1}"] if gate else [])],
-        }
+            out.adaptor(i, adaptor, heights[i])
+        out.block(_Place(i, block, None if adaptor is None else adaptor.side, heights[i], heights[i + 1]), added[i])
+    out.tail(backbone, heights[-1])
+    out.head(backbone.feature_size)
+    info = backbone.info
+    return Deployment(
+        Manifest(
+            format=FORMAT,
+            created_by=f"da3 {distribution_version('da3') or 'unknown'}",  # unknown: run from a source tree
+            backbone={
+                "arch": info.arch,
+                "width": info.width,
+                "sha256": info.sha256,
+                "feature_size": backbone.feature_size,
+            },
+            backbone_sha256=info.sha256,
+            preprocessing=preprocessing,
+            adaptor=adaptor_spec,
+            blocks=tuple(out.blocks),
+            segments=out.segments,
+            plan=tuple(out.plan),
+            files={name: file_entry(data) for name, data in sorted(out.files.items())},
+        ),
+        out.files,
     )
 
 
-def _block_step(
-    out: Deployment, i: int, block: Block, side: int | None, height: int, out_height: int
-) -> dict[str, object]:
-    return {
-        "segment": _block_segment(out, i, block, side, height, out_height, run=True),
-        "inputs": [f"x{i}", *([] if side is None else [f"a{i}"])],
-        "outputs": [f"x{i + 1}"],
-        "block": i,
-    }
+@dataclass(frozen=True)
+class _Place:
+    """A block of index ``i`` where it is in the network: heights of its input and output, and the cells a side of what
+    its adaptor adds (None: it has no adaptor)."""
+
+    i: int
+    block: Block
+    side: int | None
+    height: int
+    out_height: int
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The plan's names of what the block reads."""
+        return (f"x{self.i}",) if self.side is None else (f"x{self.i}", f"a{self.i}")
 
 
-def _block_segment(
-    out: Deployment, i: int, block: Block, side: int | None, height: int, out_height: int, run: bool
-) -> str:
-    """The block, or what is left of it when it is skipped."""
-    name = f"{'block' if run else 'skip'}_{i:02d}"
-    graph = Graph(name)
-    x = graph.input("x", ("batch", block.in_channels, height, height))
-    added = None
-    if side is not None:
-        a = graph.input("a", ("batch", block.out_channels, side, side))
-        added = graph.upsample(a, out_height // side)
-    y = graph.block(x, block, added, f"block_{i:02d}", run)
-    shape: Shape = ("batch", block.out_channels, out_height, out_height)
-    graph.output(y, "y", shape)
-    return out.add(name, "backbone", graph)
+class _Cutter:
+    """The segments and the plan so far."""
+
+    def __init__(self) -> None:
+        self.files: dict[str, bytes] = {}
+        self.segments: dict[str, Segment] = {}
+        self.plan: list[Step] = []
+        self.blocks: list[BlockRecord] = []
+
+    def _segment(self, folder: str, graph: Graph) -> str:
+        """Add a segment once. The graph's name is the segment's and its file's."""
+        if graph.name not in self.segments:
+            file = f"{folder}/{graph.name}.onnx"
+            self.files[file] = graph.to_bytes()
+            self.segments[graph.name] = Segment(graph.name, file, tuple(graph.inputs), tuple(graph.outputs))
+        return graph.name
+
+    def stem(self, stem: Stem, size: int, height: int) -> None:
+        graph = Graph("stem")
+        image = graph.input("image", (BATCH, 3, size, size))
+        graph.output(graph.stem(image, stem), "x", (BATCH, stem.conv.weight.shape[0], height, height))
+        self.plan.append(Step(self._segment("backbone", graph), (IMAGE,), ("x0",)))
+
+    def adaptor(self, i: int, adaptor: Adaptor, height: int) -> None:
+        gated = adaptor.gate is not None
+        # Named by shape: adaptors of equal shape share a graph, and so an engine.
+        name = f"adaptor_{adaptor.cin}x{height}_{adaptor.mid}_{adaptor.cout}x{adaptor.side}{'_gate' if gated else ''}"
+        graph = Graph(name)
+        x = graph.input("x", (BATCH, adaptor.cin, height, height))
+        tensors = adaptor.domain_tensors()
+        graph.domain_inputs(_shapes(tensors))
+        a, logit = graph.adaptor(x, adaptor, height)
+        graph.output(a, "a", (BATCH, adaptor.cout, adaptor.side, adaptor.side))
+        outputs = [f"a{i}"]
+        if logit is not None:
+            graph.output(logit, "logit", (BATCH,))
+            outputs.append(f"g{i + 1}")
+        inputs = [f"x{i}", *_of_domain(f"adaptors.{i}", tensors)]
+        self.plan.append(Step(self._segment("adaptors", graph), tuple(inputs), tuple(outputs)))
+
+    def block(self, at: _Place, added: _Added) -> None:
+        step = Step(self._block(at, run=True), at.reads, (f"x{at.i + 1}",), at.i)
+        if added.bypass is not None:
+            name = self._bypass(at, added.bypass)
+            tensors = _of_domain(f"substitutes.{at.i}", added.bypass.domain_tensors())
+            step = step._replace(gate=f"g{at.i}", skip=name, skip_inputs=(*at.reads, *tensors))
+        elif added.gateable:
+            step = step._replace(gate=f"g{at.i}", skip=self._block(at, run=False), skip_inputs=at.reads)
+        self.plan.append(step)
+        flops, skip_flops = at.block.flops(at.height), None
+        if added.gateable:
+            skip_flops = flops.shortcut + (0 if added.bypass is None else added.bypass.flops)
+        self.blocks.append(BlockRecord(at.block.name, flops.branch + flops.shortcut, skip_flops))
+
+    def _block(self, at: _Place, run: bool) -> str:
+        """The block, or what is left of it when it is skipped."""
+        graph = Graph(f"{'block' if run else 'skip'}_{at.i:02d}")
+        block = at.block
+        x = graph.input("x", (BATCH, block.in_channels, at.height, at.height))
+        added = None
+        if at.side is not None:
+            a = graph.input("a", (BATCH, block.out_channels, at.side, at.side))
+            added = graph.upsample(a, at.out_height // at.side)
+        y = graph.block(x, block, added, name=f"block_{at.i:02d}", run=run)
+        graph.output(y, "y", (BATCH, block.out_channels, at.out_height, at.out_height))
+        return self._segment("backbone", graph)
+
+    def _bypass(self, at: _Place, bypass: LowRankBypass) -> str:
+        """x + upsampled (a + c): what is done in the place of a block whose shortcut is its input."""
+        side, channels = bypass.side, bypass.adaptor.cin
+        graph = Graph(f"skip_{channels}x{at.height}_{side}")
+        shape: Shape = (BATCH, channels, at.height, at.height)
+        x, a = graph.input("x", shape), graph.input("a", (BATCH, channels, side, side))
+        graph.domain_inputs(_shapes(bypass.domain_tensors()))
+        c = graph.bypass(x, bypass, at.height)
+        added = graph.upsample(graph.node("Add", [a, c]), at.height // side)
+        graph.output(graph.node("Add", [x, added]), "y", shape)
+        return self._segment("adaptors", graph)
+
+    def tail(self, backbone: Backbone, height: int) -> None:
+        graph = Graph("tail")
+        x = graph.input("x", (BATCH, backbone.blocks[-1].out_channels, height, height))
+        graph.output(graph.tail(x, backbone.tail), "features", (BATCH, backbone.feature_size))
+        self.plan.append(Step(self._segment("backbone", graph), (f"x{len(backbone.blocks)}",), ("features",)))
+
+    def head(self, features: int) -> None:
+        graph = Graph("head")
+        x = graph.input("features", (BATCH, features))
+        shapes: dict[str, Shape] = {"mean": (features,), "weight": ("classes", features), "bias": ("classes",)}
+        graph.domain_inputs(shapes)
+        graph.output(graph.head(x), "logits", (BATCH, "classes"))
+        inputs = ("features", *_of_domain("head", shapes))
+        self.plan.append(Step(self._segment("adaptors", graph), inputs, (LOGITS,)))
 
 
-def _substituted(out: Deployment, i: int, substitute: LowRankBypass, height: int) -> dict[str, object]:
-    """x + upsampled (a + c): what is done in the place of a block whose shortcut is its input."""
-    side, channels = substitute.side, substitute.adaptor.cin
-    tensors = {name: tuple(t.shape) for name, t in substitute.domain_tensors().items()}
-    name = f"skip_{channels}x{height}_{side}"
-    graph = Graph(name)
-    shape: Shape = ("batch", channels, height, height)
-    x, a = graph.input("x", shape), graph.input("a", ("batch", channels, side, side))
-    names = {tensor: graph.input(tensor, size) for tensor, size in tensors.items()}
-    c = graph.substitute(x, names, channels, height // side, side)
-    added = graph.upsample(graph.node("Add", [a, c]), height // side)
-    graph.output(graph.node("Add", [x, added]), "y", shape)
-    return {
-        "skip": out.add(name, "adaptors", graph),
-        "skip_inputs": [f"x{i}", f"a{i}", *(f"domain:substitutes.{i}.{tensor}" for tensor in tensors)],
-    }
+def _shapes(tensors: dict[str, Tensor]) -> dict[str, Shape]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
-def _add_head(out: Deployment, features: int) -> None:
-    head = Graph("head")
-    x = head.input("features", ("batch", features))
-    shapes: dict[str, Shape] = {"mean": (features,), "weight": ("classes", features), "bias": ("classes",)}
-    names = {name: head.input(name, shape) for name, shape in shapes.items()}
-    head.output(head.head(x, names), "logits", ("batch", "classes"))
-    out.plan.append(
-        {
-            "segment": out.add("head", "adaptors", head),
-            "inputs": ["features", *(f"domain:head.{name}" for name in shapes)],
-            "outputs": ["logits"],
-        }
-    )
+def _of_domain(owner: str, tensors: dict[str, Tensor] | dict[str, Shape]) -> list[str]:
+    """The plan's names of tensors of a domain."""
+    return [f"{DOMAIN}{owner}.{name}" for name in tensors]

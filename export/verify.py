@@ -2,70 +2,62 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from da3.export.checks import TOLERANCE, Check
 from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle
-from da3.runtime.bundle.plan import DOMAIN
 from da3.runtime.records import Step
+from da3.runtime.schedule.walk import inputs_of
 from da3.toolchain.autograd.frozen import run_block
+from da3.toolchain.network.gating import Gating
 from da3.toolchain.network.model import DomainModel
 
-TOLERANCE = 1e-4  # largest difference over largest magnitude
-
 Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison. ``error`` is relative to the largest magnitude of the tensor it is of."""
-
-    name: str
-    error: float
-    detail: str = ""
-    same: bool = True
-
-    @property
-    def passed(self) -> bool:
-        return self.same and self.error <= TOLERANCE
 
 
 def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain, images: Array) -> list[Check]:
     """Compare the runtime with torch on ``images`` (N, 3, S, S) float32, preprocessed.
 
-    ``model`` must hold the stored tensors. Checks every segment on torch's own inputs, what skipped blocks leave,
-    and the whole network as one batch and image by image: logits, gate decisions and top-1.
+    ``model`` must hold the stored tensors. Checks every segment on torch's own inputs, what is done in the place of
+    skipped blocks, and the whole network as one batch and image by image: logits, gate decisions and top-1.
     """
     model.eval()
-    model.gating = "hard" if domain.gated else "off"
+    model.gating = Gating.hard() if domain.gated else Gating.off()
     model.theta = domain.theta
     values: dict[str, Tensor] = {}
     with torch.no_grad():
         output = model(torch.from_numpy(images), values)
     sessions = _Sessions(bundle)
     checks = [check for step in bundle.manifest.plan for check in _check_step(step, model, sessions, domain, values)]
+    expected = _Ends(output.logits.numpy(), output.gates.numpy() > 0.5)
     sure = _sure(values, domain)
-    for name, parts in (
+    for name, batches in (
         ("end to end, one batch", [images]),
         ("end to end, one by one", np.split(images, len(images))),
     ):
-        results = [runtime.run_batch(part, domain.name) for part in parts]
-        logits = np.concatenate([r.logits for r in results])
-        blocks = np.concatenate([r.blocks for r in results])
-        checks.append(_compare_ends(name, output.logits.numpy(), output.gates.numpy() > 0.5, logits, blocks, sure))
+        results = [runtime.run_batch(batch, domain.name) for batch in batches]
+        found = _Ends(np.concatenate([r.logits for r in results]), np.concatenate([r.blocks for r in results]))
+        checks.append(_compare_ends(name, expected, found, sure))
     return checks
 
 
+class _Ends(NamedTuple):
+    """What the whole network answers. logits (N, classes); blocks: bool (N, n_blocks), True where the block ran."""
+
+    logits: Array
+    blocks: Array
+
+
 class _Sessions:
-    """Each file of a bundle as ONNX Runtime opens it by itself, unjoined."""
+    """Each file of a bundle, opened on ONNX Runtime by itself: nothing is joined."""
 
     def __init__(self, bundle: Bundle):
         self._bundle = bundle
@@ -83,12 +75,11 @@ class _Sessions:
 def _check_step(
     step: Step, model: DomainModel, sessions: _Sessions, domain: Domain, values: dict[str, Tensor]
 ) -> list[Check]:
+    """The step, and what is done in its place when its block is skipped, each on torch's own inputs."""
+    arrays = {name: value.numpy() for name, value in values.items()}
+
     def check(step: Step, what: str, expected: list[Tensor]) -> Check:
-        inputs = [
-            domain.weights[name[len(DOMAIN) :]] if name.startswith(DOMAIN) else values[name].numpy()
-            for name in step.inputs
-        ]
-        pairs = zip(sessions.run(step.segment, inputs), expected, strict=True)
+        pairs = zip(sessions.run(step.segment, inputs_of(step, arrays, domain)), expected, strict=True)
         return Check(step.segment, max(relative_error(o, e.numpy()) for o, e in pairs), what)
 
     if step.block is None:
@@ -113,18 +104,16 @@ def _sure(values: dict[str, Tensor], domain: Domain) -> Array:
     return result
 
 
-def _compare_ends(
-    name: str, logits: Array, gates: Array, found_logits: Array, found_gates: Array, sure: Array
-) -> Check:
+def _compare_ends(name: str, expected: _Ends, found: _Ends, sure: Array) -> Check:
     if not sure.any():
         return Check(name, 0.0, "every sample image has a gate within rounding of its threshold", same=False)
-    same_gates = bool((gates == found_gates)[sure].all())
-    same_top1 = bool((logits.argmax(1) == found_logits.argmax(1))[sure].all())
+    same_gates = bool((expected.blocks == found.blocks)[sure].all())
+    same_top1 = bool((expected.logits.argmax(1) == found.logits.argmax(1))[sure].all())
     detail = f"{int(sure.sum())} images, gates {'equal' if same_gates else 'DIFFER'}, "
     detail += f"top-1 {'equal' if same_top1 else 'DIFFERS'}"
     if not sure.all():
         detail += f" ({int((~sure).sum())} left out: a gate within rounding of its threshold)"
-    return Check(name, relative_error(found_logits[sure], logits[sure]), detail, same_gates and same_top1)
+    return Check(name, relative_error(found.logits[sure], expected.logits[sure]), detail, same_gates and same_top1)
 
 
 def relative_error(found: Array, expected: Array) -> float:

@@ -1,4 +1,4 @@
-"""python -m da3.runtime"""
+"""The runtime's command line, as `python -m da3.runtime`."""
 
 import sys
 

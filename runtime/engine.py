@@ -4,25 +4,22 @@ import os
 import threading
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-import numpy as np
-
 from .backends.interface import Backend
 from .bundle.bundle import Bundle, read_domain, unknown_domain
 from .bundle.domain import fitted, read_pack
 from .errors import BackendError, DomainError, enough_memory
 from .execution.answers import name_answers
 from .execution.choice import choose
-from .execution.scheduler import Bound, Gates, Scheduler
+from .execution.scheduler import Bound, Scheduler
 from .images.inputs import Images, as_batch, batches
 from .images.preprocess import Preprocessing
-from .records import Array, BatchResult, Domain, Prediction
-
-Path = Union[str, "os.PathLike[str]"]
+from .records import Array, BatchResult, Domain, Path, Prediction
+from .schedule.decisions import Overrides
 
 
 class _Open(NamedTuple):
-    """What a run needs besides its domain; taken once per call, so that close() elsewhere cannot pull it
-    away."""
+    """What a run needs besides its domain. A call takes it once, so that `close` in another thread cannot take it away
+    half-way."""
 
     scheduler: Scheduler
     bundle: Bundle
@@ -103,7 +100,7 @@ class Runtime:
         the bundle. Loading again reads it again. Does not make it current."""
         opened = self._opened()
         if isinstance(name, Domain):
-            return self._put(opened, fitted(name, opened.bundle.manifest)).domain
+            return self._bind(opened, fitted(name, opened.bundle.manifest))
         text = os.fspath(name)
         with enough_memory("load domain %s" % text):
             if text in opened.bundle.domains:
@@ -114,7 +111,7 @@ class Runtime:
                 raise DomainError("no domain pack at %s: the path does not exist" % text)
             else:
                 raise DomainError(unknown_domain(text, self.domains))
-            return self._put(opened, domain).domain
+            return self._bind(opened, domain)
 
     def unload(self, name: str) -> None:
         """Forget a loaded domain; if it was current, none is."""
@@ -128,8 +125,8 @@ class Runtime:
             opened.scheduler.forget(gone)
 
     def use(self, name: str) -> Domain:
-        """Make a domain current, loading it from the bundle if needed. Between loaded domains this is one
-        reference."""
+        """Make a domain current, loading it from the bundle if needed. Switching between loaded domains changes one
+        reference and nothing else."""
         with self._lock:
             self._opened()
             bound = self._loaded.get(name)
@@ -146,9 +143,9 @@ class Runtime:
     def set_theta(self, name: str, theta: float) -> Domain:
         """Replace a domain's gate threshold in memory (blocks run where the gate's logit is above it)."""
         with self._lock:
-            old = self._bound(name)
-            domain = old.domain._replace(theta=float(theta))
-            return self._put(self._opened(), domain, old).domain
+            bound = self._bound(name).with_theta(float(theta))
+            self._hold(self._opened(), bound)
+            return bound.domain
 
     # -- running
 
@@ -157,7 +154,7 @@ class Runtime:
         images: Images,
         domain: Optional[str] = None,
         force_all_blocks: bool = False,
-        gates: Optional[Gates] = None,
+        gates: Optional[Overrides] = None,
         batch_size: int = 8,
     ) -> List[Prediction]:
         """Predict. One Prediction per image, in order.
@@ -179,7 +176,7 @@ class Runtime:
         images: Array,
         domain: Optional[str] = None,
         force_all_blocks: bool = False,
-        gates: Optional[Gates] = None,
+        gates: Optional[Overrides] = None,
     ) -> BatchResult:
         """float32 (B, 3, size, size) -> BatchResult(logits (B, classes), blocks (B, n_blocks), domain).
 
@@ -190,16 +187,21 @@ class Runtime:
     def trace(
         self,
         images: Array,
-        keep: Sequence[str],
+        watched: Sequence[str],
         domain: Optional[str] = None,
         force_all_blocks: bool = False,
-        gates: Optional[Gates] = None,
+        gates: Optional[Overrides] = None,
     ) -> Tuple[BatchResult, Dict[str, Array]]:
-        """`run_batch`, and the plan's values named in `keep` ("x0", "g1", ...)."""
+        """`run_batch`, and the plan's values named in `watched` ("x0", "g1", ...), float32 (B, ...) each.
+
+        Values that lie inside a joined subgraph need other subgraphs: those are opened for this call, which takes as
+        long as opening the bundle. Raises DomainError for a name that is not in the plan, BackendError where the
+        backend cannot open others.
+        """
         opened, bound = self._opened(), self._bound(domain)
         images = as_batch(images, self.preprocessing.size)
-        logits, ran, kept = opened.scheduler.trace(bound, images, keep, self._gates(force_all_blocks, gates))
-        return BatchResult(logits, ran, bound.domain), kept
+        outcome = opened.scheduler.trace(bound, images, watched, self._overrides(force_all_blocks, gates))
+        return BatchResult(outcome.logits, outcome.blocks, bound.domain), outcome.values
 
     def prepare(self, images: Images, batch_size: int = 8) -> Iterator[Array]:
         """Whatever `run` takes -> float32 batches (at most batch_size, 3, size, size)."""
@@ -233,19 +235,22 @@ class Runtime:
             raise BackendError("this Runtime is closed; open the bundle again with Runtime(path)")
         return opened
 
-    def _put(self, opened: _Open, domain: Domain, old: Optional[Bound] = None) -> Bound:
-        bound = opened.scheduler.bind(domain) if old is None else old._replace(domain=domain)
-        if old is not None:
-            bound = bound._replace(theta=float(np.float32(domain.theta)))
+    def _bind(self, opened: _Open, domain: Domain) -> Domain:
+        """Hold a domain that fits the bundle, ready to run."""
+        self._hold(opened, opened.scheduler.bind(domain))
+        return domain
+
+    def _hold(self, opened: _Open, bound: Bound) -> None:
+        """Hold a bound domain by its name, in place of the one that had it."""
+        name = bound.domain.name
         with self._lock:
-            self._opened()  # closed meanwhile?
-            before = self._loaded.get(domain.name)
-            self._loaded[domain.name] = bound
+            self._opened()  # raises if it was closed meanwhile
+            before = self._loaded.get(name)
+            self._loaded[name] = bound
             if before is not None and self._current is before:
                 self._current = bound
         if before is not None and before.key != bound.key:
             opened.scheduler.forget(before)
-        return bound
 
     def _bound(self, name: Optional[str]) -> Bound:
         opened = self._opened()
@@ -267,14 +272,16 @@ class Runtime:
             raise DomainError("which domain? This bundle has: %s" % (", ".join(names) or "none yet"))
         return names[0]
 
-    def _run_bound(self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Gates]) -> BatchResult:
+    def _run_bound(
+        self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Overrides]
+    ) -> BatchResult:
         opened = self._opened()
         images = as_batch(images, self.preprocessing.size)
         with enough_memory("run %d images" % len(images)):
-            logits, ran = opened.scheduler.run(bound, images, self._gates(force_all_blocks, gates))
-        return BatchResult(logits, ran, bound.domain)
+            outcome = opened.scheduler.run(bound, images, self._overrides(force_all_blocks, gates))
+        return BatchResult(outcome.logits, outcome.blocks, bound.domain)
 
-    def _gates(self, force_all_blocks: bool, gates: Optional[Gates]) -> Optional[Gates]:
+    def _overrides(self, force_all_blocks: bool, gates: Optional[Overrides]) -> Optional[Overrides]:
         if not force_all_blocks:
             return gates
         return dict.fromkeys(range(len(self._opened().bundle.manifest.blocks)), True)

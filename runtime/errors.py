@@ -27,6 +27,18 @@ class BackendError(Da3Error):
     """The inference library is missing, refuses a segment, or is closed."""
 
 
+class DataError(Da3Error):
+    """A folder of photos cannot be trained on."""
+
+
+class CheckpointError(Da3Error):
+    """A checkpoint is missing, unreadable or belongs to another run."""
+
+
+class TrainingError(Da3Error):
+    """Training cannot start or go on with these options."""
+
+
 @contextmanager
 def enough_memory(to: str) -> Iterator[None]:
     """Say in a sentence for what there was not enough memory: "open the bundle", say."""

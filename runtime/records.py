@@ -1,5 +1,6 @@
-"""The immutable records that cross the runtime's borders."""
+"""The types that the runtime's sub-packages and its callers share: small, named, immutable."""
 
+import os
 from typing import TYPE_CHECKING, Any, Dict, List, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 else:  # numpy 1.13 has no typing module
     Array = np.ndarray
 
+Path = Union[str, "os.PathLike[str]"]  # a place in the file system
 Shape = Tuple[Union[int, str], ...]
 
 
@@ -31,7 +33,9 @@ class Segment(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One line of the plan. `gate` and `skip` are both given or both None; skip_inputs: what `skip` reads."""
+    """One line of the plan: run `segment` on the values `inputs` (earlier ones, or the domain's tensors), which gives
+    `outputs`. block: the number of the backbone block it runs. gate: the value that decides whether it runs. skip: the
+    segment that runs on skip_inputs otherwise. gate and skip are both given or both None."""
 
     segment: str
     inputs: Tuple[str, ...]
@@ -54,8 +58,8 @@ class Step(NamedTuple):
 
 
 class Block(NamedTuple):
-    """One backbone block. flops: operations for one image; skip_flops: what is left of them when it is
-    skipped (None: it cannot be)."""
+    """One backbone block. flops: operations for one image; skip_flops: what is left of them when it is skipped (None:
+    it has no gate, so it cannot be)."""
 
     name: str
     flops: float
@@ -77,8 +81,7 @@ class Domain(NamedTuple):
 
 
 class BatchResult(NamedTuple):
-    """What one pass gives. logits: float32 (B, classes). blocks: bool (B, n_blocks), True where the block
-    ran."""
+    """What one pass gives. logits: float32 (B, classes). blocks: bool (B, n_blocks), True where the block ran."""
 
     logits: Array
     blocks: Array
@@ -89,8 +92,7 @@ class Prediction(NamedTuple):
     """The answer for one image.
 
     probability is that of `label`; probabilities and logits are float32 (classes,); blocks says for each
-    backbone block whether it ran; flops_share is the share of the blocks' operations that ran (1.0: all
-    blocks).
+    backbone block whether it ran; flops_share is the share of the blocks' operations that ran (1.0: all blocks).
     """
 
     label: str

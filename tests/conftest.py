@@ -68,7 +68,7 @@ def small_run(photos, weights_files, tmp_path):
             "batch_size": 8,
             "workers": 2,
         }
-        return TrainOptions(domain, **{**settings, **changes})
+        return TrainOptions(domain=domain, **{**settings, **changes})
 
     return make
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from da3.runtime.app.commands import COMMANDS, parser
 from da3.toolchain.cli.commands import app
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,20 @@ def test_links_lead_somewhere(document):
             assert (document.parent / target.split("#")[0]).exists(), target
 
 
+def options_of_runtime(line):
+    """The options of a command, or of a command's action, that ``da3`` hands on to the runtime."""
+    words = line.split()
+    for command in COMMANDS:
+        if words[:1] == [command.name]:
+            made = parser(command, f"da3 {command.name}")
+            actions = [a.choices for a in made._actions if isinstance(a.choices, dict)]
+            if actions and words[1:]:
+                assert words[1] in actions[0] or "|" in words[1], line
+                made = actions[0].get(words[1], made)
+            return set(made._option_string_actions)
+    return set()
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda p: str(p.relative_to(ROOT)))
 def test_commands_and_options_exist(document):
     """Every ``da3 ...`` line in an indented block or in backquotes names a real command with real options."""
@@ -37,7 +52,7 @@ def test_commands_and_options_exist(document):
                 break
             assert word in command.commands, f"{document.name}: da3 {line}"
             command = command.commands[word]
-        options = {name for p in command.params for name in (*p.opts, *p.secondary_opts)}
+        options = {name for p in command.params for name in (*p.opts, *p.secondary_opts)} | options_of_runtime(line)
         for word in words:
             if word.startswith("--") and not hasattr(command, "commands"):
                 assert word in options, f"{document.name}: da3 {line}"

@@ -41,7 +41,9 @@ def fresh(tmp_path_factory):
 def bundle(photos, tmp_path_factory):
     """Shared, so never write into it."""
     folder = tmp_path_factory.mktemp("trained")
-    options = TrainOptions("signs", str(photos), folder / "runs", weights="demo", size=32, epochs=1, batch_size=8)
+    options = TrainOptions(
+        domain="signs", data=str(photos), runs=folder / "runs", weights="demo", size=32, epochs=1, batch_size=8
+    )
     train(options, SilentReporter())
     return export_domain("signs", folder / "runs", folder / "bundle").path
 

@@ -18,7 +18,9 @@ def flowers(shared_photos, shared_weights, tmp_path):
     """A function that trains on flowers and returns the Result."""
 
     def run(domain="flowers", data=shared_photos / "flowers", **changes):
-        options = TrainOptions(domain, str(data), tmp_path / "runs", weights=str(shared_weights), **changes)
+        options = TrainOptions(
+            domain=domain, data=str(data), runs=tmp_path / "runs", weights=str(shared_weights), **changes
+        )
         return train(options, SilentReporter())
 
     return run

@@ -1,21 +1,14 @@
-"""Errors of training and export: each message says what is wrong, where, and how to fix it."""
+"""Errors of training and export: each message says what is wrong, where, and how to fix it.
+
+Those that the runtime raises as well, because it can train, are the runtime's own classes.
+"""
 
 from __future__ import annotations
 
-from da3.runtime.errors import Da3Error
+from da3.runtime.errors import CheckpointError, Da3Error, DataError, TrainingError
+
+__all__ = ["CheckpointError", "DataError", "TrainingError", "WeightsError"]
 
 
 class WeightsError(Da3Error):
     """A weights file is missing, unreadable or made for another network."""
-
-
-class DataError(Da3Error):
-    """A folder of photos cannot be trained on."""
-
-
-class CheckpointError(Da3Error):
-    """A checkpoint is missing, unreadable or belongs to another run."""
-
-
-class TrainingError(Da3Error):
-    """Training cannot start or go on with these options."""

@@ -1,1 +1,6 @@
-"""TODO face."""
+"""The runtime's command line: of `python -m da3.runtime`, of run_engine.pyz, and of `da3` where torch is not needed."""
+
+from .commands import COMMANDS, Command, is_for_the_runtime, main
+from .zipapp import write_run_engine
+
+__all__ = ["COMMANDS", "Command", "is_for_the_runtime", "main", "write_run_engine"]

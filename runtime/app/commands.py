@@ -1,205 +1,286 @@
-"""`python -m da3.runtime`: arguments in, text and an exit code out. The work is in predict, packs and
-doctor."""
+"""The commands of the runtime: words in, text and an exit code out.
+
+`da3`, `python -m da3.runtime` and run_engine.pyz share them: what a command is called, takes and says is here, once.
+The work is in predict, packs, build and doctor, which are loaded when they are asked for.
+"""
 
 import argparse
 import json
 import os
 import sys
-import traceback
-from typing import List, Optional
+from typing import Callable, List, NamedTuple, Optional
 
 from ..errors import Da3Error
 from ..execution.choice import NAMES
 from ..onnx_graph.subgraphs import PRECISIONS
-from .zipapp import bundle_beside, in_own_words, program
-
-_COMMANDS = ("run", "domains", "build", "doctor", "pyz")
-_EPILOG = """other commands:
-  {0} domains list|add|remove|pack   what a bundle knows
-  {0} build                          TensorRT engines, on the device they shall run on
-  {0} doctor                         what is installed, and what is wrong with it
-  {0} pyz FILE                       this program as one file, for a board
-"""
+from ..system.versions import VERSION
+from .printing import say
+from .program import bundle_beside, in_words_of, program_name
 
 
-def main(argv: Optional[List[str]] = None) -> int:
-    """Exit code: 0 all well, 1 an error (or some images could not be read), 2 wrong usage."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    command = words.pop(0) if words and words[0] in _COMMANDS else "run"
+class Command(NamedTuple):
+    """One command. arguments: what stands behind its name in a list of commands; help: what it does, in a line;
+    details: what its own help says beyond that, where {0} is the command as it is typed; add_options: declares its
+    options; run: does it and returns the exit code."""
+
+    name: str
+    arguments: str
+    help: str
+    details: str
+    add_options: Callable[[argparse.ArgumentParser], None]
+    run: Callable[[argparse.Namespace], int]
+
+
+def main(words: Optional[List[str]] = None, program: Optional[str] = None) -> int:
+    """Run the command that the words begin with; without one they are those of `run-engine`.
+
+    program: how help and errors call what was started. Exit code: 0 all well, 1 an error (or some images could not be
+    read), 2 wrong usage (SystemExit), 130 interrupted.
+    """
+    words = list(sys.argv[1:] if words is None else words)
+    program = program_name() if program is None else program
     debug = "--debug" in words
+    while words[:1] == ["--debug"]:
+        words = words[1:]
     try:
-        code = {"run": _run, "domains": _domains, "build": _build, "doctor": _doctor, "pyz": _pyz}[command](words)
+        code = _run_command(words, program)
         sys.stdout.flush()
         return code
-    except Da3Error as error:
+    except BrokenPipeError:
+        # Whoever read the output (head, less) has left. Python would complain again when it flushes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (Da3Error, OSError) as error:
         if debug:
-            traceback.print_exc()
-        sys.stderr.write("error: %s\n" % in_own_words(str(error)))
+            _print_traceback()
+        sys.stderr.write("error: %s\n" % in_words_of(program, str(error)))
         return 1
     except KeyboardInterrupt:
         if debug:
-            traceback.print_exc()
+            _print_traceback()
         sys.stderr.write("interrupted\n")
         return 130
-    except BrokenPipeError:
-        # Whoever read us (head, less) has left. Python would complain once more when it flushes stdout at
-        # exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
 
 
-def _run(words: List[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog=program(),
-        description="Run a domain of a bundle on images. A first word `run` may be given.",
-        epilog=_EPILOG.format(program()),
+def _print_traceback() -> None:
+    import traceback
+
+    traceback.print_exc()
+
+
+def is_for_the_runtime(words: List[str]) -> bool:
+    """Do the words that follow `da3` begin with a command of the runtime, or ask for the version?"""
+    first = next((word for word in words if word != "--debug"), None)
+    return first in _BY_WORD or first == "--version"
+
+
+def parser(command: Command, typed: str) -> argparse.ArgumentParser:
+    """What the command takes. typed: what its help calls it, such as "da3 build"."""
+    made = argparse.ArgumentParser(
+        prog=typed,
+        description="%s\n\n%s" % (command.help, command.details.format(typed)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    command.add_options(made)
+    return made
+
+
+def _run_command(words: List[str], program: str) -> int:
+    if words and words[0] in _BY_WORD:
+        command = _BY_WORD[words[0]]
+        return command.run(_parsed(parser(command, "%s %s" % (program, command.name)), words[1:]))
+    bare = parser(RUN_ENGINE, program)
+    bare.epilog = _other_commands(program)
+    bare.add_argument("--version", action="version", version="da3 %s" % VERSION)
+    return RUN_ENGINE.run(_parsed(bare, words))
+
+
+def _parsed(made: argparse.ArgumentParser, words: List[str]) -> argparse.Namespace:
+    """The options. Images may stand on both sides of an option, for which argparse has no way in Python 3.6."""
+    options, rest = made.parse_known_args(words)
+    images = getattr(options, "images", None)
+    unknown = []
+    files_only = False
+    for word in rest:
+        if word == "--" and images is not None:
+            files_only = True
+        elif images is not None and (files_only or word == "-" or not word.startswith("-")):
+            images.append(word)
+        else:
+            unknown.append(word)
+    if unknown:
+        made.error("unrecognized arguments: %s" % " ".join(unknown))
+    return options
+
+
+def _other_commands(program: str) -> str:
+    others = [(" ".join((program, c.name, c.arguments)), c.help) for c in COMMANDS if c is not RUN_ENGINE]
+    width = max(len(typed) for typed, _ in others)
+    lines = ["  %-*s  %s" % (width, typed, help_text) for typed, help_text in others]
+    return "run-engine may be given as a first word. Other commands:\n%s" % "\n".join(lines)
+
+
+def _add_run_engine(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("images", nargs="+", help="files, folders, globs, .npy arrays, or - for one path a line on stdin")
-    _bundle(parser, "bundle directory or zip")
-    add("--domain", help="domain of the bundle, or a .da3 pack (default: the only one)")
-    add("--json", action="store_true", help="print one JSON object on stdout, and nothing else")
-    add("--top-k", type=_at_least(1), default=1, metavar="K", help="labels per image (default: 1)")
-    add("--batch-size", type=_at_least(1), default=1, metavar="B", help="images per run (default: 1)")
+    _add_bundle(parser, "bundle folder or zip")
+    add("-d", "--domain", help="a domain of the bundle, or a .da3 pack (default: the only one)")
+    add("--json", action="store_true", help="print one JSON object on stdout, and nothing else there")
+    add("--top-k", type=_at_least(1), default=1, metavar="K", help="labels to print per image (default: 1)")
+    add("--batch-size", type=_at_least(1), default=1, metavar="B", help="images per run of the engine (default: 1)")
     add("--force-all-blocks", action="store_true", help="ignore the gates: skip nothing")
-    add("--repeat", type=_at_least(1), default=1, metavar="N", help="timed runs of each batch (default: 1)")
-    add("--warmup", type=_at_least(0), default=1, metavar="N", help="untimed runs before (default: 1)")
+    add("--repeat", type=_at_least(1), metavar="N", help="to measure: timed runs of each batch (default: 1)")
+    add(
+        "--warmup",
+        type=_at_least(0),
+        metavar="N",
+        help="to measure: untimed runs before the first batch of each size (default: 1 with --repeat, else 0)",
+    )
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the backend's choice)")
     add("--backend", choices=NAMES, default="auto", help="default: tensorrt where engines are built, else onnxruntime")
     add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
     add("--engines", metavar="FOLDER", help="folder of TensorRT engines (default: in the bundle)")
-    _debug(parser)
-    options = parser.parse_args(words)
-    from .predict import as_json, render, run_engine
+    _add_debug(parser)
 
-    run = run_engine(
+
+def _run_engine(options: argparse.Namespace) -> int:
+    from .measure import Repeated
+    from .predict import predict, run_once
+    from .report import as_json, render
+
+    run = run_once
+    if options.repeat is not None or options.warmup is not None:
+        warmup = options.warmup if options.warmup is not None else 1
+        run = Repeated(options.repeat or 1, warmup)
+    done = predict(
         options.images,
         bundle=options.bundle,
         domain=options.domain,
         batch_size=options.batch_size,
         force_all_blocks=options.force_all_blocks,
-        repeat=options.repeat,
-        warmup=options.warmup,
         threads=options.threads,
         backend=options.backend,
         precision=options.precision,
         engines=options.engines,
+        run=run,
     )
-    print(json.dumps(as_json(run, options.top_k)) if options.json else render(run, options.top_k))
-    if run.failed:
-        sys.stderr.write("error: %d of the images could not be read\n" % len(run.failed))
-    return 1 if run.failed else 0
+    say(json.dumps(as_json(done, options.top_k)) if options.json else render(done, options.top_k))
+    if done.failed:
+        sys.stderr.write("error: %d of the images could not be read\n" % len(done.failed))
+    return 1 if done.failed else 0
 
 
-def _domains(words: List[str]) -> int:
-    parser = argparse.ArgumentParser(prog=program() + " domains", description="List, add, remove or pack domains.")
+def _add_domains(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", metavar="list|add|remove|pack")
     actions.required = True
-    parts = {
+    added = {
         name: actions.add_parser(name, help=text, description=text)
         for name, text in (
-            ("list", "list a bundle's domains"),
-            ("add", "add a domain pack to a bundle directory"),
-            ("remove", "delete a domain from a bundle directory"),
-            ("pack", "write a domain of the bundle as a pack"),
+            ("list", "list a bundle's domains with their classes, accuracy, block FLOPs run and threshold"),
+            ("add", "add a domain pack to a bundle; one made for another backbone is refused"),
+            ("remove", "delete a domain from a bundle"),
+            ("pack", "write a domain of a bundle as NAME.da3, to be added to a bundle on a device"),
         )
     }
-    for part in parts.values():
-        _bundle(part, "bundle directory, or zip to read")
-        _debug(part)
-    parts["add"].add_argument("pack", help="a .da3 file, or a folder with domain.json")
-    parts["add"].add_argument("--replace", action="store_true", help="replace a domain of the same name")
-    parts["remove"].add_argument("name")
-    parts["pack"].add_argument("name")
-    parts["pack"].add_argument("--out", default=".", help="file or folder to write (default: ./<name>.da3)")
-    options = parser.parse_args(words)
-    from ..bundle.packs import add_pack, list_domains, remove_domain, write_pack
+    for action in added.values():
+        _add_bundle(action, "bundle folder, or zip to read")
+        _add_debug(action)
+    added["add"].add_argument("pack", help="a .da3 pack, or a folder with domain.json")
+    added["add"].add_argument("--replace", action="store_true", help="replace a domain of the same name")
+    added["remove"].add_argument("name", help="domain to delete from the bundle")
+    added["pack"].add_argument("name", help="domain of the bundle")
+    added["pack"].add_argument("--out", default=".", help="file or folder to write (default: ./NAME.da3)")
+
+
+def _domains(options: argparse.Namespace) -> int:
+    from ..bundle.packs import add_pack, remove_domain, write_pack
+    from .domains import describe_domains
 
     if options.action == "list":
-        print("\n".join(list_domains(options.bundle)) or "no domains yet")
+        say(describe_domains(options.bundle))
     elif options.action == "add":
-        print("added %s" % add_pack(options.bundle, options.pack, options.replace).name)
+        say("added %s" % add_pack(options.bundle, options.pack, options.replace).name)
     elif options.action == "remove":
         remove_domain(options.bundle, options.name)
-        print("removed %s" % options.name)
+        say("removed %s" % options.name)
     else:
-        print("wrote %s" % write_pack(options.bundle, options.name, options.out))
+        say("wrote %s" % write_pack(options.bundle, options.name, options.out))
     return 0
 
 
-def _build(words: List[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog=program() + " build",
-        description="Build a bundle's TensorRT engines, once for all of its domains. Ctrl-C keeps what is built, once "
-        "the engine under way is; the same command goes on.",
-    )
+def _add_build(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    _bundle(parser, "bundle directory")
+    _add_bundle(parser, "bundle folder")
     add("--precision", choices=("fp16", "fp32", "int8"), default="fp16", help="default: fp16")
     add("--batch", default="1:8", metavar="N:MAX", help="tune for N images, take up to MAX at a time (default: 1:8)")
-    add("--workspace", metavar="SIZE", help="memory TensorRT may work in, such as 512MB (default: 1GB at most)")
+    add(
+        "--workspace",
+        metavar="SIZE",
+        help="memory TensorRT may work in, such as 512MB (10^6 bytes) or 512MiB (2^20 bytes; default: 1GiB at most)",
+    )
     add("--force", action="store_true", help="build all again")
-    add("--engines", metavar="FOLDER", help="where to put the engines (default: in the bundle)")
-    _debug(parser)
-    options = parser.parse_args(words)
+    add("--engines", metavar="FOLDER", help="folder to put the engines in (default: in the bundle)")
+    _add_debug(parser)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from ..system.sizes import parse_bytes
     from ..trt.build import build_engines
-    from .texts import parse_batch, parse_bytes, render_progress, render_report
+    from .texts import parse_batch, render_progress, render_report
 
     report = build_engines(
         options.bundle,
         precision=options.precision,
         batch=parse_batch(options.batch),
-        workspace_bytes=None if options.workspace is None else parse_bytes(options.workspace),
-        progress=lambda step: print(render_progress(step), flush=True),
+        workspace_bytes=None if options.workspace is None else parse_bytes(options.workspace, "--workspace"),
+        progress=lambda step: say(render_progress(step)),
         force=options.force,
         engines=options.engines,
     )
-    print(render_report(report))
+    say(render_report(report))
     return 0
 
 
-def _doctor(words: List[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog=program() + " doctor", description="What is installed here, and what is wrong with it."
-    )
-    parser.add_argument("--bundle", default=bundle_beside(), help="also read this bundle and verify every file in it")
-    _debug(parser)
-    options = parser.parse_args(words)
+def _add_doctor(parser: argparse.ArgumentParser) -> None:
+    help_text = "also read this bundle and verify every file in it"
+    parser.add_argument("-b", "--bundle", default=bundle_beside(), help=help_text)
+    _add_debug(parser)
+
+
+def _doctor(options: argparse.Namespace) -> int:
     from .doctor import examine, render
 
     report = examine()
-    print(render(report))
+    say(render(report))
     if options.bundle is not None:
         from ..bundle.bundle import Bundle
         from ..trt.store import describe_sets
 
         with Bundle(options.bundle) as bundle:
             bundle.verify()
-            print("bundle %s: every file as it should be; domains: %s" % (bundle.path, ", ".join(bundle.domains)))
-            print(describe_sets(bundle))
+            say("bundle %s: every file as it should be; domains: %s" % (bundle.path, ", ".join(bundle.domains)))
+            say(describe_sets(bundle))
     return 1 if report.problems else 0
 
 
-def _pyz(words: List[str]) -> int:
-    parser = argparse.ArgumentParser(
-        prog=program() + " pyz", description="Write this program as one file, which any python3 with numpy runs."
-    )
+def _add_pyz(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", help="file or folder to write (a folder gets run_engine.pyz)")
-    _debug(parser)
-    options = parser.parse_args(words)
+    _add_debug(parser)
+
+
+def _pyz(options: argparse.Namespace) -> int:
     from .zipapp import write_run_engine
 
-    print("wrote %s" % write_run_engine(options.file))
+    say("wrote %s" % write_run_engine(options.file))
     return 0
 
 
-def _bundle(parser: argparse.ArgumentParser, what: str) -> None:
+def _add_bundle(parser: argparse.ArgumentParser, what: str) -> None:
     default = bundle_beside() or "bundle"
-    parser.add_argument("--bundle", default=default, help="%s (default: %%(default)s)" % what)
+    parser.add_argument("-b", "--bundle", default=default, help="%s (default: %%(default)s)" % what)
 
 
-def _debug(parser: argparse.ArgumentParser) -> None:
+def _add_debug(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
 
 
@@ -217,3 +298,55 @@ class _at_least:
         if value < self._minimum:
             raise argparse.ArgumentTypeError("%r is not an integer of at least %d" % (text, self._minimum))
         return value
+
+
+RUN_ENGINE = Command(
+    "run-engine",
+    "IMAGES",
+    "Predict photos with a domain of a bundle.",
+    "Each photo is run once, and the latency printed is that of these runs. For a\n"
+    "figure to compare use --repeat, since the first runs of an engine are slower.\n"
+    "Exit code 1 if an image could not be read; the others are still predicted.\n\n"
+    "Example: {0} --domain flowers some.jpg more/",
+    _add_run_engine,
+    _run_engine,
+)
+DOMAINS = Command(
+    "domains",
+    "list|add|remove|pack",
+    "List, add, remove or pack the domains of a bundle.",
+    "Example: {0} add flowers.da3 --bundle bundle",
+    _add_domains,
+    _domains,
+)
+BUILD = Command(
+    "build",
+    "",
+    "Build a bundle's TensorRT engines on the device itself.",
+    "An engine runs only on the kind of device it was built on, and serves all domains\n"
+    "of the bundle, later ones too. Ctrl-C keeps what is built once the engine under\n"
+    "way is finished; the same command goes on.\n\n"
+    "Example: {0} --bundle bundle --precision fp16",
+    _add_build,
+    _build,
+)
+DOCTOR = Command(
+    "doctor",
+    "",
+    "Say what is installed here, and what is wrong with it.",
+    "Exit code 1 if there is a problem, such as onnxruntime beside onnxruntime-gpu.\n\nExample: {0} --bundle bundle",
+    _add_doctor,
+    _doctor,
+)
+PYZ = Command(
+    "pyz",
+    "FILE",
+    "Write this runtime as one file, for a board.",
+    "Any python3 with numpy runs it. Every bundle that da3 exports has it already, as\n"
+    "run_engine.pyz.\n\n"
+    "Example: {0} run_engine.pyz",
+    _add_pyz,
+    _pyz,
+)
+COMMANDS = (RUN_ENGINE, DOMAINS, BUILD, DOCTOR, PYZ)
+_BY_WORD = dict({command.name: command for command in COMMANDS}, run=RUN_ENGINE)

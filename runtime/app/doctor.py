@@ -18,20 +18,22 @@ _PACKAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     ("tensorrt", ("tensorrt", "tensorrt-cu12", "tensorrt-cu13")),
     ("pycuda", ("pycuda",)),
     ("cuda-python", ("cuda-python", "cuda-bindings")),
+    ("torch", ("torch",)),
+    ("onnx", ("onnx",)),
 )
 _MODULES = {"Pillow": "PIL", "cuda-python": "cuda"}
 
 
 class Report(NamedTuple):
-    """versions: name -> version or None when absent. problems: one sentence each, with the way to put it
-    right."""
+    """versions: name -> version or None when absent. problems: one sentence each, with the way to put it right."""
 
     versions: Dict[str, Optional[str]]
     problems: List[str]
 
 
 def examine() -> Report:
-    """Look at this Python, without importing anything heavy but ONNX Runtime (and never torch)."""
+    """Look at this Python. ONNX Runtime is the only heavy package that is imported; the versions of the others, torch
+    among them, are those of their distributions."""
     versions: Dict[str, Optional[str]] = {
         "machine": "%s %s" % (platform.system(), platform.machine()),
         "python": platform.python_version(),
@@ -99,7 +101,7 @@ def _gpu(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[st
     """The GPU as CUDA sees it; TensorRT's version too where no package tells it, which needs a GPU to be safe."""
     if not (versions["pycuda"] or versions["cuda-python"] or versions["tensorrt"]):
         return None
-    from ..cuda.interface import open_cuda
+    from ..cuda.opening import open_cuda
     from ..errors import BackendError
     from ..trt.api import Library
 

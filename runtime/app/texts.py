@@ -1,13 +1,11 @@
-"""The words of `da3 build`: what its options mean, and what it says while and after it builds."""
+"""The texts of `da3 build`: what its options mean, and what it prints while and after it builds."""
 
 import re
 from typing import Tuple
 
-from ..cuda.interface import size
 from ..errors import BackendError
+from ..system.sizes import render_bytes
 from ..trt.build import BuildReport, Progress
-
-_UNITS = {"": 0, "k": 1, "m": 2, "g": 3}
 
 
 def parse_batch(text: str) -> Tuple[int, int]:
@@ -16,14 +14,6 @@ def parse_batch(text: str) -> Tuple[int, int]:
     if match is None:
         raise BackendError("batch %r is neither a number nor two, such as 1:8" % text)
     return int(match.group(1)), int(match.group(2) or match.group(1))
-
-
-def parse_bytes(text: str) -> int:
-    """ "512MB" or "1GiB" -> bytes, in steps of 1024."""
-    match = re.match(r"^(\d{1,12}(?:\.\d{1,6})?) *([kmg]?)(?:i?b)?$", text.strip().lower())
-    if match is None:
-        raise BackendError("%r is not a size such as 512MB or 1GB" % text)
-    return int(float(match.group(1)) * 1024 ** _UNITS[match.group(2)])
 
 
 def render_progress(step: Progress) -> str:
@@ -42,9 +32,9 @@ def render_report(report: BuildReport) -> str:
         report.built,
         report.reused,
         report.device,
-        report.spec.precision,
-        report.spec.batch[1],
-        size(report.nbytes),
+        report.options.precision,
+        report.options.batch[1],
+        render_bytes(report.nbytes),
         duration(report.seconds),
         report.folder,
     )

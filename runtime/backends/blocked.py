@@ -1,19 +1,22 @@
 """Subgraphs whose borders are in the layout that ONNX Runtime's convolutions compute in.
 
 On most CPUs those kernels want channels in blocks of 8 or 16 (NCHWc). A session puts every input into blocks and every
-output back, so a network cut into subgraphs would change layout twice at each border: a fifth of a ResNet-50's time. Here
-ONNX Runtime optimises each subgraph, and the two changes are then taken off the borders where both sides agree, so that
-blocks are handed from subgraph to subgraph as they are.
+output back, so a network that is cut into subgraphs changes its layout twice at each border: this costs a fifth of a
+ResNet-50's time. Here ONNX Runtime optimises each subgraph, and the two changes are then removed from the borders where
+both sides agree, so that blocks are handed from subgraph to subgraph as they are.
 
-A border is found by marking it: behind each value that crosses, an identity convolution is put before optimising and
-taken away after. Whatever is not recognised (another release, a CPU without blocks) stays as it was: an ordinary subgraph.
+A border is found by a mark: an identity convolution is put behind each value that crosses before the subgraph is
+optimised, and removed afterwards. Where the result is not recognised (another release, a CPU without blocks), the
+subgraph stays an ordinary one.
 """
 
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Set
 
 import numpy as np
 
-from ..onnx_graph.onnxfile import Model, Node, read_model, write_model
+from ..onnx_graph.model import Model, Node
+from ..onnx_graph.reading import read_model
+from ..onnx_graph.writing import write_model
 from ..records import Array, Shape
 
 _MARK = "da3_border/"
@@ -22,7 +25,7 @@ _WIDEST_BLOCK = 16
 
 
 class Blocked(NamedTuple):
-    """models: one for each subgraph, to be loaded without further optimising. shapes: of the values in blocks,
+    """models: one for each subgraph, to be loaded without further optimising. shapes: of the values that lie in blocks,
     (1, channels rounded up to whole blocks, H, W)."""
 
     models: List[Model]
@@ -32,8 +35,9 @@ class Blocked(NamedTuple):
 def block_borders(models: Sequence[Model], crossing: Set[str], optimise: Callable[[bytes], bytes]) -> Optional[Blocked]:
     """Subgraphs of one network, for one image, with blocked borders; None where ONNX Runtime makes no blocks.
 
-    models: inputs and outputs of equal name are handed from one to the other. crossing: those that may change their
-    layout. optimise: the bytes of a model -> those of what ONNX Runtime would run.
+    models: an output of one is the input of equal name of another; they are left as they are. crossing: the names of
+    values that may lie in blocks. optimise: the bytes of a model -> those of what ONNX Runtime would run.
+    Raises BundleError if ONNX Runtime writes a model that cannot be read.
     """
     optimised = [read_model(optimise(write_model(_marked(model, crossing)))) for model in models]
     channels: Dict[str, int] = {}
@@ -56,7 +60,8 @@ def block_borders(models: Sequence[Model], crossing: Set[str], optimise: Callabl
 
 
 def _marked(model: Model, crossing: Set[str]) -> Model:
-    """A copy with marks: behind inputs that cross, and where an adaptor's small result becomes a picture."""
+    """A copy with marks behind the inputs that cross, and behind each node that makes feature maps of rows, as adaptors
+    do at their end."""
     nodes: List[Node] = []
     weights = dict(model.weights)
     names: Dict[str, str] = {}
@@ -66,7 +71,7 @@ def _marked(model: Model, crossing: Set[str]) -> Model:
             nodes.append(_mark(weights, info.name, names[info.name], int(info.shape[1] or 0)))
     for node in model.nodes:
         inputs = [names.get(name, name) for name in node.inputs]
-        nodes.append(Node(node.op, inputs, node.outputs, node.attributes, node.domain, node.name))
+        nodes.append(node.replace(inputs))
         channels = _channels(model, node)
         if channels is not None:
             inner, outer = _MARK + "from/" + node.outputs[0], node.outputs[0]
@@ -74,13 +79,13 @@ def _marked(model: Model, crossing: Set[str]) -> Model:
             names[outer] = _MARK + outer
             nodes.append(_mark(weights, inner, names[outer], channels))
     outputs = {name for node in nodes for name in node.outputs}
-    # An output that is itself marked keeps its name outside.
+    # An output that has a mark behind it keeps its name for the other models.
     nodes += [Node("Identity", [names[i.name]], [i.name]) for i in model.outputs if i.name not in outputs]
-    return Model(nodes, weights, model.inputs, model.outputs, model.opsets, model.ir_version, model.name)
+    return model.replace(nodes, weights)
 
 
 def _channels(model: Model, node: Node) -> Optional[int]:
-    """Channels of the picture that a node makes of rows, None for any other node."""
+    """Channels of the feature maps that a node makes of rows; None for any other node."""
     if node.op != "Transpose" or node.attributes.get("perm") != [0, 3, 1, 2]:
         return None
     shapes = [
@@ -92,7 +97,8 @@ def _channels(model: Model, node: Node) -> Optional[int]:
 
 
 def _mark(weights: Dict[str, Array], x: str, y: str, channels: int) -> Node:
-    """y = x, as a 1x1 convolution: depthwise if whole blocks, which is all that ONNX Runtime puts into blocks."""
+    """y = x as a 1x1 convolution. It is depthwise where the channels fill whole blocks: ONNX Runtime puts no other
+    depthwise convolution into blocks."""
     weight = y + "/weight"
     if channels % _WIDEST_BLOCK == 0:
         weights[weight] = np.ones((channels, 1, 1, 1), np.float32)
@@ -104,10 +110,10 @@ def _mark(weights: Dict[str, Array], x: str, y: str, channels: int) -> Node:
 
 
 def _marks(model: Model) -> Dict[str, Node]:
-    """By the value it reads, each mark that can be taken away; others stay, and do no harm.
+    """Each mark that can be removed, by the value it reads; other marks stay and do no harm.
 
-    ONNX Runtime names a convolution it puts into blocks after what it writes. With fewer channels than a block has,
-    one reads a value in the ordinary layout and cannot go.
+    ONNX Runtime gives a convolution that it puts into blocks the name of what the convolution writes. A mark with fewer
+    channels than a block has reads a value in the ordinary layout and cannot be removed.
     """
     reordered = {node.outputs[0] for node in model.nodes if _is(node, "ReorderInput")}
     return {
@@ -125,7 +131,8 @@ def _plain(mark: Node) -> bool:
 
 
 def _without(mark: Node) -> Optional[List[Node]]:
-    """What ONNX Runtime fused into a mark, without the mark: a sum, an activation, or nothing; None if it is else."""
+    """What ONNX Runtime fused into a mark, as nodes of their own: a sum, an activation, both or none; None where it
+    fused something else."""
     x, y, activation = mark.inputs[0], mark.outputs[0], mark.attributes.get("activation", "")
     bias, added = (mark.inputs[2:] + ["", ""])[:2]
     if bias or activation not in ("", "Relu"):
@@ -139,7 +146,8 @@ def _without(mark: Node) -> Optional[List[Node]]:
 
 
 def _survey(model: Model, crossing: Set[str], channels: Dict[str, int], refused: Set[str]) -> None:
-    """Note how many channels a value in blocks has, and which values this model cannot take or give in blocks."""
+    """Add to `channels` how many channels each value has in blocks, and to `refused` the values that this model cannot
+    take or give in blocks."""
     marks = _marks(model)
     readers: Dict[str, List[Node]] = {}
     writers = {name: node for node in model.nodes for name in node.outputs}
@@ -165,7 +173,7 @@ def _is(node: Node, op: str) -> bool:
 
 
 def _strip(model: Model, blocked: Set[str]) -> None:
-    """Take away the marks, and the changes of layout at the borders that are to stay in blocks."""
+    """Remove the marks, and the changes of layout at the values that are to stay in blocks."""
     inputs, outputs = ({info.name for info in infos} & blocked for infos in (model.inputs, model.outputs))
     marks = {node.outputs[0]: node for node in _marks(model).values()}
     same = {name: node.inputs[0] for name, node in marks.items() if _plain(node)}
@@ -177,14 +185,14 @@ def _strip(model: Model, blocked: Set[str]) -> None:
             name = same[name]
         return ends.get(name, name)
 
-    kept: List[Node] = []
+    nodes: List[Node] = []
     for node in model.nodes:
         if node.outputs[0] in same or (_is(node, "ReorderOutput") and node.outputs[0] in outputs):
             continue
         for one in (_without(node) or []) if node.outputs[0] in marks else [node]:
             one.inputs = [name_of(name) for name in one.inputs]
             one.outputs = [name_of(name) for name in one.outputs]
-            kept.append(one)
-    used = {name for node in kept for name in node.inputs}
-    model.nodes = kept
+            nodes.append(one)
+    used = {name for node in nodes for name in node.inputs}
+    model.nodes = nodes
     model.weights = {name: array for name, array in model.weights.items() if name in used}

@@ -1,11 +1,12 @@
-"""The one interface that every engine implements; the scheduler knows no other.
+"""The one interface that every backend implements; the scheduler knows no other.
 
-    open a layout's subgraphs  ->  hold a domain's weights  ->  contexts: begin, run subgraphs, read gates, read logits, end
+    Backend             open a layout's subgraphs, hold a domain's weights, make contexts, close
+    ExecutionContext    bind calls; then for each run: begin, run subgraphs, read gates, read logits, end
 
-A backend is opened once for a bundle. A *context* is what one run at a time needs: a buffer for every value between
-subgraphs, made once, with every call bound to its buffers beforehand, so that the hot loop allocates nothing and looks
+A backend is opened once for a bundle. A context is what one run at a time needs: a buffer for every value between
+subgraphs, and calls that were bound to these buffers beforehand, so that the hot loop allocates nothing and looks
 nothing up. A context belongs to one thread between `begin` and `end`; several contexts of one backend may be in use at
-once. To add a backend: subclass both in a file of its own and name it in `execution.choice`.
+once. To add a backend, subclass both classes in a file of its own and name it in `execution.choice`.
 """
 
 from abc import ABC, abstractmethod
@@ -36,7 +37,8 @@ class ExecutionContext(ABC):
     def gate(self, value: str) -> Callable[[], Array]:
         """A call that gives the logits of a gate, float32 (batch,), as the last subgraph that wrote them left them.
 
-        It waits for those logits only, not for what was started since. The array is the context's: read it at once.
+        It waits for those logits alone, not for calls that were started later. The array is the context's, and the next
+        run overwrites it.
         """
 
     @abstractmethod
@@ -45,7 +47,7 @@ class ExecutionContext(ABC):
 
     @abstractmethod
     def read(self, value: str) -> Array:
-        """A copy of a value, (batch, ...) float32, when all that was started is done."""
+        """A copy of a value, float32 (batch, ...), once every call that was started is done."""
 
     def end(self) -> None:
         """The thread lets go of the context; called after every `begin`, also when a call failed."""
@@ -55,10 +57,10 @@ class ExecutionContext(ABC):
 
 
 class Backend(ABC):
-    """Base class. `name` is what users type.
+    """A library that runs subgraphs. `name` is what users type.
 
-    looks_ahead: the device works on while the host goes on, see layout.py. max_batch: images that one context may
-    take; None for any number.
+    looks_ahead: whether the device works on while the host goes on, see layout.py. max_batch: how many images one
+    context may take, None for any number.
     """
 
     name = "none"
@@ -73,7 +75,7 @@ class Backend(ABC):
         """
 
     def weights(self, domain: Domain) -> Any:
-        """The domain's tensors where subgraphs read them. They live as long as what is returned here."""
+        """The domain's tensors, where subgraphs read them; they live as long as the object that is returned."""
         return domain.weights
 
     @abstractmethod
@@ -85,4 +87,4 @@ class Backend(ABC):
         return type(self)()
 
     def close(self) -> None:
-        """Let go of everything; may be called twice. No context is in use."""
+        """Free everything; may be called twice, and while no context is in use."""

@@ -1,7 +1,7 @@
 """ONNX operators in numpy, as opset 13 defines them: those that bundles are written with, and quantisation.
 
-Each is function(attributes, inputs...) -> its one output; an input is an array, None where an optional one is omitted.
-What an operator does not know it refuses with Unsupported, and never ignores.
+Each is a function of its attributes and its inputs, and gives its one output. An input is an array, None where an
+optional one is omitted. An operator raises Unsupported for what it does not know, and never ignores it.
 """
 
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from ..onnx_graph.onnxfile import DTYPES
+from ..onnx_graph.model import DTYPES
 from ..records import Array
 
 Attributes = Dict[str, Any]
@@ -50,16 +50,19 @@ def _depthwise(windows: Array, weight: Array) -> Array:
 
 
 def _dense(windows: Array, weight: Array, group: int) -> Array:
-    """One matrix product for each image and group: an image's numbers do not depend on what else is in its batch,
-    and no more than one image is ever unrolled."""
+    """windows (B, C, H', W', kh, kw), weight (O, C / group, kh, kw) -> (B, O, H', W').
+
+    There is one matrix product for each image and group, so an image's numbers do not depend on the rest of its batch,
+    and no more than one image is unrolled at a time.
+    """
     batch, channels, height, width, kh, kw = windows.shape
     cin, cout = channels // group, weight.shape[0] // group
     y = np.empty((batch, weight.shape[0], height * width), windows.dtype)
     for b in range(batch):
         for g in range(group):
-            subgraph = windows[b, g * cin : (g + 1) * cin].transpose(0, 3, 4, 1, 2)  # (C, kh, kw, H', W')
+            patches = windows[b, g * cin : (g + 1) * cin].transpose(0, 3, 4, 1, 2)  # (C, kh, kw, H', W')
             rows = slice(g * cout, (g + 1) * cout)
-            y[b, rows] = np.dot(weight[rows].reshape(cout, -1), subgraph.reshape(cin * kh * kw, height * width))
+            y[b, rows] = np.dot(weight[rows].reshape(cout, -1), patches.reshape(cin * kh * kw, height * width))
     return y.reshape(batch, weight.shape[0], height, width)
 
 

@@ -1,6 +1,6 @@
 """The bundle's semantics in numpy: what every other backend is checked against, and what runs where none is installed.
 
-Slow, and meant to be read: nothing is fused, reordered or kept from one run to the next.
+It is slow, and meant to be read: it fuses and reorders nothing, and no run reuses what another one computed.
 """
 
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -10,7 +10,7 @@ import numpy as np
 from ..bundle.bundle import Bundle
 from ..bundle.plan import BATCH, DOMAIN, IMAGE
 from ..errors import BackendError
-from ..onnx_graph.onnxfile import Model, Node
+from ..onnx_graph.model import Model, Node
 from ..onnx_graph.subgraphs import cpu_subgraph
 from ..records import Array, Segment
 from ..schedule.layout import Layout, Subgraph
@@ -19,7 +19,7 @@ from .numpy_ops import OPERATORS, Operator, Unsupported
 
 
 class ReferenceBackend(Backend):
-    """See the module."""
+    """Any number of images at a time, on one thread of the caller."""
 
     name = "reference"
 
@@ -50,7 +50,7 @@ class ReferenceBackend(Backend):
 
 
 class ReferenceContext(ExecutionContext):
-    """One array for each value, made when it is first written."""
+    """One array for each value, which is made when the value is first written."""
 
     def __init__(self, layout: Layout, programs: Dict[Segment, "Program"], batch: int) -> None:
         self._batched = {name for name, shape in layout.values.items() if shape[:1] == (BATCH,)}
@@ -87,7 +87,7 @@ class ReferenceContext(ExecutionContext):
         return inputs
 
     def _write(self, name: str, result: Array, rows: Optional[Array]) -> None:
-        """Copies, since a result may be a view of an input."""
+        """Write to the rows given, None for all. A result is copied, since it may be a view of an input."""
         if rows is None or name not in self._batched:
             self._values[name] = result.copy()
             return
@@ -109,22 +109,24 @@ class ReferenceContext(ExecutionContext):
         self._values = {}
 
 
-class _Line(NamedTuple):
+class _Instruction(NamedTuple):
+    """A node and its operator. last_read: the values that no later node reads."""
+
     operator: Operator
     node: Node
-    dead: Tuple[str, ...]  # what nobody reads after it
+    last_read: Tuple[str, ...]
 
 
 class Program:
     """A graph that numpy can run; any number of threads may run it at once."""
 
     def __init__(self, model: Model, where: str) -> None:
-        """`where` begins its errors. Raises BackendError if numpy cannot run the graph: an unknown operator, say."""
+        """where: what errors begin with. Raises BackendError for a graph that numpy cannot run."""
         self._where = where
         self._weights = model.weights
         self._inputs = [info.name for info in model.inputs]
         self._outputs = [info.name for info in model.outputs]
-        self._lines: List[_Line] = []
+        self._instructions: List[_Instruction] = []
         known = set(self._inputs) | set(model.weights) | {""}
         for names, written in [(node.inputs, node.outputs) for node in model.nodes] + [(self._outputs, [])]:
             if not known.issuperset(names):
@@ -133,9 +135,9 @@ class Program:
         alive = set(self._outputs) | set(model.weights)
         for node in reversed(model.nodes):
             used = set(node.inputs + node.outputs) - {""}
-            self._lines.append(_Line(self._operator(node), node, tuple(sorted(used - alive))))
+            self._instructions.append(_Instruction(self._operator(node), node, tuple(sorted(used - alive))))
             alive |= used
-        self._lines.reverse()
+        self._instructions.reverse()
 
     def _operator(self, node: Node) -> Operator:
         operator = OPERATORS.get(node.op)
@@ -152,13 +154,13 @@ class Program:
         values: Dict[str, Optional[Array]] = dict(self._weights)
         values[""] = None
         values.update(zip(self._inputs, inputs))
-        for operator, node, dead in self._lines:
+        for operator, node, last_read in self._instructions:
             try:
                 with np.errstate(all="ignore"):
                     values[node.outputs[0]] = operator.run(node.attributes, *[values[n] for n in node.inputs])
             except (Unsupported, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
                 raise BackendError("%s: %s failed: %s" % (self._where, _title(node), error))
-            for name in dead:
+            for name in last_read:
                 del values[name]
         return [np.asarray(values[name]) for name in self._outputs]
 

@@ -1,5 +1,49 @@
-"""A bundle on disk: opened, checked, and its domains read, added and removed."""
+"""A bundle and its domains: opened, checked, read and written."""
 
-from .bundle import Bundle, read_domain
+from .bundle import Bundle, BundleContents, read_domain, unknown_domain
+from .domain import fitted, read_pack
+from .format import DESCRIPTION, FORMAT, MANIFEST, WEIGHTS
+from .jsonfile import check_format, parse_object
+from .manifest import FileEntry, Manifest, parse_manifest
+from .packs import add_pack, list_domains, remove_domain, update_domain, write_pack
+from .plan import BATCH, DOMAIN, IMAGE, LOGITS, sized, with_skipped
+from .safetensors import parse_safetensors, write_safetensors
+from .writer import as_stored, domain_files, file_entry, manifest_file, put_file, to_json, write_files
 
-__all__ = ["Bundle", "read_domain"]
+__all__ = [
+    "BATCH",
+    "DESCRIPTION",
+    "DOMAIN",
+    "FORMAT",
+    "IMAGE",
+    "LOGITS",
+    "MANIFEST",
+    "WEIGHTS",
+    "Bundle",
+    "BundleContents",
+    "FileEntry",
+    "Manifest",
+    "add_pack",
+    "as_stored",
+    "check_format",
+    "domain_files",
+    "file_entry",
+    "fitted",
+    "list_domains",
+    "manifest_file",
+    "parse_manifest",
+    "parse_object",
+    "parse_safetensors",
+    "put_file",
+    "read_domain",
+    "read_pack",
+    "remove_domain",
+    "sized",
+    "to_json",
+    "unknown_domain",
+    "update_domain",
+    "with_skipped",
+    "write_files",
+    "write_pack",
+    "write_safetensors",
+]

@@ -2,54 +2,69 @@
 
 import hashlib
 import os
-from typing import List, Union
+from abc import ABC, abstractmethod
+from typing import List
 
 from ..errors import BundleError, DomainError
-from ..records import Domain
-from .domain import fitted, is_domain_name, read_domain_files, read_pack
+from ..records import Domain, Path
+from .domain import fitted, read_domain_files
 from .files import Files
+from .format import DESCRIPTION, DOMAINS, JSON_LIMIT, MANIFEST, domain_prefix, is_domain_name
 from .manifest import Manifest, parse_manifest
 
-__all__ = ["Bundle", "read_domain", "read_pack"]
 
-_JSON_LIMIT = 16 * 1024 * 1024
+class BundleContents(ABC):
+    """A manifest and the files that it lists, wherever they are. path: what errors call it."""
+
+    path: str
+    manifest: Manifest
+
+    @abstractmethod
+    def read(self, name: str) -> bytes:
+        """The bytes of a file that the manifest lists."""
 
 
-class Bundle:
+class Bundle(BundleContents):
     """A bundle directory, or the same zipped, open for reading.
 
     `manifest` is parsed and checked at once (BundleError says what is wrong); the files behind it are read,
     and verified, when asked for. Usable as a context manager.
     """
 
-    def __init__(self, path: Union[str, "os.PathLike[str]"]) -> None:
-        self.files = Files(path, "manifest.json", "bundle")
+    def __init__(self, path: Path, may_store: bool = True) -> None:
+        """may_store: whether a backend may store what it makes of the bundle, for its next start, in the folder
+        engines/. It never may in a zip."""
+        self.files = Files(path, MANIFEST, "bundle")
         self.path = self.files.path
+        self.may_store = may_store and not self.files.is_zip
         try:
-            self.manifest: Manifest = parse_manifest(
-                self.files.read("manifest.json", limit=_JSON_LIMIT), os.path.join(self.path, "manifest.json")
-            )
+            data = self.files.read(MANIFEST, limit=JSON_LIMIT)
+            self.manifest = parse_manifest(data, os.path.join(self.path, MANIFEST))
         except Exception:
             self.close()
             raise
 
     @property
     def is_zip(self) -> bool:
-        """True if the bundle is one zip file; its domains cannot be added to or removed."""
+        """True if the bundle is one zip file, which is read-only."""
         return self.files.is_zip
+
+    def require_directory(self) -> None:
+        """Raises BundleError where nothing can be written: in a zipped bundle."""
+        if self.is_zip:
+            raise BundleError("%s is a zipped bundle, which is read-only: unzip it first" % self.path)
 
     @property
     def domains(self) -> List[str]:
         """Sorted names of the domains in the bundle."""
         return [
             name
-            for name in self.files.folders("domains")
-            if is_domain_name(name) and self.files.exists("domains/%s/domain.json" % name)
+            for name in self.files.folders(DOMAINS)
+            if is_domain_name(name) and self.files.exists(domain_prefix(name) + DESCRIPTION)
         ]
 
     def read(self, name: str) -> bytes:
-        """The bytes of a file the manifest lists. Raises BundleError unless size and sha256 are as
-        promised."""
+        """The bytes of a file that the manifest lists. Raises BundleError unless size and sha256 are as promised."""
         entry = self.manifest.files.get(name)
         if entry is None:
             raise BundleError("%s: the manifest lists no file %r" % (self.path, name))
@@ -80,15 +95,14 @@ class Bundle:
 
 
 def read_domain(bundle: Bundle, name: str) -> Domain:
-    """The domain called `name` in the bundle, verified and fitting. An unknown name answers with the known
-    ones."""
+    """The domain called `name` in the bundle, verified and fitting. Raises DomainError, which names those there are."""
     if name not in bundle.domains:
         raise DomainError(unknown_domain(name, bundle.domains))
-    domain = read_domain_files(bundle.files, "domains/%s/" % name)
+    domain = read_domain_files(bundle.files, domain_prefix(name))
     if domain.name != name:
         raise DomainError(
-            "%s: domains/%s/domain.json calls itself %r; rename the folder or add the pack again"
-            % (bundle.path, name, domain.name)
+            "%s: %s calls itself %r; rename the folder or add the pack again"
+            % (bundle.path, domain_prefix(name) + DESCRIPTION, domain.name)
         )
     return fitted(domain, bundle.manifest)
 

@@ -2,33 +2,23 @@
 
 import hashlib
 import os
-import re
-from typing import Any, Dict, List, Tuple, Union
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 
 from ..errors import BundleError, DomainError
-from ..records import Array, Domain, Shape
+from ..records import Array, Domain, Path, Shape
 from .files import Files
+from .format import DESCRIPTION, FORMAT, JSON_LIMIT, WEIGHTS, is_domain_name
 from .jsonfile import check_format, parse_object
-from .manifest import FORMAT, Manifest, sha256_entry
+from .manifest import Manifest, sha256_entry
 from .plan import domain_inputs, logits_shape, sized, skip_tensors
-from .tensors import parse_safetensors
-
-_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
-WEIGHTS = "weights.safetensors"
-_JSON_LIMIT = 16 * 1024 * 1024
+from .safetensors import parse_safetensors
 
 
-def is_domain_name(name: str) -> bool:
-    """Letters, digits, `_` and `-`, at most 64, starting with a letter or a digit."""
-    return _NAME.match(name) is not None
-
-
-def read_pack(path: Union[str, "os.PathLike[str]"]) -> Domain:
-    """The domain in a pack (`flowers.da3`) or in a folder with domain.json; `fitted` must still be
-    asked."""
-    files = Files(path, "domain.json", "domain pack")
+def read_pack(path: Path) -> Domain:
+    """The domain in a pack (`flowers.da3`) or in a folder with domain.json. Whether it fits a bundle, `fitted` says."""
+    files = Files(path, DESCRIPTION, "domain pack")
     try:
         return read_domain_files(files, "")
     finally:
@@ -37,8 +27,8 @@ def read_pack(path: Union[str, "os.PathLike[str]"]) -> Domain:
 
 def read_domain_files(files: Files, prefix: str) -> Domain:
     """The domain whose domain.json lies at `prefix` ("" or "domains/<name>/"); hash and numbers verified."""
-    where = os.path.join(files.path, *(prefix + "domain.json").split("/"))
-    root = parse_object(files.read(prefix + "domain.json", limit=_JSON_LIMIT), where)
+    where = os.path.join(files.path, *(prefix + DESCRIPTION).split("/"))
+    root = parse_object(files.read(prefix + DESCRIPTION, limit=JSON_LIMIT), where)
     check_format(root, FORMAT)
     name = root.text("name")
     if not is_domain_name(name):
@@ -63,7 +53,7 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
         size=root.integer("size"),
         adaptor=root.plain("adaptor"),
         metrics=root.plain("metrics"),
-        weights=_float32(parse_safetensors(data, where.replace("domain.json", WEIGHTS))[0], name),
+        weights=_float32(parse_safetensors(data, where.replace(DESCRIPTION, WEIGHTS))[0], name),
     )
 
 

@@ -1,26 +1,19 @@
 """Reading files by name from a directory or from a zip, without trusting either."""
 
 import os
-import re
 import zipfile
 import zlib
-from typing import List, Optional, Union
+from typing import List, Optional
 
 from ..errors import BundleError
-
-_SAFE_PART = re.compile(r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$")
-
-
-def is_safe_name(name: str) -> bool:
-    """True for a relative path of plain parts with `/` between: never absolute, no `..`, no backslash, no
-    drive."""
-    return all(_SAFE_PART.match(part) is not None for part in name.split("/"))
+from ..records import Path
+from .format import is_safe_name
 
 
 class Files:
     """The files of a bundle or pack: `exists`, `read`, `folders`. `is_zip` says which kind it is."""
 
-    def __init__(self, path: Union[str, "os.PathLike[str]"], marker: str, what: str) -> None:
+    def __init__(self, path: Path, marker: str, what: str) -> None:
         """path: directory or zip; marker: the file that must be at its root; what: how errors call it."""
         self.path = os.fspath(path)
         self.what = what

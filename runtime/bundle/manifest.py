@@ -6,11 +6,10 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 from ..errors import BundleError
 from ..images.preprocess import Preprocessing
 from ..records import Block, Segment, Step, Value
-from .files import is_safe_name
+from .format import FORMAT, is_safe_name
 from .jsonfile import Object, check_format, parse_object
-from .plan import check_plan
+from .plan_check import check_plan
 
-FORMAT = 1
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 

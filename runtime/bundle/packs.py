@@ -1,4 +1,4 @@
-"""Domains come and go: list, add, remove, write packs. Nothing half-written is ever visible in a bundle.
+"""Domains of a bundle listed, added, removed, changed and written as packs. Nothing half-written is ever visible.
 
 Whatever is written is first written beside its place under a name that starts with a dot, which no domain's
 may, then renamed. A crash leaves at worst such a dotted folder, which nothing reads.
@@ -10,18 +10,16 @@ import os
 import shutil
 import tempfile
 import zipfile
-from typing import Any, BinaryIO, Dict, List, Optional, Union
+from typing import Any, BinaryIO, Dict, List, Optional
 
 from ..errors import BundleError, DomainError
-from ..records import Domain
+from ..records import Domain, Path
 from ..system.atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
-from .domain import WEIGHTS, fitted, read_domain_files
+from .domain import fitted, read_domain_files
 from .files import Files
-
-Path = Union[str, "os.PathLike[str]"]
-
-_JSON = "domain.json"
+from .format import DESCRIPTION, DOMAINS, WEIGHTS, domain_prefix
+from .writer import to_json, write_files
 
 
 def list_domains(bundle: Path) -> List[str]:
@@ -37,15 +35,15 @@ def add_pack(bundle: Path, pack: Path, replace: bool = False) -> Domain:
     Runtime that has the bundle open sees the domain at its next `load`.
     """
     with Bundle(bundle) as opened:
-        _writable(opened)
-        source = Files(pack, _JSON, "domain pack")
+        opened.require_directory()
+        source = Files(pack, DESCRIPTION, "domain pack")
         try:
             domain = read_domain_files(source, "")
             content = _content(source, "")
         finally:
             source.close()
         domain = fitted(domain, opened.manifest)
-        folder = os.path.join(opened.path, "domains")
+        folder = os.path.join(opened.path, DOMAINS)
         place = os.path.join(folder, domain.name)
         if os.path.lexists(place) and not replace:
             raise DomainError(
@@ -55,7 +53,8 @@ def add_pack(bundle: Path, pack: Path, replace: bool = False) -> Domain:
             os.makedirs(folder, exist_ok=True)
             fresh = tempfile.mkdtemp(prefix=".adding-", dir=folder)
             try:
-                _fill(fresh, content)
+                os.chmod(fresh, 0o755)  # mkdtemp's is for the owner alone
+                write_files(fresh, content)
                 _swap_in(fresh, place)
             finally:
                 shutil.rmtree(fresh, ignore_errors=True)
@@ -67,10 +66,10 @@ def add_pack(bundle: Path, pack: Path, replace: bool = False) -> Domain:
 def remove_domain(bundle: Path, name: str) -> None:
     """Delete a domain from a bundle directory."""
     with Bundle(bundle) as opened:
-        _writable(opened)
+        opened.require_directory()
         if name not in opened.domains:
             raise DomainError(unknown_domain(name, opened.domains))
-        place = os.path.join(opened.path, "domains", name)
+        place = os.path.join(opened.path, DOMAINS, name)
         try:
             aside = tempfile.mkdtemp(prefix=".removed-", dir=os.path.dirname(place))
             os.rename(place, os.path.join(aside, name))
@@ -82,23 +81,22 @@ def remove_domain(bundle: Path, name: str) -> None:
 def update_domain(
     bundle: Path, name: str, theta: Optional[float] = None, metrics: Optional[Dict[str, Any]] = None
 ) -> Domain:
-    """Change a domain's threshold, and the metrics named, in a bundle directory; its weights stay as they
-    are.
+    """Change a domain's threshold, and the metrics named, in a bundle directory; its weights stay as they are.
 
     Returns the domain as it is now. A Runtime that has it loaded keeps the old one until its next `load`.
     """
     with Bundle(bundle) as opened:
-        _writable(opened)
+        opened.require_directory()
         before = read_domain(opened, name)
-        content = json.loads(opened.files.read("domains/%s/%s" % (name, _JSON)).decode("utf-8"))
+        content = json.loads(opened.files.read(domain_prefix(name) + DESCRIPTION).decode("utf-8"))
         if theta is not None:
             if not math.isfinite(theta):
                 raise DomainError("theta of domain %s must be a finite number, not %s" % (name, theta))
             content["theta"] = float(theta)
         content["metrics"] = dict(before.metrics, **(metrics or {}))
-        path = os.path.join(opened.path, "domains", name, _JSON)
+        path = os.path.join(opened.path, DOMAINS, name, DESCRIPTION)
         try:
-            data = (json.dumps(content, indent=2, allow_nan=False) + "\n").encode("utf-8")
+            data = to_json(content)
         except ValueError:
             raise DomainError("metrics of domain %s must be finite numbers" % name)
         try:
@@ -117,7 +115,7 @@ def write_pack(bundle: Path, name: str, out: Path) -> str:
     path = os.path.join(out, name + ".da3") if os.path.isdir(out) else out
     with Bundle(bundle) as opened:
         read_domain(opened, name)  # never hand on what would be refused
-        content = _content(opened.files, "domains/%s/" % name)
+        content = _content(opened.files, domain_prefix(name))
     try:
         replace_file(path, lambda file: _zip(file, content))
     except OSError as error:
@@ -126,21 +124,7 @@ def write_pack(bundle: Path, name: str, out: Path) -> str:
 
 
 def _content(files: Files, prefix: str) -> Dict[str, bytes]:
-    return {name: files.read(prefix + name) for name in (_JSON, WEIGHTS)}
-
-
-def _writable(bundle: Bundle) -> None:
-    if bundle.is_zip:
-        raise BundleError("%s is a zipped bundle, which is read-only: unzip it first" % bundle.path)
-
-
-def _fill(folder: str, content: Dict[str, bytes]) -> None:
-    os.chmod(folder, 0o755)  # mkdtemp's is for the owner alone
-    for name, data in sorted(content.items()):
-        with open(os.path.join(folder, name), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())  # a board that loses power must not keep an empty file under a good name
+    return {name: files.read(prefix + name) for name in (DESCRIPTION, WEIGHTS)}
 
 
 def _swap_in(fresh: str, place: str) -> None:

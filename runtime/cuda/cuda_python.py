@@ -7,18 +7,9 @@ from typing import Any, Callable, Sequence, Tuple
 import numpy as np
 
 from ..errors import BackendError
-from .interface import (
-    BindingMissing,
-    Cuda,
-    Gpu,
-    Host,
-    cannot_pin,
-    driver_text,
-    out_of_memory,
-    primary_context,
-    unusable,
-    zeroed,
-)
+from .context import primary_context
+from .interface import BindingMissing, Cuda, Gpu, Host, zeroed
+from .messages import cannot_pin, driver_text, out_of_memory, unusable
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING

@@ -10,19 +10,9 @@ from typing import Any, Dict, Sequence, Tuple
 import numpy as np
 
 from ..errors import BackendError
-from .interface import (
-    BindingMissing,
-    Cuda,
-    Gpu,
-    Host,
-    cannot_pin,
-    driver_text,
-    first_line,
-    out_of_memory,
-    primary_context,
-    unusable,
-    zeroed,
-)
+from .context import primary_context
+from .interface import BindingMissing, Cuda, Gpu, Host, zeroed
+from .messages import cannot_pin, driver_text, first_line, out_of_memory, unusable
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, CU_EVENT_DISABLE_TIMING: pycuda names only the second
 _DISABLE_TIMING = 2

@@ -1,1 +1,7 @@
-"""TODO face."""
+"""Running a bundle: which backend, how a layout is driven on it, and predictions from what it answers."""
+
+from .answers import name_answers
+from .choice import NAMES, choose
+from .scheduler import Bound, Outcome, Scheduler
+
+__all__ = ["NAMES", "Bound", "Outcome", "Scheduler", "choose", "name_answers"]

@@ -6,21 +6,24 @@ import numpy as np
 
 from ..errors import ImageError
 from ..records import BatchResult, Block, Prediction
-from .scheduler import flops_share
+from ..schedule.flops import flops_share
 
 
 def name_answers(result: BatchResult, blocks: Sequence[Block]) -> List[Prediction]:
-    """One Prediction per image. Raises ImageError if the network answered NaN or infinity."""
-    logits, ran, domain = result
+    """One Prediction per image: the softmax of its logits, and the most probable class.
+
+    Raises ImageError if the network answered NaN or infinity.
+    """
+    logits, ran, domain = result.logits, result.blocks, result.domain
     if not np.isfinite(logits).all():
         raise ImageError("the network answered NaN or infinity: look for NaN in the images")
     shares = flops_share(blocks, ran)
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     probabilities = exp / exp.sum(axis=1, keepdims=True)
-    out: List[Prediction] = []
+    predictions: List[Prediction] = []
     for i in range(logits.shape[0]):
         index, count = int(logits[i].argmax()), int(ran[i].sum())
-        out.append(
+        predictions.append(
             Prediction(
                 label=domain.classes[index],
                 index=index,
@@ -35,4 +38,4 @@ def name_answers(result: BatchResult, blocks: Sequence[Block]) -> List[Predictio
                 classes=domain.classes,
             )
         )
-    return out
+    return predictions

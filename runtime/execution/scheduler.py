@@ -1,60 +1,74 @@
 """Driving a backend through a layout: everything is looked up and bound once, then one short loop per run.
 
-A run takes a free context of its batch size, or has one made. Each context keeps a program per domain: its calls bound to
-the context's buffers and the domain's weights. So switching domains is taking another program, however many there are,
-and the loops below read no name, no dict and make no array.
+A run takes a free context of its batch size, or has one made. Each context keeps a program for each domain: the
+layout's calls, bound to the context's buffers and the domain's weights. To switch domains is to take another program,
+however many there are, and the loop for one image looks up no name and makes no array but its result.
 """
 
 import itertools
 import threading
 from collections import OrderedDict
-from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..backends.interface import Backend, ExecutionContext
 from ..bundle.bundle import Bundle
 from ..bundle.plan import LOGITS
-from ..errors import BackendError, DomainError
-from ..records import Array, Block, Domain
+from ..errors import BackendError
+from ..records import Array, Domain
+from ..schedule.decisions import Overrides, check_overrides, forced, opens, threshold
 from ..schedule.layout import Call, join_plan
 
-# block number -> True: always runs, False: always skipped. A block that is not named is left to its gate.
-Gates = Mapping[int, bool]
-
-_MAX_PROGRAMS = 256  # a context's: more domains than that are bound again when they come back
-_MAX_IDLE_LANES = 8
+_MAX_PROGRAMS = 256  # of one context; with more domains than that, programs are bound again when they come back
+_MAX_IDLE_CONTEXTS = 8
 
 _keys = itertools.count()
 
 
 class Bound(NamedTuple):
-    """A domain ready to run. weights: where the backend wants them; key: no other domain ever bound has it."""
+    """A domain ready to run. weights: where the backend wants them; theta: its threshold as gates are compared with it;
+    key: no other domain ever bound has it."""
 
     domain: Domain
     weights: Any
     theta: float
     key: int
 
+    def with_theta(self, theta: float) -> "Bound":
+        """The same domain, with the same weights and key, and another threshold."""
+        return self._replace(domain=self.domain._replace(theta=theta), theta=threshold(theta))
 
-class _Step(NamedTuple):
-    """One bound call; gate None: `run` always. The variants for some rows are None in a context for one image."""
+
+class Outcome(NamedTuple):
+    """What a run gives. logits: float32 (B, classes). blocks: bool (B, n_blocks), True where the block ran. values: the
+    values of the plan that were asked for, (B, ...) each."""
+
+    logits: Array
+    blocks: Array
+    values: Dict[str, Array]
+
+
+class _BoundCall(NamedTuple):
+    """One call of a layout, bound to a context. `run` is called where the gate opens, or where there is none (gate is
+    None); `skip` is called otherwise. run_rows and skip_rows do the same for some images of a batch; they are None in a
+    context for one image."""
 
     run: Callable[[], None]
     gate: Optional[Callable[[], Array]]
     skip: Callable[[], None]
-    block: int
-    run_rows: Any
-    skip_rows: Any
+    block: int = -1
+    run_rows: Any = None
+    skip_rows: Any = None
 
 
 class _Program(NamedTuple):
-    steps: Tuple[_Step, ...]
-    ran: Array  # bool (n_blocks,), before any gate has spoken
+    calls: Tuple[_BoundCall, ...]
+    ran: Array  # bool (n_blocks,): what runs unless a gate says otherwise
 
 
-class _Track:
-    """A context and its programs."""
+class _Pooled:
+    """A context and its programs. generation: that of the scheduler when programs of forgotten domains last went."""
 
     def __init__(self, context: ExecutionContext, batch: int) -> None:
         self.context = context
@@ -66,15 +80,16 @@ class _Track:
 class Scheduler:
     """One per opened bundle; any number of threads may run it."""
 
-    def __init__(self, bundle: Bundle, backend: Backend, keep: Sequence[str] = ()) -> None:
-        """Opens every subgraph, so that the first image is as fast as the next. keep: values that `run` can hand back."""
+    def __init__(self, bundle: Bundle, backend: Backend, readable: Sequence[str] = ()) -> None:
+        """Opens every subgraph, so that the first image is as fast as the next. readable: values of the plan that
+        `trace` can read from these subgraphs; it opens others for what is not among them."""
         self._bundle = bundle
         self._backend = backend
-        self._layout = join_plan(bundle.manifest, backend.looks_ahead, keep)
+        self._layout = join_plan(bundle.manifest, backend.looks_ahead, readable)
         self._blocks = len(bundle.manifest.blocks)
-        self._gateable = {call.block for call in self._layout.calls if call.gate is not None}
+        self._gateable = {call.block for call in self._layout.calls if call.block is not None}
         self._lock = threading.Lock()
-        self._idle: List[_Track] = []  # least recently used first
+        self._idle: List[_Pooled] = []  # least recently used first
         self._busy = 0
         self._closed = False
         self._alive: Dict[int, bool] = {}
@@ -83,8 +98,7 @@ class Scheduler:
 
     def bind(self, domain: Domain) -> Bound:
         """A domain `fitted` to this bundle, made ready to run."""
-        # Gates are float32: comparing them with a float32 threshold is exact for one image and for a batch alike.
-        bound = Bound(domain, self._backend.weights(domain), float(np.float32(domain.theta)), next(_keys))
+        bound = Bound(domain, self._backend.weights(domain), threshold(domain.theta), next(_keys))
         with self._lock:
             self._alive[bound.key] = True
         return bound
@@ -94,40 +108,43 @@ class Scheduler:
         with self._lock:
             self._alive.pop(bound.key, None)
             self._generation += 1
-            for track in self._idle:
-                self._sweep(track)
+            for pooled in self._idle:
+                self._sweep(pooled)
 
-    def run(self, bound: Bound, images: Array, gates: Optional[Gates] = None) -> Tuple[Array, Array]:
-        """float32 (B, 3, size, size) -> logits float32 (B, classes), bool (B, n_blocks) of what ran."""
-        logits, ran, _ = self._split(bound, images, (), gates)
-        return logits, ran
+    def run(self, bound: Bound, images: Array, overrides: Optional[Overrides] = None) -> Outcome:
+        """float32 (B, 3, size, size), C-contiguous -> Outcome, without values of the plan."""
+        return self._run_in_pieces(bound, images, (), overrides)
 
     def trace(
-        self, bound: Bound, images: Array, keep: Sequence[str], gates: Optional[Gates] = None
-    ) -> Tuple[Array, Array, Dict[str, Array]]:
-        """`run`, and the values of the plan named in `keep`. One inside a subgraph needs other subgraphs, which end where it
-        is written: they are opened for this call."""
-        if set(keep) <= set(self._layout.kept + self._layout.gates):
-            return self._split(bound, images, keep, gates)
-        tracer = Scheduler(self._bundle, self._backend.another(), keep)
+        self, bound: Bound, images: Array, watched: Sequence[str], overrides: Optional[Overrides] = None
+    ) -> Outcome:
+        """`run`, and the values of the plan named in `watched`.
+
+        A value inside a subgraph cannot be read from it. For such a one, subgraphs that end where it is written are
+        opened for this call.
+        """
+        if set(watched) <= set(self._layout.readable + self._layout.gates):
+            return self._run_in_pieces(bound, images, watched, overrides)
+        tracer = Scheduler(self._bundle, self._backend.another(), watched)
         try:
-            return tracer._split(tracer.bind(bound.domain), images, keep, gates)
+            return tracer._run_in_pieces(tracer.bind(bound.domain), images, watched, overrides)
         finally:
             tracer.close()
 
-    def _split(
-        self, bound: Bound, images: Array, keep: Sequence[str], gates: Optional[Gates]
-    ) -> Tuple[Array, Array, Dict[str, Array]]:
-        """A batch in pieces of what a context may take."""
+    def _run_in_pieces(
+        self, bound: Bound, images: Array, watched: Sequence[str], overrides: Optional[Overrides]
+    ) -> Outcome:
+        """A batch, in pieces of the size that a context may take."""
         most = self._backend.max_batch or len(images)
-        subgraphs = [
-            self._run(bound, images[i : i + most], keep, tuple(sorted(gates.items())) if gates else ())
-            for i in range(0, len(images), most)
-        ]
-        if len(subgraphs) == 1:
-            return subgraphs[0]
-        kept = {name: np.concatenate([subgraph[2][name] for subgraph in subgraphs]) for name in keep}
-        return np.concatenate([p[0] for p in subgraphs]), np.concatenate([p[1] for p in subgraphs]), kept
+        key = tuple(sorted(overrides.items())) if overrides else ()
+        pieces = [self._run(bound, images[i : i + most], watched, key) for i in range(0, len(images), most)]
+        if len(pieces) == 1:
+            return pieces[0]
+        return Outcome(
+            np.concatenate([piece.logits for piece in pieces]),
+            np.concatenate([piece.blocks for piece in pieces]),
+            {name: np.concatenate([piece.values[name] for piece in pieces]) for name in watched},
+        )
 
     def close(self) -> None:
         """Free everything once the runs under way have ended; may be called twice."""
@@ -137,33 +154,33 @@ class Scheduler:
             self._closed = True
             idle, self._idle = self._idle, []
             last = self._busy == 0
-        for track in idle:
-            track.context.close()
+        for pooled in idle:
+            pooled.context.close()
         if last:
             self._backend.close()
 
     # -- a run
 
     def _run(
-        self, bound: Bound, images: Array, keep: Sequence[str], gates: Tuple[Tuple[int, bool], ...]
-    ) -> Tuple[Array, Array, Dict[str, Array]]:
-        track = self._take(len(images))
+        self, bound: Bound, images: Array, watched: Sequence[str], overrides: Tuple[Tuple[int, bool], ...]
+    ) -> Outcome:
+        pooled = self._take(len(images))
         sound = False
         try:
-            program = self._program(track, bound, gates)
-            context = track.context
+            program = self._program(pooled, bound, overrides)
+            context = pooled.context
             context.begin(images)
             try:
-                ran = (_run_one if track.batch == 1 else _run_many)(program, bound.theta, track.batch)
-                result = context.read(LOGITS), ran, {name: context.read(name) for name in keep}
+                ran = (_run_one if pooled.batch == 1 else _run_many)(program, bound.theta, pooled.batch)
+                outcome = Outcome(context.read(LOGITS), ran, {name: context.read(name) for name in watched})
             finally:
                 context.end()
             sound = True
-            return result
+            return outcome
         finally:
-            self._give_back(track, sound)
+            self._give_back(pooled, sound)
 
-    def _take(self, batch: int) -> _Track:
+    def _take(self, batch: int) -> _Pooled:
         with self._lock:
             if self._closed:
                 raise BackendError("this Runtime is closed; open the bundle again with Runtime(path)")
@@ -172,22 +189,22 @@ class Scheduler:
                 if self._idle[number].batch == batch:
                     return self._idle.pop(number)
         try:
-            return _Track(self._backend.context(batch), batch)
+            return _Pooled(self._backend.context(batch), batch)
         except BaseException:
             self._leave()
             raise
 
-    def _give_back(self, track: _Track, sound: bool) -> None:
+    def _give_back(self, pooled: _Pooled, sound: bool) -> None:
         """A context in which something failed is not used again."""
-        surplus = None if sound else track
+        surplus = None if sound else pooled
         with self._lock:
             if sound and self._closed:
-                surplus = track
+                surplus = pooled
             elif sound:
-                if track.generation != self._generation:
-                    self._sweep(track)
-                self._idle.append(track)
-                if len(self._idle) > _MAX_IDLE_LANES:
+                if pooled.generation != self._generation:
+                    self._sweep(pooled)
+                self._idle.append(pooled)
+                if len(self._idle) > _MAX_IDLE_CONTEXTS:
                     surplus = self._idle.pop(0)
         try:
             if surplus is not None:
@@ -202,59 +219,53 @@ class Scheduler:
         if last:
             self._backend.close()
 
-    def _sweep(self, track: _Track) -> None:
-        for key in [key for key in track.programs if key[0] not in self._alive]:
-            del track.programs[key]
-        track.generation = self._generation
+    def _sweep(self, pooled: _Pooled) -> None:
+        """Drop the programs of domains that were forgotten."""
+        for key in [key for key in pooled.programs if key[0] not in self._alive]:
+            del pooled.programs[key]
+        pooled.generation = self._generation
 
     # -- programs
 
-    def _program(self, track: _Track, bound: Bound, gates: Tuple[Tuple[int, bool], ...]) -> _Program:
-        key = (bound.key, gates, bound.domain.gated)
-        program = track.programs.get(key)
+    def _program(self, pooled: _Pooled, bound: Bound, overrides: Tuple[Tuple[int, bool], ...]) -> _Program:
+        key = (bound.key, overrides, bound.domain.gated)
+        program = pooled.programs.get(key)
         if program is None:
-            program = self._bind(track, bound, dict(gates))
-            track.programs[key] = program
-            if len(track.programs) > _MAX_PROGRAMS:
-                track.programs.popitem(last=False)
-        elif len(track.programs) == _MAX_PROGRAMS:
-            track.programs.move_to_end(key)
+            program = self._bind(pooled, bound, dict(overrides))
+            pooled.programs[key] = program
+            if len(pooled.programs) > _MAX_PROGRAMS:
+                pooled.programs.popitem(last=False)
+        elif len(pooled.programs) == _MAX_PROGRAMS:
+            pooled.programs.move_to_end(key)
         return program
 
-    def _bind(self, track: _Track, bound: Bound, gates: Dict[int, bool]) -> _Program:
-        for block, runs in gates.items():
-            if not 0 <= block < self._blocks or (not runs and block not in self._gateable):
-                raise DomainError(
-                    "block %d cannot be skipped; gateable blocks: %s"
-                    % (block, ", ".join(str(b) for b in sorted(b for b in self._gateable if b is not None)) or "none")
-                )
-        ran = np.array([gates.get(block, True) for block in range(self._blocks)], dtype=bool)
-        steps = tuple(_step(track, call, bound, gates) for call in self._layout.calls)
-        return _Program(steps, ran)
+    def _bind(self, pooled: _Pooled, bound: Bound, overrides: Dict[int, bool]) -> _Program:
+        check_overrides(overrides, self._blocks, self._gateable)
+        ran = np.array([overrides.get(block, True) for block in range(self._blocks)], dtype=bool)
+        return _Program(tuple(_bind_call(pooled, call, bound, overrides) for call in self._layout.calls), ran)
 
 
-def _step(track: _Track, call: Call, bound: Bound, gates: Dict[int, bool]) -> _Step:
-    """A call of which a gate that is overruled is not read, and what cannot happen is not bound."""
-    context, subgraph = track.context, call.subgraph
-    free = call.gate is not None and bound.domain.gated and call.block not in gates
-    if call.skip is not None and not free and call.block is not None and not gates.get(call.block, True):
-        subgraph = call.skip
-    run = context.bind(subgraph, bound.weights)
-    if not free:
-        return _Step(run, None, run, -1, None, None)
+def _bind_call(pooled: _Pooled, call: Call, bound: Bound, overrides: Overrides) -> _BoundCall:
+    """Bind what may happen, and nothing else: a gate that does not decide is not read."""
+    context, weights = pooled.context, bound.weights
+    decided = forced(call.gate, call.block, bound.domain.gated, overrides)
+    chosen = call.skip if decided is False and call.skip is not None else call.subgraph
+    run = context.bind(chosen, weights)
+    if decided is not None:
+        return _BoundCall(run, None, run)
     assert call.gate is not None and call.skip is not None and call.block is not None
-    skip = context.bind(call.skip, bound.weights)
-    rows = (None, None)
-    if track.batch > 1:
-        rows = (context.bind_rows(subgraph, bound.weights), context.bind_rows(call.skip, bound.weights))  # type: ignore[assignment]
-    return _Step(run, context.gate(call.gate), skip, call.block, rows[0], rows[1])
+    gate, skip = context.gate(call.gate), context.bind(call.skip, weights)
+    if pooled.batch == 1:
+        return _BoundCall(run, gate, skip, call.block)
+    run_rows, skip_rows = context.bind_rows(call.subgraph, weights), context.bind_rows(call.skip, weights)
+    return _BoundCall(run, gate, skip, call.block, run_rows, skip_rows)
 
 
 def _run_one(program: _Program, theta: float, batch: int) -> Array:
     """The hot loop: one image, a gate is one float. Returns bool (1, n_blocks)."""
     ran: Array = program.ran.reshape(1, -1).copy()
-    for run, gate, skip, block, _, _ in program.steps:
-        if gate is None or gate()[0] > theta:
+    for run, gate, skip, block, _, _ in program.calls:
+        if gate is None or opens(gate()[0], theta):
             run()
         else:
             ran[0, block] = False
@@ -263,13 +274,14 @@ def _run_one(program: _Program, theta: float, batch: int) -> Array:
 
 
 def _run_many(program: _Program, theta: float, batch: int) -> Array:
-    """A batch: each image has its own gates; a block runs on the images that need it. bool (batch, n_blocks)."""
+    """A batch: each image has its own gates, and a block runs on the images that need it. Returns bool (batch,
+    n_blocks)."""
     ran = np.tile(program.ran, (batch, 1))
-    for run, gate, skip, block, run_rows, skip_rows in program.steps:
+    for run, gate, skip, block, run_rows, skip_rows in program.calls:
         if gate is None:
             run()
             continue
-        on = gate() > theta  # (batch,)
+        on = opens(gate(), theta)  # (batch,)
         ran[:, block] = on
         if on.all():
             run()
@@ -279,14 +291,3 @@ def _run_many(program: _Program, theta: float, batch: int) -> Array:
             run_rows(np.flatnonzero(on))
             skip_rows(np.flatnonzero(~on))
     return ran
-
-
-def flops_share(blocks: Sequence[Block], ran: Array) -> Array:
-    """bool (B, n_blocks) -> float64 (B,): operations of what ran over those of all blocks; 1.0 when there are
-    none."""
-    full = np.array([b.flops for b in blocks], dtype=np.float64)
-    left = np.array([b.flops if b.skip_flops is None else b.skip_flops for b in blocks], dtype=np.float64)
-    if full.sum() == 0:
-        return np.ones(ran.shape[0])
-    share: Array = np.where(ran, full, left).sum(axis=1) / full.sum()
-    return share

@@ -1,37 +1,89 @@
-"""What `Runtime.run` takes: paths or arrays in, preprocessed batches out."""
+"""From paths or arrays to preprocessed batches: what `Runtime.run` takes and what the command line reads."""
 
 import os
-from typing import Iterator, List, Sequence, Union
+import time
+from typing import Callable, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..errors import ImageError
-from ..records import Array
-from .paths import expand
+from ..records import Array, Path
+from .paths import ARRAY_SUFFIX, expand
 from .preprocess import Preprocessing
 
-Path = Union[str, "os.PathLike[str]"]
 Images = Union[Path, Array, Sequence[Path], Sequence[Array]]
+OnUnreadable = Callable[[str, ImageError], None]
+
+
+class Input(NamedTuple):
+    """One image as the network takes it.
+
+    name: its path, with [index] behind it for an image of a .npy file; pixels: float32 (3, size, size); seconds: what
+    reading and preprocessing it took.
+    """
+
+    name: str
+    pixels: Array
+    seconds: float
+
+
+class Batch(NamedTuple):
+    """Some inputs stacked: names and seconds have one entry each; images is float32 (B, 3, size, size)."""
+
+    names: List[str]
+    images: Array
+    seconds: List[float]
 
 
 def batches(images: Images, prep: Preprocessing, batch_size: int) -> Iterator[Array]:
-    """Paths, uint8 pictures or preprocessed float32 -> float32 (at most batch_size, 3, size, size), in
-    order."""
-    if batch_size < 1:
-        raise ImageError("batch_size must be at least 1, not %d" % batch_size)
-    items = _listed(images)
-    for start in range(0, len(items), batch_size):
-        part = items[start : start + batch_size]
-        if isinstance(part, np.ndarray) and part.dtype != np.uint8:  # already preprocessed
-            yield as_batch(part, prep.size)
-        else:
-            pictures = [prep.resize_and_crop(p) if isinstance(p, np.ndarray) else prep.load(p) for p in part]
-            yield prep.normalise(np.stack(pictures))
+    """Paths, uint8 pictures or preprocessed float32 -> float32 (at most batch_size, 3, size, size), in order.
+
+    A .npy file may hold what an array may be. Raises ImageError for the first image that cannot be read.
+    """
+    if isinstance(images, np.ndarray):
+        return _slices(images, prep, batch_size)
+    return (batch.images for batch in in_batches(read_inputs(_listed(images), prep), batch_size))
+
+
+def read_inputs(
+    items: Iterable[Union[str, Array]], prep: Preprocessing, on_unreadable: Optional[OnUnreadable] = None
+) -> Iterator[Input]:
+    """Files and uint8 (H, W, 3) pictures -> inputs, in order; a .npy file gives as many as it holds.
+
+    on_unreadable: called with the name and the error of a file that cannot be read, which is then left out; without it
+    that ImageError is raised.
+    """
+    for item in items:
+        found = _named(item, prep)
+        while True:
+            start = time.perf_counter()
+            try:
+                name, pixels = next(found)
+            except StopIteration:
+                break
+            except ImageError as error:
+                if on_unreadable is None or not isinstance(item, str):
+                    raise
+                on_unreadable(item, error)
+                break
+            yield Input(name, pixels, time.perf_counter() - start)
+
+
+def in_batches(inputs: Iterable[Input], batch_size: int) -> Iterator[Batch]:
+    """Inputs -> batches of batch_size of them, in order; the last one may be smaller."""
+    _check(batch_size)
+    waiting: List[Input] = []
+    for item in inputs:
+        waiting.append(item)
+        if len(waiting) == batch_size:
+            yield _stacked(waiting)
+            waiting = []
+    if waiting:
+        yield _stacked(waiting)
 
 
 def as_batch(images: Array, size: int) -> Array:
-    """float32 or float64 (B, 3, size, size) or (3, size, size) -> float32 (B, 3, size, size),
-    C-contiguous."""
+    """float32 or float64 (B, 3, size, size) or (3, size, size) -> float32 (B, 3, size, size), C-contiguous."""
     if not isinstance(images, np.ndarray) or images.dtype not in (np.float32, np.float64):
         raise ImageError("expected float32 images of shape (B, 3, %d, %d)" % (size, size))
     if images.ndim == 3:
@@ -41,14 +93,60 @@ def as_batch(images: Array, size: int) -> Array:
     return np.ascontiguousarray(images, dtype=np.float32)
 
 
-def _listed(images: Images) -> Union[Array, List[Union[str, Array]]]:
-    """A (B, ...) array, or a list of paths and uint8 pictures."""
-    if isinstance(images, np.ndarray):
-        if images.ndim == 3:
-            images = images[None]
-        if images.ndim != 4 or images.shape[0] == 0:
-            raise ImageError("expected images of shape (B, H, W, 3) or (B, 3, size, size), not %s" % (images.shape,))
-        return images
+def _named(item: Union[str, Array], prep: Preprocessing) -> Iterator[Tuple[str, Array]]:
+    """(name, float32 (3, size, size)) of the picture, or of every one in a .npy file."""
+    if not isinstance(item, str):
+        yield "array", _preprocessed(item[None], prep)[0]
+    elif item.endswith(ARRAY_SUFFIX):
+        array = _load_array(item)
+        try:
+            for index, batch in enumerate(_slices(array, prep, 1)):
+                yield "%s[%d]" % (item, index), batch[0]
+        except ImageError as error:
+            raise ImageError("%s: %s" % (item, error))
+    else:
+        yield item, prep.normalise(prep.load(item)[None])[0]
+
+
+def _load_array(path: str) -> Array:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise ImageError("cannot read %s: %s" % (path, str(error).split("\n")[0]))
+    if not isinstance(array, np.ndarray):
+        raise ImageError("cannot read %s: it is an archive of arrays (.npz), not one" % path)
+    return array
+
+
+def _slices(images: Array, prep: Preprocessing, batch_size: int) -> Iterator[Array]:
+    """The batches of one array: (B, H, W, 3) uint8 or (B, 3, size, size) floating point, or one image of these."""
+    _check(batch_size)
+    if images.ndim == 3:
+        images = images[None]
+    if images.ndim != 4 or images.shape[0] == 0:
+        raise ImageError("expected images of shape (B, H, W, 3) or (B, 3, size, size), not %s" % (images.shape,))
+    for start in range(0, len(images), batch_size):
+        yield _preprocessed(images[start : start + batch_size], prep)
+
+
+def _preprocessed(images: Array, prep: Preprocessing) -> Array:
+    """uint8 pictures or preprocessed floating point -> float32 (B, 3, size, size)."""
+    if images.dtype != np.uint8:
+        return as_batch(images, prep.size)
+    return prep.normalise(np.stack([prep.resize_and_crop(image) for image in images]))
+
+
+def _stacked(inputs: List[Input]) -> Batch:
+    return Batch([i.name for i in inputs], np.stack([i.pixels for i in inputs]), [i.seconds for i in inputs])
+
+
+def _check(batch_size: int) -> None:
+    if batch_size < 1:
+        raise ImageError("batch_size must be at least 1, not %d" % batch_size)
+
+
+def _listed(images: Union[Path, Sequence[Path], Sequence[Array]]) -> List[Union[str, Array]]:
+    """Paths, each one expanded, and pictures as they are."""
     if isinstance(images, (str, os.PathLike)):
         return list(expand([images]))
     items: List[Union[str, Array]] = []

@@ -1,22 +1,17 @@
-"""From a picture file to the network's input, the same way in training, calibration and on the device."""
+"""From a picture to the network's input, the same way in training, calibration and on the device."""
 
-import io
-import os
-import warnings
-from typing import Any, NamedTuple, Optional, Tuple, Union
+from typing import NamedTuple, Tuple
 
 import numpy as np
 
 from ..errors import ImageError
-from ..records import Array
+from ..records import Array, Path
+from .decode import decode
 from .resize import resize_bilinear
-
-Path = Union[str, "os.PathLike[str]"]
 
 
 class Preprocessing(NamedTuple):
-    """How a backbone wants its pictures: see docs/bundle.md. size in pixels, mean and std on the 0..1
-    scale."""
+    """How a backbone wants its pictures: see docs/bundle.md. size is in pixels, mean and std are on the 0..1 scale."""
 
     size: int
     crop: float
@@ -60,8 +55,8 @@ class Preprocessing(NamedTuple):
 
     def load(self, path: Path) -> Array:
         """A picture file -> uint8 (size, size, 3), ready for `normalise`."""
-        # Twice the side: JPEG's own scaling does the first halvings of a large photo, ours the last, visible
-        # one.
+        # JPEG's own scaling does the first halvings of a large photo; ours does the last one, which is visible, so it
+        # gets twice the side.
         return self.resize_and_crop(decode(path, at_least=2 * self.side))
 
 
@@ -76,74 +71,3 @@ def check_rgb(image: Array) -> None:
         raise ImageError(
             "expected a uint8 image of shape (H, W, 3), not %s %s; convert it to 8-bit RGB" % (image.dtype, image.shape)
         )
-
-
-def decode(path: Path, at_least: Optional[int] = None) -> Array:
-    """A picture file -> uint8 (H, W, 3) RGB, upright.
-
-    at_least: the shorter side in pixels that the caller needs; a large JPEG may then come back smaller than
-    it is stored, never below that, several times faster. Transparency is dropped, 16-bit and CMYK become
-    8-bit RGB. Raises ImageError naming the file.
-    """
-    path = os.fspath(path)
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-    except OSError as error:
-        raise ImageError("cannot read %s: %s" % (path, error.strerror or error))
-    if not data:
-        raise ImageError("%s is empty (0 bytes)" % path)
-    try:
-        return _decode_pillow(path, data, at_least)
-    except ImportError:
-        return _decode_cv2(path, data)
-
-
-def _decode_pillow(path: str, data: bytes, at_least: Optional[int]) -> Array:
-    import PIL.Image
-    import PIL.ImageOps
-
-    if not hasattr(PIL.ImageOps, "exif_transpose"):
-        raise ImportError("Pillow is older than 6")
-    try:
-        with warnings.catch_warnings():
-            # A picture that large on a small board is an accident or an attack, not an input.
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(io.BytesIO(data)) as image:
-                if at_least is not None:
-                    image.draft("RGB", (at_least, at_least))
-                return np.array(_to_rgb(PIL.ImageOps.exif_transpose(image) or image))
-    except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
-        raise ImageError("%s has too many pixels to be decoded safely; make it smaller first" % path)
-    except Exception as error:  # Pillow's plugins raise almost anything on a damaged file
-        raise ImageError("%s is not a readable picture: %s" % (path, _first_line(error, path)))
-
-
-def _to_rgb(image: Any) -> Any:
-    import PIL.Image
-
-    if image.mode.startswith("I"):  # 16-bit grey; convert("RGB") would clip it to white
-        grey = np.asarray(image)
-        return PIL.Image.fromarray(np.clip(grey // 256, 0, 255).astype(np.uint8)).convert("RGB")
-    if image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")
-    return image.convert("RGB")
-
-
-def _decode_cv2(path: str, data: bytes) -> Array:
-    try:
-        import cv2
-    except ImportError:
-        raise ImageError("cannot decode %s without an image library: pip install 'pillow>=6'" % path)
-    # OpenCV fills the missing part of a truncated JPEG with grey and only prints a warning.
-    cut = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9", len(data) // 2) < 0
-    image = None if cut else cv2.imread(path, cv2.IMREAD_COLOR)  # applies the EXIF orientation
-    if image is None:
-        raise ImageError("%s is not a readable picture%s" % (path, ": it is truncated" if cut else ""))
-    return np.ascontiguousarray(image[:, :, ::-1])
-
-
-def _first_line(error: BaseException, path: str) -> str:
-    text = str(error).split("\n")[0] or type(error).__name__
-    # Pillow quotes our in-memory buffer, which tells nobody anything.
-    return "unknown format" if "cannot identify image file" in text else text

@@ -1,1 +1,29 @@
-"""TODO face."""
+"""ONNX graphs without the onnx package: read, written, joined, and made float16 or INT8."""
+
+from .int8_ranges import INT8_FILE, INT8_FORMAT, Ranges, convolved, read_ranges
+from .model import DTYPES, AttributeValue, Info, Model, Node
+from .reading import read_model
+from .subgraphs import PRECISIONS, cpu_subgraph, engine_subgraph, ingredients, subgraph_identity
+from .whole import whole_model
+from .writing import write_model
+
+__all__ = [
+    "DTYPES",
+    "INT8_FILE",
+    "INT8_FORMAT",
+    "PRECISIONS",
+    "AttributeValue",
+    "Info",
+    "Model",
+    "Node",
+    "Ranges",
+    "convolved",
+    "cpu_subgraph",
+    "engine_subgraph",
+    "ingredients",
+    "read_model",
+    "read_ranges",
+    "subgraph_identity",
+    "whole_model",
+    "write_model",
+]

@@ -3,19 +3,19 @@
 import math
 from typing import Dict
 
-from ..bundle.bundle import Bundle
+from ..bundle.bundle import BundleContents
 from ..bundle.jsonfile import check_format, parse_object
 from ..errors import BundleError
-from .onnxfile import Model
+from .model import Model
 
 INT8_FILE = "backbone/int8.json"
-FORMAT = 1
+INT8_FORMAT = 1
 
 Ranges = Dict[str, Dict[str, float]]  # file of a segment -> value in it -> magnitude that becomes 127
 
 
-def read_ranges(bundle: Bundle) -> Ranges:
-    """What a bundle's int8.json says. Raises BundleError if there is none, or one that does not fit the bundle."""
+def read_ranges(bundle: BundleContents) -> Ranges:
+    """What a bundle's int8.json says. Raises BundleError if it has none, or one that does not fit it."""
     if INT8_FILE not in bundle.manifest.files:
         raise BundleError(
             "%s was not measured for INT8: run `da3 calibrate --int8` on it where it was made, or use fp16"
@@ -23,7 +23,7 @@ def read_ranges(bundle: Bundle) -> Ranges:
         )
     where = "%s: %s" % (bundle.path, INT8_FILE)
     root = parse_object(bundle.read(INT8_FILE), where)
-    check_format(root, FORMAT)
+    check_format(root, INT8_FORMAT)
     files = root.object("ranges")
     ranges: Ranges = {}
     for file in files.raw:

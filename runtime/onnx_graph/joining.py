@@ -1,18 +1,26 @@
-"""The ONNX graph of a subgraph: the graphs of its steps put end to end, without what nobody reads."""
+"""The graphs of several steps put end to end as one, without what nobody reads."""
 
-from typing import Callable, Dict, List, Optional, Sequence, Set
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Set
 
-from ..bundle.bundle import Bundle
-from ..bundle.plan import DOMAIN, IMAGE
+from ..bundle.bundle import BundleContents
 from ..errors import BundleError
-from ..records import Array, Domain, Segment
-from ..schedule.layout import Subgraph, whole_plan
-from .onnxfile import Info, Model, Node, read_model
+from ..records import Array, Segment, Step
+from ..schedule.layout import Subgraph
+from .model import Info, Model, Node
+from .reading import read_model
 
 Change = Callable[[str, Model], Model]  # (name of a bundle's file, its graph) -> a graph to use in its stead
 
 
-def subgraph_model(subgraph: Subgraph, bundle: Bundle, change: Optional[Change] = None) -> Model:
+class Piece(NamedTuple):
+    """A step, the segment that it runs, and that segment's graph, whose inputs and outputs are in the same order."""
+
+    step: Step
+    segment: Segment
+    model: Model
+
+
+def subgraph_model(subgraph: Subgraph, bundle: BundleContents, change: Optional[Change] = None) -> Model:
     """The graph that `subgraph.segment` describes: its inputs and outputs in that order, under those names.
 
     A single step's graph keeps its own names. In several joined, values between steps are called as in the plan, and
@@ -20,27 +28,15 @@ def subgraph_model(subgraph: Subgraph, bundle: Bundle, change: Optional[Change] 
     that no output needs are dropped. change: done to each step's graph first; its inputs and outputs must stay.
     Raises BundleError if a file is damaged or is not what the manifest says of it.
     """
-    segments = [bundle.manifest.segments[step.segment] for step in subgraph.steps]
-    models = [_segment_model(segment, bundle) for segment in segments]
-    if change is not None:
-        models = [change(segment.file, model) for segment, model in zip(segments, models)]
-    if len(models) == 1:
-        return _pruned(models[0])
-    return _pruned(_joined(subgraph, segments, models, "%s: subgraph %s" % (bundle.path, subgraph.segment.name)))
+    pieces = [read_piece(step, bundle, change) for step in subgraph.steps]
+    if len(pieces) == 1:
+        return pruned(pieces[0].model)
+    return pruned(joined(pieces, subgraph.segment, "%s: subgraph %s" % (bundle.path, subgraph.segment.name)))
 
 
-def whole_model(bundle: Bundle, domain: Domain) -> Model:
-    """The network of one domain as an ordinary model: image (batch, 3, S, S) -> logits, its weights constants, all
-    blocks on."""
-    model = subgraph_model(whole_plan(bundle.manifest), bundle)
-    given = {info.name for info in model.inputs}
-    model.weights.update((DOMAIN + name, array) for name, array in domain.weights.items() if DOMAIN + name in given)
-    model.inputs = [info for info in model.inputs if info.name == IMAGE]
-    return model
-
-
-def _segment_model(segment: Segment, bundle: Bundle) -> Model:
-    """A segment's graph, its inputs and outputs in the manifest's order."""
+def read_piece(step: Step, bundle: BundleContents, change: Optional[Change] = None) -> Piece:
+    """A step with its segment's graph as the bundle has it. Raises BundleError, see `subgraph_model`."""
+    segment = bundle.manifest.segments[step.segment]
     where = "%s: %s" % (bundle.path, segment.file)
     model = read_model(bundle.read(segment.file), where)
     inputs = {info.name: info for info in model.inputs}
@@ -52,11 +48,17 @@ def _segment_model(segment: Segment, bundle: Bundle) -> Model:
         )
     model.inputs = [inputs[value.name] for value in segment.inputs]
     model.outputs = [outputs[value.name] for value in segment.outputs]
-    return model
+    return Piece(step, segment, model if change is None else change(segment.file, model))
 
 
-def _joined(subgraph: Subgraph, segments: Sequence[Segment], models: Sequence[Model], where: str) -> Model:
-    plan_names = set(subgraph.inputs).union(*(step.outputs for step in subgraph.steps))
+def joined(pieces: Sequence[Piece], ends: Segment, where: str) -> Model:
+    """One graph of several steps. ends: its name, and its inputs and outputs, which are called as in the plan.
+
+    Values of the plan that no step writes and that are not among the inputs are read all the same: who joins must
+    provide them, as weights. Raises BundleError, which names `where`, if the steps' graphs are of different opsets.
+    """
+    plan_names = {name for piece in pieces for name in piece.step.inputs + piece.step.outputs}
+    plan_names.update(value.name for value in ends.inputs)
     mark = "step"
     while any(name.startswith(mark) for name in plan_names):
         mark += "_"
@@ -64,7 +66,7 @@ def _joined(subgraph: Subgraph, segments: Sequence[Segment], models: Sequence[Mo
     weights: Dict[str, Array] = {}
     infos: Dict[str, Info] = {}
     opsets: Dict[str, int] = {}
-    for number, (step, segment, model) in enumerate(zip(subgraph.steps, segments, models)):
+    for number, (step, segment, model) in enumerate(pieces):
         prefix = "%s%d/" % (mark, number)
         names = {"": ""}
         copies: List[Node] = []
@@ -79,11 +81,8 @@ def _joined(subgraph: Subgraph, segments: Sequence[Segment], models: Sequence[Mo
             infos[name] = info
         for node in model.nodes:
             inputs, outputs = ([names.get(n, prefix + n) for n in ns] for ns in (node.inputs, node.outputs))
-            title = prefix + node.name if node.name else ""
-            nodes.append(Node(node.op, inputs, outputs, node.attributes, node.domain, title))
-        for node in copies:
-            node.inputs = [names.get(n, prefix + n) for n in node.inputs]
-            nodes.append(node)
+            nodes.append(node.replace(inputs, outputs, name=prefix + node.name if node.name else ""))
+        nodes += [copy.replace([names.get(n, prefix + n) for n in copy.inputs]) for copy in copies]
         weights.update((prefix + name, array) for name, array in model.weights.items())
         for domain, version in model.opsets.items():
             if opsets.setdefault(domain, version) != version:
@@ -94,22 +93,21 @@ def _joined(subgraph: Subgraph, segments: Sequence[Segment], models: Sequence[Mo
     return Model(
         nodes,
         weights,
-        [infos[value.name]._replace(name=value.name, shape=value.shape) for value in subgraph.segment.inputs],
-        [infos[value.name]._replace(name=value.name, shape=value.shape) for value in subgraph.segment.outputs],
+        [infos[value.name]._replace(name=value.name, shape=value.shape) for value in ends.inputs],
+        [infos[value.name]._replace(name=value.name, shape=value.shape) for value in ends.outputs],
         opsets,
-        max(model.ir_version for model in models),
-        subgraph.segment.name,
+        ir_version=max(piece.model.ir_version for piece in pieces),
+        name=ends.name,
     )
 
 
-def _pruned(model: Model) -> Model:
+def pruned(model: Model) -> Model:
     """The model without the nodes and weights that none of its outputs needs."""
     needed: Set[str] = {info.name for info in model.outputs}
-    kept: List[Node] = []
+    nodes: List[Node] = []
     for node in reversed(model.nodes):
         if not needed.isdisjoint(node.outputs):
-            kept.append(node)
+            nodes.append(node)
             needed.update(name for name in node.inputs if name)
-    model.nodes = kept[::-1]
-    model.weights = {name: array for name, array in model.weights.items() if name in needed}
-    return model
+    weights = {name: array for name, array in model.weights.items() if name in needed}
+    return model.replace(nodes[::-1], weights)

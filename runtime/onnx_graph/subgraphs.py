@@ -1,21 +1,63 @@
-"""The graph of a subgraph in the precision that is asked for: the bundle's files are float32, all else is made of them."""
+"""The graph of a subgraph in the precision that is asked for.
 
-from typing import Container
+A bundle's files are float32; all else is made of them.
+"""
 
-from ..bundle.bundle import Bundle
+import hashlib
+import json
+from typing import Container, List, NamedTuple, Sequence
+
+from ..bundle.bundle import BundleContents
+from ..bundle.manifest import Manifest
 from ..errors import BackendError, BundleError
 from ..schedule.layout import Subgraph
+from .float16 import half_borders, to_half
+from .int8 import to_int8
 from .int8_ranges import INT8_FILE, convolved, read_ranges
 from .joining import subgraph_model
-from .onnxfile import Model
-from .precision import half_borders, to_half, to_int8, to_opset_19
+from .model import Model
+from .opset import to_opset_19
 
 PRECISIONS = ("fp32", "fp16", "int8")
+_MAKING = 1  # to be raised when `cpu_subgraph` makes other graphs of the same files than before
 
 
-def cpu_subgraph(subgraph: Subgraph, bundle: Bundle, precision: str = "fp32") -> Model:
-    """A subgraph whose inputs and outputs are float32, whatever is between them. With int8, what is not quantised is
-    float32 too."""
+class Ingredients(NamedTuple):
+    """What a subgraph's graph is made of: the sha256 of each file, and where the steps are wired to each other.
+
+    wiring: for each of several steps, the values of the plan that it reads, and those that it writes. It is empty for
+    a single step, whose values may have any name.
+    """
+
+    files: List[str]
+    wiring: List[List[Sequence[str]]]
+
+
+def ingredients(subgraph: Subgraph, manifest: Manifest, precision: str) -> Ingredients:
+    """What the graph of `subgraph` is made of in a precision. No domain is in it: its weights are inputs."""
+    names = [manifest.segments[step.segment].file for step in subgraph.steps]
+    if precision == "int8" and INT8_FILE in manifest.files:
+        names.append(INT8_FILE)
+    wiring: List[List[Sequence[str]]] = []
+    if len(subgraph.steps) > 1:
+        wiring = [[step.inputs, step.outputs] for step in subgraph.steps]
+    return Ingredients([manifest.files[name].sha256 for name in names], wiring)
+
+
+def subgraph_identity(subgraph: Subgraph, manifest: Manifest, precision: str) -> str:
+    """64 hex digits, which are equal for subgraphs of which `cpu_subgraph` makes the same graph, in any bundle."""
+    made_of = ingredients(subgraph, manifest, precision)
+    segments = [manifest.segments[step.segment] for step in subgraph.steps] + [subgraph.segment]
+    ends = [[segment.inputs, segment.outputs] for segment in segments]
+    content = [_MAKING, precision, made_of.files, made_of.wiring, ends]
+    return hashlib.sha256(json.dumps(content).encode("utf-8")).hexdigest()
+
+
+def cpu_subgraph(subgraph: Subgraph, bundle: BundleContents, precision: str = "fp32") -> Model:
+    """A subgraph whose inputs and outputs are float32, whatever is between them.
+
+    With int8, what is not quantised is float32 too. Raises BackendError for an unknown precision, and BundleError.
+    """
     if precision == "fp32":
         return subgraph_model(subgraph, bundle)
     if precision == "fp16":
@@ -27,14 +69,14 @@ def cpu_subgraph(subgraph: Subgraph, bundle: Bundle, precision: str = "fp32") ->
 
 
 def engine_subgraph(
-    subgraph: Subgraph, bundle: Bundle, precision: str, full: Container[str], typed: bool = True
+    subgraph: Subgraph, bundle: BundleContents, precision: str, full: Container[str], typed: bool = True
 ) -> Model:
-    """A subgraph as TensorRT takes it: with fp16 and int8, inputs and outputs are float16 but for those named in `full`.
+    """A subgraph as TensorRT takes it. With fp16 and int8, inputs and outputs are float16, but not those in `full`.
 
-    typed: the release takes types as they are written (from 9 on): all that is not quantised is float16 there,
-    quantisers' scales included. Older releases choose among the types that their flags allow, so only the border is
-    written as float16: the importer of 8.2 reads the bounds of Clip as float32 whatever they are, and quantisers take
-    float32 only, right before their convolution, and no int8 constants.
+    typed: the release takes types as they are written (from 9 on). All that is not quantised is float16 there,
+    quantisers' scales included. Older releases choose among the types that their flags allow, so only inputs and
+    outputs are written as float16: the importer of 8.2 reads the bounds of Clip as float32 whatever they are, and
+    quantisers take float32 only, right before their convolution, and no int8 constants.
     """
     if precision == "fp32":
         return subgraph_model(subgraph, bundle)
@@ -47,8 +89,11 @@ def engine_subgraph(
     return to_half(to_opset_19(model) if quantised else model, full)
 
 
-def int8_subgraph(subgraph: Subgraph, bundle: Bundle, pairs: bool = False) -> Model:
-    """A subgraph with the convolutions quantised whose inputs were measured; the rest is float32. pairs: see to_int8."""
+def int8_subgraph(subgraph: Subgraph, bundle: BundleContents, pairs: bool = False) -> Model:
+    """A subgraph whose convolutions are quantised where their inputs were measured; the rest is float32.
+
+    pairs: see `to_int8`.
+    """
     ranges = read_ranges(bundle)
 
     def quantised(file: str, model: Model) -> Model:

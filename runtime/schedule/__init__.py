@@ -1,1 +1,25 @@
-"""TODO face."""
+"""What runs when: plans joined into subgraphs, walked step by step, and the one rule and count of which blocks run."""
+
+from .decisions import Overrides, check_overrides, forced, opens, threshold
+from .flops import flops_share, saved_shares
+from .layout import Call, Layout, Subgraph, free_sizes, join_plan, whole_plan
+from .walk import Visit, inputs_of, walk
+
+__all__ = [
+    "Call",
+    "Layout",
+    "Overrides",
+    "Subgraph",
+    "Visit",
+    "check_overrides",
+    "flops_share",
+    "forced",
+    "free_sizes",
+    "inputs_of",
+    "join_plan",
+    "opens",
+    "saved_shares",
+    "threshold",
+    "walk",
+    "whole_plan",
+]

@@ -1,13 +1,14 @@
 """The plan, joined: which segments run as one subgraph, and which buffer each value between subgraphs lives in.
 
-Every border between subgraphs costs a call and, on most engines, a change of memory layout, so steps that are never
+Every boundary between subgraphs costs a call and, on most engines, a change of memory layout, so steps that are never
 skipped apart from each other are joined. How far depends on the device:
 
-- A synchronous one (a CPU) finishes a subgraph before the host goes on, so what feeds a gated block is joined with it,
-  in both the subgraph that runs it and the subgraph that skips it. Only segments without weights of their own are doubled
-  freely (adaptors: their weights are inputs); others where they are small.
-- One that works on while the host goes on (a GPU) should have computed a gate long before it is read: a subgraph ends
-  behind the step that writes a gate, and a gated block is a subgraph of its own.
+- A synchronous device (a CPU) finishes a subgraph before the host goes on, so what feeds a gated block is joined with
+  it, both in the subgraph that runs the block and in the one that skips it. Such segments are then held twice. That
+  costs nothing for segments without weights of their own (adaptors: their weights are inputs); others are held twice
+  only where they are small.
+- A device that works on while the host goes on (a GPU) should have computed a gate long before it is read: a subgraph
+  ends behind the step that writes a gate, and a gated block is a subgraph of its own.
 """
 
 from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
@@ -31,8 +32,8 @@ class Subgraph(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One call of the hot loop: `subgraph`; with a gate, `skip` in its stead for images whose logit is not above
-    theta. block: the block that the gate decides."""
+    """One call of the hot loop: `subgraph`; with a gate, `skip` in its place for images whose gate does not open.
+    block: the block that the gate decides."""
 
     subgraph: Subgraph
     gate: Optional[str] = None
@@ -42,13 +43,13 @@ class Call(NamedTuple):
 
 class Layout(NamedTuple):
     """Calls in order. values: shape of every value that crosses subgraphs, image and logits among them.
-    gates: those values that the host reads between calls. kept: those it may read after a run, logits among them.
+    gates: those values that the host reads between calls. readable: those it may read after a run, logits among them.
     buffers: value -> number of the buffer it lives in; values that share one are never needed at once."""
 
     calls: Tuple[Call, ...]
     values: Dict[str, Shape]
     gates: Tuple[str, ...]
-    kept: Tuple[str, ...]
+    readable: Tuple[str, ...]
     buffers: Dict[str, int]
 
     @property
@@ -57,18 +58,18 @@ class Layout(NamedTuple):
         return [subgraph for call in self.calls for subgraph in (call.subgraph, call.skip) if subgraph is not None]
 
 
-def join_plan(manifest: Manifest, looks_ahead: bool, keep: Sequence[str] = ()) -> Layout:
+def join_plan(manifest: Manifest, looks_ahead: bool, readable: Sequence[str] = ()) -> Layout:
     """The layout of a manifest's plan.
 
-    looks_ahead: for a device that works on while the host goes on. keep: values to be left readable after a run.
+    looks_ahead: for a device that works on while the host goes on. readable: values that can be read after a run.
     """
     shapes = _shapes(manifest)
-    unknown = [name for name in keep if name not in shapes or name.startswith(DOMAIN)]
+    unknown = [name for name in readable if name not in shapes or name.startswith(DOMAIN)]
     if unknown:
         known = ", ".join(name for name in shapes if not name.startswith(DOMAIN))
         raise DomainError("no value %r in the plan; it has: %s" % (unknown[0], known))
     groups = _ahead(manifest.plan) if looks_ahead else _behind(manifest)
-    wanted = _wanted(groups, keep)
+    wanted = _wanted(groups, readable)
     calls: List[Call] = []
     for number, group in enumerate(groups):
         after = wanted[number]
@@ -84,8 +85,8 @@ def join_plan(manifest: Manifest, looks_ahead: bool, keep: Sequence[str] = ()) -
     values = {IMAGE: shapes[IMAGE]}
     for call in calls:
         values.update((name, shapes[name]) for name in call.subgraph.outputs)
-    kept = (LOGITS,) + tuple(name for name in keep if name != LOGITS)
-    return Layout(tuple(calls), values, gates, kept, _buffers(calls, values, set(gates + kept)))
+    results = (LOGITS,) + tuple(name for name in readable if name != LOGITS)
+    return Layout(tuple(calls), values, gates, results, _buffers(calls, values, set(gates + results)))
 
 
 def whole_plan(manifest: Manifest) -> Subgraph:
@@ -103,7 +104,7 @@ def _ahead(plan: Sequence[Step]) -> List[List[Step]]:
             chain.append(step)
             continue
         cut = _writer(chain, step.gate) + 1
-        groups += [subgraph for subgraph in (chain[:cut], chain[cut:], [step]) if subgraph]
+        groups += [group for group in (chain[:cut], chain[cut:], [step]) if group]
         chain = []
     return groups + [chain] if chain else groups
 
@@ -155,10 +156,10 @@ def _shapes(manifest: Manifest) -> Dict[str, Shape]:
     return shapes
 
 
-def _wanted(groups: Sequence[Sequence[Step]], keep: Sequence[str]) -> List[Set[str]]:
+def _wanted(groups: Sequence[Sequence[Step]], readable: Sequence[str]) -> List[Set[str]]:
     """For each group, the values that somebody wants after it."""
     after: List[Set[str]] = []
-    wanted = set(keep) | {LOGITS}
+    wanted = set(readable) | {LOGITS}
     for group in reversed(groups):
         after.append(set(wanted))
         for step in group:

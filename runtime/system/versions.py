@@ -1,7 +1,9 @@
-"""Which distributions this Python has, on any Python from 3.6 on."""
+"""The version of da3, and those of the distributions that this Python has, on any Python from 3.6 on."""
 
 import importlib
 from typing import Optional
+
+VERSION = "0.1.0"  # pyproject.toml takes it from here, so that run_engine.pyz, which has no metadata, knows it too
 
 
 def distribution_version(name: str) -> Optional[str]:

@@ -1,8 +1,11 @@
-"""The four generations of TensorRT's Python API behind one: an engine, its tensors, and its contexts.
+"""The four generations of TensorRT's Python API behind one: an engine, its tensors, and its engine contexts.
 
-8.2 has numbered bindings, 8.5 named tensor addresses, 10 memory strategies and sizes in 64 bits, 11 has dropped what
-came before. What is there is asked of the objects, never of the version. Nobody may come here before CUDA was opened:
-without a GPU, reading an engine can end the process.
+8.2 has numbered bindings, 8.5 named tensor addresses, 10 memory strategies and sizes in 64 bits, and 11 has dropped
+what came before. What is there is asked of the objects, never of the version. CUDA must be opened before anything here
+is used: without a GPU, reading an engine can end the process.
+
+An engine context is what TensorRT calls an IExecutionContext: the state of one engine's runs. The execution context of
+backends/interface.py has one for each subgraph.
 """
 
 import ctypes
@@ -19,7 +22,7 @@ from .formats import check_format
 
 
 class Tensor(NamedTuple):
-    """An input or output of an engine. shape: -1 where it is free. layout: see trt_formats."""
+    """An input or output of an engine. shape: -1 where it is free; layout: see formats.py."""
 
     name: str
     dtype: "np.dtype[Any]"
@@ -31,7 +34,8 @@ class Library:
     """TensorRT as installed.
 
     typed: graphs are taken with the types they are written with. shares_profiles: any number of contexts of one engine
-    may exist; where it is False there can be one. picks_memory: contexts are told how to come by their memory.
+    may exist; where it is False there can be one. picks_memory: contexts are told how to come by their memory. log: the
+    logger that TensorRT's objects are made with.
     """
 
     def __init__(self) -> None:
@@ -69,7 +73,8 @@ class Library:
 
 
 class Engine:
-    """A deserialised engine. scratch: bytes of memory that one context works in."""
+    """A deserialised engine. tensors: its inputs and outputs, by name; scratch: bytes of memory that one engine context
+    works in."""
 
     def __init__(self, library: Library, raw: Any, name: str) -> None:
         self.library = library
@@ -106,7 +111,8 @@ class Engine:
                 yield raw.get_binding_name(i), raw.get_binding_dtype(i), shape, raw.get_binding_format(i).name
 
     def context(self, scratch: int) -> "EngineContext":
-        """A context that works in the memory at `scratch`, shared with others that run before or after it."""
+        """An engine context that works in the memory at `scratch`, which it shares with others that run before or
+        after it. Raises BackendError."""
         library = self.library
         library.forget()
         try:
@@ -128,7 +134,8 @@ class Engine:
 
 
 class EngineContext(ABC):
-    """What one context runs an engine with. Never used by two threads at once."""
+    """The state of one engine's runs: where its tensors lie, and of what shape they are. Never used by two threads at
+    once. All calls raise BackendError where TensorRT refuses them."""
 
     def __init__(self, raw: Any, engine: Engine) -> None:
         self._raw = raw
@@ -137,10 +144,10 @@ class EngineContext(ABC):
 
     @abstractmethod
     def place(self, name: str, address: int) -> None:
-        """Where a tensor lies from the next run on."""
+        """Say where a tensor lies from the next run on."""
 
     def shape(self, name: str, shape: Tuple[int, ...]) -> None:
-        """The shape of an input from the next run on; does nothing if it has it."""
+        """Set the shape of an input from the next run on; nothing happens if it has that shape."""
         if self._shapes.get(name) != shape:
             self._engine.library.forget()
             if not self._set_shape(name, shape):
@@ -163,7 +170,7 @@ class EngineContext(ABC):
 
 
 class NamedContext(EngineContext):
-    """From 8.5 on."""
+    """An engine context from 8.5 on, where tensors have names."""
 
     def place(self, name: str, address: int) -> None:
         if not self._raw.set_tensor_address(name, address):
@@ -177,7 +184,7 @@ class NamedContext(EngineContext):
 
 
 class NumberedContext(EngineContext):
-    """8.2 and 8.4."""
+    """An engine context of 8.2 and 8.4, where tensors have numbers."""
 
     def __init__(self, raw: Any, engine: Engine) -> None:
         super().__init__(raw, engine)
@@ -221,13 +228,14 @@ def _import() -> Any:
         )
 
 
-# One a process and package: TensorRT keeps the first it is given, and complains about any other.
+# There is one logger for each process and package: TensorRT stays with the first it is given, and complains about any
+# other.
 _loggers: Dict[int, Tuple[Any, Any, Deque[str]]] = {}
 _lock = threading.Lock()
 
 
 def _logger(trt: Any) -> Tuple[Any, Deque[str]]:
-    """A logger that keeps the last errors, and the place where it does."""
+    """The logger, and the list that it writes the last errors to."""
     with _lock:
         if id(trt) not in _loggers:
             errors: Deque[str] = deque(maxlen=4)

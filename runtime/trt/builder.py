@@ -1,20 +1,20 @@
-"""One ONNX graph made a TensorRT plan, on whatever release is there.
+"""How one ONNX graph is made a TensorRT plan, on whatever release is there.
 
 Precision lies in the graph: from 9 on it is taken as written (strong types); before, TensorRT picks types itself
 among those it is allowed, and float16 is allowed where the graph has any.
 """
 
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple
 
 from ..errors import BackendError
 from .api import Library
-
-Profile = Tuple[Tuple[int, ...], Tuple[int, ...], Tuple[int, ...]]
+from .engines import Profile
 
 
 class Recipe(NamedTuple):
-    """How to build. profiles: smallest, usual and greatest shape of each input; layouts: of each input and output;
-    half, int8: does the graph have float16, or Q/DQ pairs?"""
+    """How to build one graph. name: for messages; profiles: the shapes of each input; layouts: how each input and
+    output lies in memory; half, int8: does the graph have float16, or Q/DQ pairs? workspace: bytes that TensorRT may
+    take to work in."""
 
     name: str
     profiles: Dict[str, Profile]

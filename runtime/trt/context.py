@@ -1,10 +1,10 @@
-"""What one run at a time needs on the GPU: a block of memory with a place for every value, contexts, two streams.
+"""What one run at a time needs on the GPU: memory with a place for every value, engine contexts, and two streams.
 
-The contexts of a context run one after another on one stream, so they share the memory they work in. Gates are copied to
-the host on the other stream.
+The engine contexts of an execution context run one after another on one stream, so they share the memory they work in.
+Gates are copied to the host on the other stream.
 """
 
-from typing import TYPE_CHECKING, Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -12,32 +12,34 @@ from ..backends.interface import ExecutionContext
 from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS
 from ..cuda.interface import Host, host
 from ..errors import BackendError
-from ..records import Array, Shape
+from ..records import Array
 from ..schedule.layout import Subgraph
-from .api import Engine
-from .calls import Call, Gate, Rows, RowsCall, Setting, Shapes, Station
-from .engines import FREE, TensorSpec, Wanted
-from .formats import nbytes, padded, unpack
-
-if TYPE_CHECKING:
-    from .backend import TensorRTBackend, Weights
-
-_ALIGNED = 512  # bytes; what CUDA calls textureAlignment, and more than the 256 that tensors need
+from .calls import Rows, RowsCall, SubgraphCall
+from .engine_runner import EngineRunner, Setting, Shapes
+from .engines import EngineSpec
+from .formats import padded, unpack
+from .gate_copy import GateCopy
+from .opened import Engines, OpenedEngines
+from .tensor_spec import TensorSpec, aligned, most_bytes, sized_shape
+from .weights import Weights
 
 
 class TensorRTContext(ExecutionContext):
-    """See the module. Made with the context pushed; frees what it has taken if that fails."""
+    """See the module. Made with the context pushed; frees what it has taken if that fails.
 
-    def __init__(self, backend: "TensorRTBackend", batch: int, engines: Dict[str, Engine]) -> None:
-        self._backend = backend
-        self._cuda = backend.cuda
+    engines: what `opened.take` gave; they go back when the execution context is closed.
+    """
+
+    def __init__(self, opened: OpenedEngines, batch: int, engines: Engines) -> None:
+        self._opened = opened
+        self._cuda = opened.cuda
         self._batch = batch
         self._engines = engines
-        self._borders = backend.values
+        self._tensors = opened.tensors
         self._places: Dict[str, int] = {}
-        self._stations: Dict[Any, Station] = {}
-        self._uses: Dict[int, object] = {}
-        self._gates: Dict[str, Gate] = {}
+        self._runners: Dict[Any, EngineRunner] = {}
+        self._placements: Dict[int, object] = {}
+        self._gates: Dict[str, GateCopy] = {}
         self._pinned: List[Host] = []
         self._streams: List[Any] = []
         self._memory = 0
@@ -50,33 +52,38 @@ class TensorRTContext(ExecutionContext):
             self._free()
             raise
 
-    def bind(self, subgraph: Subgraph, weights: "Weights") -> Callable[[], None]:
-        wanted = self._backend.wanted(subgraph)
+    def bind(self, subgraph: Subgraph, weights: Weights) -> Callable[[], None]:
+        spec = self._opened.spec(subgraph)
         with self._cuda.current():
-            station = self._station(subgraph, wanted, False)
-        addresses = [(b.tensor, self._places[b.value]) for b in self._values(wanted)]
-        setting = self._setting(subgraph, wanted, weights, addresses, self._batch)
-        return Call(self._cuda, self._streams[0], station, setting, weights, self._afterwards(wanted, weights))
+            runner = self._runner(subgraph, spec, False)
+        addresses = [(tensor.tensor, self._places[tensor.value]) for tensor in self._own_tensors(spec)]
+        setting = self._setting(subgraph, spec, weights, addresses, self._batch)
+        return SubgraphCall(runner, setting, weights, self._afterwards(spec, weights))
 
-    def bind_rows(self, subgraph: Subgraph, weights: "Weights") -> Callable[[Array], None]:
-        wanted = self._backend.wanted(subgraph)
+    def bind_rows(self, subgraph: Subgraph, weights: Weights) -> Callable[[Array], None]:
+        spec = self._opened.spec(subgraph)
         with self._cuda.current():
-            station = self._station(subgraph, wanted, True)
+            runner = self._runner(subgraph, spec, True)
         addresses: List[Tuple[str, int]] = []
         inputs: List[Rows] = []
         outputs: List[Rows] = []
         at = self._rows
-        for spec in self._values(wanted):
-            address = self._places[spec.value]
-            if spec.shape[:1] == (BATCH,):
-                row = most_bytes(spec, 1)
-                (inputs if spec in wanted.inputs else outputs).append(Rows(address, at, row))
+        for tensor in self._own_tensors(spec):
+            address = self._places[tensor.value]
+            if tensor.has_rows:
+                row = most_bytes(tensor, 1)
+                (inputs if tensor in spec.inputs else outputs).append(Rows(address, at, row))
                 address, at = at, at + aligned(row * self._batch)
-            addresses.append((spec.tensor, address))
-        use = self._uses.setdefault(id(subgraph), object())
-        settings = [self._setting(use, wanted, weights, addresses, count) for count in range(self._batch + 1)]
-        then = self._afterwards(wanted, weights)
-        return RowsCall(self._cuda, self._streams[0], station, settings, weights, inputs, outputs, then)
+            addresses.append((tensor.tensor, address))
+        placement = self._placements.setdefault(id(subgraph), object())
+        return RowsCall(
+            runner,
+            settings=[self._setting(placement, spec, weights, addresses, count) for count in range(self._batch + 1)],
+            weights=weights,
+            inputs=inputs,
+            outputs=outputs,
+            afterwards=self._afterwards(spec, weights),
+        )
 
     def gate(self, value: str) -> Callable[[], Array]:
         return self._gates[value].read
@@ -92,8 +99,8 @@ class TensorRTContext(ExecutionContext):
             raise
 
     def read(self, value: str) -> Array:
-        spec = self._borders[value]
-        shape = self._shape(spec.shape, self._batch, self._sizes)
+        spec = self._tensors[value]
+        shape = sized_shape(spec.shape, self._batch, self._sizes)
         room = host(np.empty(padded(shape, spec.layout), spec.dtype).reshape(-1))
         if value == LOGITS and room.nbytes <= self._logits.nbytes:
             array = self._logits.array[: room.array.size]
@@ -120,53 +127,54 @@ class TensorRTContext(ExecutionContext):
 
     # -- binding
 
-    def _station(self, subgraph: Subgraph, wanted: Wanted, rows: bool) -> Station:
-        """The context for a subgraph. Where an engine can have but one, all subgraphs that it runs share it."""
-        many = self._backend.library.shares_profiles
-        key: Any = (id(subgraph), False) if many and not rows else (wanted.identity, many)
-        station = self._stations.get(key)
-        if station is None:
-            with self._backend.lock:
-                context = self._engines[wanted.identity].context(self._memory)
+    def _runner(self, subgraph: Subgraph, spec: EngineSpec, rows: bool) -> EngineRunner:
+        """The engine context for a subgraph. Where an engine can have one only, all subgraphs that it runs share it."""
+        many = self._opened.library.shares_profiles
+        key: Any = (id(subgraph), False) if many and not rows else (spec.identity, many)
+        runner = self._runners.get(key)
+        if runner is None:
+            with self._opened.lock:
+                context = self._engines[spec.identity].context(self._memory)
             graphs = many and not rows and self._cuda.graphs
-            station = self._stations[key] = Station(self._cuda, context, self._streams[0], graphs)
-        return station
+            runner = self._runners[key] = EngineRunner(self._cuda, context, self._streams[0], graphs)
+        return runner
 
-    def _values(self, wanted: Wanted) -> List[TensorSpec]:
-        """Inputs and outputs that lie in the context. TensorRT may have dropped an input that nothing needs."""
-        tensors = self._engines[wanted.identity].tensors
-        return [b for b in wanted.specs if b.tensor in tensors and not b.value.startswith(DOMAIN)]
+    def _own_tensors(self, spec: EngineSpec) -> List[TensorSpec]:
+        """Inputs and outputs that lie in the execution context's memory. TensorRT may have dropped an input that
+        nothing needs."""
+        there = self._engines[spec.identity].tensors
+        return [tensor for tensor in spec.tensors if tensor.tensor in there and not tensor.value.startswith(DOMAIN)]
 
     def _setting(
-        self, use: object, wanted: Wanted, weights: "Weights", addresses: Sequence[Tuple[str, int]], batch: int
+        self, placement: object, spec: EngineSpec, weights: Weights, addresses: Sequence[Tuple[str, int]], batch: int
     ) -> Setting:
-        tensors = self._engines[wanted.identity].tensors
-        own = [b for b in wanted.inputs if b.tensor in tensors and b.value.startswith(DOMAIN)]
+        there = self._engines[spec.identity].tensors
+        inputs = [tensor for tensor in spec.inputs if tensor.tensor in there]
+        read = [tensor for tensor in inputs if tensor.value.startswith(DOMAIN)]
         shapes: Shapes = tuple(
-            (b.tensor, self._shape(b.shape, batch, weights.sizes))
-            for b in wanted.inputs
-            if b.tensor in tensors and -1 in tensors[b.tensor].shape
+            (tensor.tensor, sized_shape(tensor.shape, batch, weights.sizes))
+            for tensor in inputs
+            if -1 in there[tensor.tensor].shape
         )
         return Setting(
-            use,
-            weights.token if own else None,
-            tuple(addresses),
-            tuple((b.tensor, weights.addresses[b.value, b.dtype]) for b in own),
-            shapes,
+            placement=placement,
+            domain=weights.token if read else None,
+            addresses=tuple(addresses),
+            weight_addresses=tuple((tensor.tensor, weights.addresses[tensor.value, tensor.dtype]) for tensor in read),
+            shapes=shapes,
         )
 
-    def _afterwards(self, wanted: Wanted, weights: "Weights") -> List[Callable[[], None]]:
+    def _afterwards(self, spec: EngineSpec, weights: Weights) -> List[Callable[[], None]]:
         """What is to be done when a subgraph was started: gates are fetched, sizes that the domain sets are noted."""
-        then: List[Callable[[], None]] = [self._gates[b.value].fetch for b in wanted.outputs if b.value in self._gates]
-        if any(isinstance(n, str) and n != BATCH for b in wanted.outputs for n in b.shape):
+        then: List[Callable[[], None]] = [
+            self._gates[tensor.value].fetch for tensor in spec.outputs if tensor.value in self._gates
+        ]
+        if any(isinstance(n, str) and n != BATCH for tensor in spec.outputs for n in tensor.shape):
             then.append(lambda: self._sizes.update(weights.sizes))
         return then
 
-    @staticmethod
-    def _shape(shape: Shape, batch: int, sizes: Dict[str, int]) -> Tuple[int, ...]:
-        return tuple(n if isinstance(n, int) else batch if n == BATCH else sizes[n] for n in shape)
-
     def _finish(self) -> None:
+        """Wait until both streams are empty."""
         for stream in reversed(self._streams):
             self._cuda.wait(stream)
         self._started = False
@@ -177,26 +185,26 @@ class TensorRTContext(ExecutionContext):
         """Take one block of memory: what TensorRT works in, then the values, then room for chosen rows."""
         cuda, batch = self._cuda, self._batch
         sizes: Dict[int, int] = {}
-        numbers = self._backend.layout.buffers
-        for value, spec in self._borders.items():
+        numbers = self._opened.layout.buffers
+        for value, spec in self._tensors.items():
             sizes[numbers[value]] = max(sizes.get(numbers[value], 0), most_bytes(spec, batch))
         end = aligned(max(engine.scratch for engine in self._engines.values()))
         offsets: Dict[int, int] = {}
         for number, size in sorted(sizes.items()):
             offsets[number] = end
             end += aligned(size)
-        room = self._backend.rows_bytes(batch) if batch > 1 else 0
+        room = _rows_bytes(self._opened, batch) if batch > 1 else 0
         self._memory = cuda.alloc(end + room, "a run of %d image%s" % (batch, "" if batch == 1 else "s"))
         self._rows = self._memory + end
-        self._places = {value: self._memory + offsets[numbers[value]] for value in self._borders}
+        self._places = {value: self._memory + offsets[numbers[value]] for value in self._tensors}
         for _ in range(2):
             self._streams.append(cuda.stream())
         cuda.zero(self._memory, end + room, self._streams[0])  # channels that only pad must hold numbers
-        self._image = self._pin(self._shape(self._borders[IMAGE].shape, batch, {}))
-        self._logits = self._pin((most_bytes(self._borders[LOGITS], batch) // 4,))
-        for value in self._backend.layout.gates:
+        self._image = self._pin(sized_shape(self._tensors[IMAGE].shape, batch, {}))
+        self._logits = self._pin((most_bytes(self._tensors[LOGITS], batch) // 4,))
+        for value in self._opened.layout.gates:
             pinned, address = self._pin((batch,)), self._places[value]
-            self._gates[value] = Gate(cuda, pinned, address, self._streams[0], self._streams[1])
+            self._gates[value] = GateCopy(cuda, pinned, address, stream=self._streams[0], copies=self._streams[1])
         self._finish()
 
     def _pin(self, shape: Sequence[int]) -> Host:
@@ -204,8 +212,8 @@ class TensorRTContext(ExecutionContext):
         return self._pinned[-1]
 
     def _free(self) -> None:
-        for station in self._stations.values():
-            station.close()
+        for runner in self._runners.values():
+            runner.close()
         for gate in self._gates.values():
             gate.close()
         for stream in self._streams:
@@ -213,20 +221,20 @@ class TensorRTContext(ExecutionContext):
         for pinned in self._pinned:
             self._cuda.unpin(pinned)
         self._image = self._logits = None  # type: ignore[assignment]
-        for held in (self._stations, self._gates, self._streams, self._pinned):
+        for held in (self._runners, self._gates, self._streams, self._pinned):
             held.clear()
         if self._memory:
             self._cuda.free(self._memory)
             self._memory = 0
         engines, self._engines = self._engines, {}
-        self._backend.give_back(engines)
+        self._opened.give_back(engines)
 
 
-def most_bytes(spec: TensorSpec, batch: int) -> int:
-    """The most that a value takes for so many images."""
-    shape = tuple(n if isinstance(n, int) else batch if n == BATCH else FREE[2] for n in spec.shape)
-    return nbytes(shape, np.dtype(spec.dtype), spec.layout)
-
-
-def aligned(size: int) -> int:
-    return -(-size // _ALIGNED) * _ALIGNED
+def _rows_bytes(opened: OpenedEngines, batch: int) -> int:
+    """Bytes for the inputs and outputs of any one subgraph that may run on some images only."""
+    gated = [s for call in opened.layout.calls if call.gate is not None for s in (call.subgraph, call.skip)]
+    specs = [opened.spec(subgraph) for subgraph in gated if subgraph is not None]
+    return max(
+        [sum(aligned(most_bytes(tensor, 1) * batch) for tensor in spec.tensors if tensor.has_rows) for spec in specs]
+        + [0]
+    )

@@ -1,7 +1,8 @@
-"""Which TensorRT engines a bundle needs: one for each subgraph of its plan (see layout.py) that differs from the others.
+"""Which TensorRT engines a bundle needs: one for each subgraph of its plan (see layout.py) that is unlike the others.
 
 An engine's identity is a hash of what its subgraph is made of: its ONNX files, how they are put together, and the types
-at its spec. Subgraphs of one identity share an engine. Adaptors' weights are inputs, so no domain is in it.
+that its options give it. Subgraphs of one identity share an engine. Adaptors' weights are inputs, so an engine belongs
+to no domain.
 """
 
 import hashlib
@@ -10,34 +11,24 @@ from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 from ..bundle.manifest import Manifest
 from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS
-from ..onnx_graph.int8_ranges import INT8_FILE
+from ..onnx_graph.subgraphs import ingredients
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
 from .formats import LINEAR, fast_format
+from .tensor_spec import FREE, FULL, HALF, TensorSpec
 
-FREE = (1, 64, 16384)  # smallest, usual and greatest size of a dimension that a domain sets: its classes
-FULL, HALF = "float32", "float16"
 _MAKING = 1  # to be raised when the same files give other engines than before
 
 
-class Spec(NamedTuple):
-    """What is asked of engines. batch: the number of images they are tuned for, and the most they take."""
+class EngineOptions(NamedTuple):
+    """What is asked of engines. precision: fp32, fp16 or int8; batch: the number of images they are tuned for, and the
+    most they take."""
 
     precision: str
     batch: Tuple[int, int]
 
 
-class TensorSpec(NamedTuple):
-    """An input or output of an engine: what the engine and what the plan calls it, and how it lies in memory."""
-
-    tensor: str
-    value: str
-    shape: Shape
-    dtype: str
-    layout: str
-
-
-class Wanted(NamedTuple):
+class EngineSpec(NamedTuple):
     """An engine that a subgraph needs."""
 
     identity: str
@@ -46,15 +37,27 @@ class Wanted(NamedTuple):
     outputs: Tuple[TensorSpec, ...]
 
     @property
-    def specs(self) -> Tuple[TensorSpec, ...]:
+    def tensors(self) -> Tuple[TensorSpec, ...]:
+        """The inputs, then the outputs."""
         return self.inputs + self.outputs
 
 
-def wanted_engines(layout: Layout, manifest: Manifest, spec: Spec, sm: int, linear: Iterable[str] = ()) -> List[Wanted]:
-    """What each subgraph of the layout needs, in the order of `layout.subgraphs`; several may need the same.
+class Profile(NamedTuple):
+    """The shapes of an input that an engine is built for."""
+
+    smallest: Tuple[int, ...]
+    usual: Tuple[int, ...]
+    greatest: Tuple[int, ...]
+
+
+def engine_specs(
+    layout: Layout, manifest: Manifest, options: EngineOptions, sm: int, linear: Iterable[str] = ()
+) -> List[EngineSpec]:
+    """What each subgraph of the layout needs, in the order of `layout.subgraphs`; several may need the same engine.
 
     With fp16 and int8, what passes between engines is float16, and features lie as the GPU computes in them; the
-    image, the gates and the logits are float32. linear: values that must lie in plain rows nevertheless.
+    image, the gates and the logits are float32. sm: the GPU's compute capability without its dot. linear: values that
+    must lie in plain rows nevertheless.
     """
     # What a domain's weights have a share in is small, or a row of numbers.
     small = {n for s in manifest.plan if any(i.startswith(DOMAIN) for i in s.inputs) for n in s.outputs}
@@ -62,11 +65,11 @@ def wanted_engines(layout: Layout, manifest: Manifest, spec: Spec, sm: int, line
     fast = fast_format(sm)
 
     def spec_of(tensor: str, value: str, shape: Shape) -> TensorSpec:
-        half = spec.precision != "fp32" and value not in (IMAGE, LOGITS) and shape != (BATCH,)
+        half = options.precision != "fp32" and value not in (IMAGE, LOGITS) and shape != (BATCH,)
         features = len(shape) == 4 and not value.startswith(DOMAIN) and value not in rows
         return TensorSpec(tensor, value, shape, HALF if half else FULL, fast if half and features else LINEAR)
 
-    wanted: List[Wanted] = []
+    specs: List[EngineSpec] = []
     for subgraph in layout.subgraphs:
         inputs, outputs = (
             tuple(spec_of(value.name, name, value.shape) for name, value in zip(names, values))
@@ -75,37 +78,35 @@ def wanted_engines(layout: Layout, manifest: Manifest, spec: Spec, sm: int, line
                 (subgraph.outputs, subgraph.segment.outputs),
             )
         )
-        wanted.append(Wanted(_identity(subgraph, manifest, spec, inputs + outputs), subgraph, inputs, outputs))
-    return wanted
+        specs.append(EngineSpec(_identity(subgraph, manifest, options, inputs + outputs), subgraph, inputs, outputs))
+    return specs
 
 
-def profile(tensor: TensorSpec, spec: Spec) -> Tuple[Tuple[int, ...], Tuple[int, ...], Tuple[int, ...]]:
-    """The smallest, the usual and the greatest shape of a value."""
-    batch = (1,) + spec.batch
+def profile(tensor: TensorSpec, options: EngineOptions) -> Profile:
+    """The shapes of an input that engines with these options are built for."""
+    batch = (1,) + options.batch
     smallest, usual, greatest = (
         tuple(n if isinstance(n, int) else batch[i] if n == BATCH else FREE[i] for n in tensor.shape) for i in range(3)
     )
-    return smallest, usual, greatest
+    return Profile(smallest, usual, greatest)
 
 
-def set_key(wanted: Sequence[Wanted], spec: Spec, device: Sequence[object]) -> str:
-    """A name for the engines of a bundle, a device and a spec together."""
-    content = [sorted({w.identity for w in wanted}), spec, list(device)]
+def set_key(specs: Sequence[EngineSpec], options: EngineOptions, device: Sequence[object]) -> str:
+    """A name for the engines of a bundle, a device and options together."""
+    content = [sorted({spec.identity for spec in specs}), options, list(device)]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
-def unique(wanted: Sequence[Wanted]) -> List[Wanted]:
-    """The first of each identity."""
-    first: Dict[str, Wanted] = {}
-    for one in wanted:
-        first.setdefault(one.identity, one)
-    return [one for one in wanted if first[one.identity] is one]
+def unique(specs: Sequence[EngineSpec]) -> List[EngineSpec]:
+    """The first spec of each identity."""
+    first: Dict[str, EngineSpec] = {}
+    for spec in specs:
+        first.setdefault(spec.identity, spec)
+    return [spec for spec in specs if first[spec.identity] is spec]
 
 
-def _identity(subgraph: Subgraph, manifest: Manifest, spec: Spec, specs: Sequence[TensorSpec]) -> str:
-    names = [manifest.segments[step.segment].file for step in subgraph.steps]
-    names += [INT8_FILE] if spec.precision == "int8" and INT8_FILE in manifest.files else []
-    files = [manifest.files[name].sha256 for name in names]
-    wiring = [[step.inputs, step.outputs] for step in subgraph.steps] if len(subgraph.steps) > 1 else []
-    content = [_MAKING, FREE, spec.precision, files, wiring, [[b.tensor, b.shape, b.dtype, b.layout] for b in specs]]
+def _identity(subgraph: Subgraph, manifest: Manifest, options: EngineOptions, tensors: Sequence[TensorSpec]) -> str:
+    files, wiring = ingredients(subgraph, manifest, options.precision)
+    types = [[t.tensor, t.shape, t.dtype, t.layout] for t in tensors]
+    content = [_MAKING, FREE, options.precision, files, wiring, types]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()

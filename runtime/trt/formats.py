@@ -1,6 +1,6 @@
-"""The memory layouts of TensorRT that engines hand each other, in bytes and back in rows of numbers.
+"""The memory layouts in which TensorRT engines hand each other values: their sizes in bytes, and how they are read.
 
-Images lie one behind the other in each of them, so that one can be copied alone.
+In each of them the images lie one behind the other, so that one image can be copied alone.
 """
 
 from typing import Dict, Sequence, Tuple
@@ -11,18 +11,18 @@ from ..errors import BackendError
 from ..records import Array
 
 LINEAR = "LINEAR"
-# Name in tensorrt.TensorFormat -> channels that are kept together. float16 (N, C, H, W) only.
+# Name in tensorrt.TensorFormat -> how many channels lie side by side. float16 (N, C, H, W) only.
 _WIDTHS: Dict[str, int] = {LINEAR: 1, "CHW2": 2, "HWC8": 8}
 
 
 def fast_format(sm: int) -> str:
-    """What half-precision convolutions of a GPU take as it is: tensor cores read channels in eights (from sm_70 on),
-    the half2 units before them in pairs."""
+    """The layout that half-precision convolutions of a GPU read without changing it: tensor cores (from sm_70 on) read
+    channels in eights, the half2 units before them in pairs."""
     return "HWC8" if sm >= 70 else "CHW2"
 
 
 def check_format(name: str, where: str) -> None:
-    """Raise BackendError for a layout that is none of ours."""
+    """Raise BackendError for a layout that is not known here. where: the tensor, in words."""
     if name not in _WIDTHS:
         raise BackendError("%s has the memory layout %s, which this da3 does not know: run `da3 build`" % (where, name))
 
@@ -36,7 +36,7 @@ def padded(shape: Sequence[int], layout: str) -> Tuple[int, ...]:
 
 
 def nbytes(shape: Sequence[int], dtype: "np.dtype[np.generic]", layout: str) -> int:
-    """Bytes of a tensor, without overflow."""
+    """Bytes that a tensor takes in the layout, as a Python integer, which does not overflow."""
     count = int(dtype.itemsize)
     for side in padded(shape, layout):
         count *= int(side)
@@ -44,7 +44,7 @@ def nbytes(shape: Sequence[int], dtype: "np.dtype[np.generic]", layout: str) -> 
 
 
 def unpack(data: Array, shape: Sequence[int], layout: str) -> Array:
-    """What lies in memory, flat, as a float32 array of `shape` (a copy)."""
+    """What lies in memory, one-dimensional, as a float32 array of `shape` (a copy)."""
     width = _WIDTHS[layout]
     if width > 1:
         n, channels, h, w = padded(shape, layout)

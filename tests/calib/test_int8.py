@@ -10,13 +10,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from da3.calib import calibrate_int8
-from da3.calib import int8 as calibration
 from da3.calib.errors import CalibrationError
 from da3.calib.ranges import BINS, Histogram, Watched, ranges_of
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.backends.reference import ReferenceBackend
+from da3.runtime.bundle import writer
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.bundle.packs import update_domain
 from da3.runtime.errors import BundleError, Da3Error
@@ -32,7 +32,9 @@ from da3.toolchain.training.train import train
 def exported(photos, tmp_path_factory):
     """A bundle with a domain whose gates close about half the time, `signs`, and the same without gates, `plain`."""
     folder = tmp_path_factory.mktemp("int8")
-    options = TrainOptions("signs", str(photos), folder / "runs", weights="demo", size=32, epochs=1, keep=0.7)
+    options = TrainOptions(
+        domain="signs", data=str(photos), runs=folder / "runs", weights="demo", size=32, epochs=1, keep=0.7
+    )
     train(options, SilentReporter())
     export_domain("signs", folder / "runs", folder / "bundle")
     domains = folder / "bundle" / "domains"
@@ -138,12 +140,12 @@ def test_what_is_watched_is_what_the_runtime_computes(exported, photos, all_bloc
 
 def test_a_histogram_grows_and_knows_its_percentiles():
     rng = np.random.default_rng(0)
-    histogram, parts = Histogram(), [rng.normal(0, s, (10, 100, 30)).astype(np.float32) for s in (0.1, 1, 0.3, 5)]
+    histogram, batches = Histogram(), [rng.normal(0, s, (10, 100, 30)).astype(np.float32) for s in (0.1, 1, 0.3, 5)]
     histogram.add(np.zeros((3, 3), np.float32))
     assert histogram.percentile(99) == 0.0
-    for part in parts:
-        histogram.add(part)
-    everything = np.abs(np.concatenate([p.ravel() for p in parts]))
+    for batch in batches:
+        histogram.add(batch)
+    everything = np.abs(np.concatenate([batch.ravel() for batch in batches]))
     assert histogram.counts.sum() == everything.size and histogram.percentile(100) == everything.max()
     for percent in (50, 90, 99, 99.99):
         assert histogram.percentile(percent) == pytest.approx(
@@ -169,7 +171,7 @@ def test_measured_again(measured, photos, tmp_path):
 @pytest.mark.parametrize("writes", range(3))
 def test_a_crash_leaves_a_sound_bundle(measured, photos, tmp_path, writes, monkeypatch):
     bundle = shutil.copytree(measured[0], tmp_path / "bundle")
-    real, done = calibration.replace_file, []
+    real, done = writer.replace_file, []
 
     def failing(path, write):
         if len(done) == writes:
@@ -177,7 +179,7 @@ def test_a_crash_leaves_a_sound_bundle(measured, photos, tmp_path, writes, monke
         done.append(path)
         real(path, write)
 
-    monkeypatch.setattr(calibration, "replace_file", failing)
+    monkeypatch.setattr(writer, "replace_file", failing)
     with pytest.raises(BundleError, match="cannot write .*No space left"):
         calibrate_int8(bundle, {"signs": photos / "train"})
     with Bundle(bundle) as opened:

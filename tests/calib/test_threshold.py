@@ -22,7 +22,15 @@ def exported(photos, tmp_path_factory):
     folder = tmp_path_factory.mktemp("calibration")
     for domain, keep in (("signs", 0.8), ("plain", 1.0)):
         options = TrainOptions(
-            domain, str(photos), folder / "runs", weights="demo", size=32, epochs=4, batch_size=8, lr=0.02, keep=keep
+            domain=domain,
+            data=str(photos),
+            runs=folder / "runs",
+            weights="demo",
+            size=32,
+            epochs=4,
+            batch_size=8,
+            lr=0.02,
+            keep=keep,
         )
         train(options, SilentReporter())
         export_domain(domain, folder / "runs", folder / "bundle")

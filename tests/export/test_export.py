@@ -14,14 +14,16 @@ from da3.export.errors import ExportError
 from da3.export.exporter import export_domain, export_standalone
 from da3.export.verify import Check, relative_error, require
 from da3.runtime import Da3Error, Runtime
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.bundle.packs import add_pack, write_pack
+from da3.runtime.training.checkpoint import read
 from da3.toolchain.backbones import NAMES
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.methods import METHODS
+from da3.toolchain.network.gating import Gating
 from da3.toolchain.training import checkpoint as ckpt
-from da3.toolchain.training.checkpoint import BackboneStore
+from da3.toolchain.training.checkpoint import BackboneStore, learner_of
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
@@ -38,9 +40,9 @@ def hashes(folder):
 
 def scatter_gates(path):
     """Give a checkpoint's gates random weights, so that they decide differently from photo to photo."""
-    found = ckpt.read(path)
+    found = read(path)
     weights = BackboneStore(path.parents[1]).get(found.config.backbone, found.config.weights_sha256)
-    learner = found.learner(weights)
+    learner = learner_of(found, weights)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         images = torch.randn(16, 3, found.config.size, found.config.size, generator=generator)
@@ -49,13 +51,13 @@ def scatter_gates(path):
                 continue
             adaptor.gate.normal_(generator=generator)
             values = {}
-            learner.model.gating = "hard"
+            learner.model.gating = Gating.hard()
             learner.model(images, values)
             logits = values[f"g{i + 1}"]
             scale = 1 / max(float(logits.std()), 1e-6)
             adaptor.gate_bias.sub_(logits.median()).mul_(scale)
             adaptor.gate.mul_(scale)
-    ckpt.write(path, found.config, found.progress, learner, {})
+    ckpt.write(path, found.config, found.progress, learner, None)
 
 
 @pytest.fixture
@@ -86,9 +88,9 @@ def test_export_equals_torch(arch, trained, tmp_path):
     assert sum(name.startswith("skip_") for name in names) == gateable > 0
     assert names[-2:] == ["end to end, one batch", "end to end, one by one"]
     # And once more from outside: other images, other batch sizes, the model rebuilt from what is stored.
-    found = ckpt.read(runs / "signs" / "best.safetensors")
+    found = read(runs / "signs" / "best.safetensors")
     weights = BackboneStore(runs).get(arch, found.config.weights_sha256)
-    model = found.learner(weights).model
+    model = learner_of(found, weights).model
     model.load_domain_tensors({k: torch.from_numpy(v) for k, v in domain.weights.items()})
     images = np.random.default_rng(1).normal(size=(6, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():
@@ -108,6 +110,7 @@ def test_files_are_what_the_format_says(trained, tmp_path):
     manifest = json.loads((done.path / "manifest.json").read_text())
     on_disk = {p for p in hashes(done.path) if p.startswith(("backbone/", "adaptors/"))}
     assert on_disk == set(manifest["files"]) == {s["file"] for s in manifest["segments"].values()}
+    assert not (done.path / "engines").exists(), "what the verification made for this machine was shipped"
     for name in on_disk:
         model = onnx.load(done.path / name)
         assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
@@ -166,10 +169,10 @@ def test_a_failed_verification_leaves_nothing(existing, trained, tmp_path, monke
     before = hashes(tmp_path)
     real = exporter.domain_files
 
-    def wrong(model, tensors, *facts):
-        bad = {k: v.clone() for k, v in tensors.items()}
+    def wrong(domain):
+        bad = {k: v.copy() for k, v in domain.weights.items()}
         bad["adaptors.3.up_bias"] += 1.0
-        return real(model, bad, *facts)
+        return real(domain._replace(weights=bad))
 
     monkeypatch.setattr(exporter, "domain_files", wrong)
     with pytest.raises(ExportError, match=r"verification failed.*nothing was written"):
@@ -182,9 +185,9 @@ def test_wrong_gates_fail_verification(trained, tmp_path, monkeypatch):
     runs = trained(keep=0.9)
     real = exporter.domain_files
 
-    def wrong(model, tensors, *facts):
-        bad = {k: -v if ".gate" in k else v for k, v in tensors.items()}
-        return real(model, bad, *facts)
+    def wrong(domain):
+        bad = {k: -v if ".gate" in k else v for k, v in domain.weights.items()}
+        return real(domain._replace(weights=bad))
 
     monkeypatch.setattr(exporter, "domain_files", wrong)
     with pytest.raises(ExportError, match="verification failed"):
@@ -238,8 +241,8 @@ def test_standalone_is_one_ordinary_model(method, trained, tmp_path):
     assert [v.name for v in model.graph.output] == ["logits"]
     images = np.random.default_rng(2).normal(size=(5, 3, 32, 32)).astype(np.float32)
     (logits,) = open_session(str(done.path)).run(["logits"], {"image": images})
-    found = ckpt.read(runs / "signs" / "best.safetensors")
-    learner = found.learner(BackboneStore(runs).get("mobilenet_v2", found.config.weights_sha256))
+    found = read(runs / "signs" / "best.safetensors")
+    learner = learner_of(found, BackboneStore(runs).get("mobilenet_v2", found.config.weights_sha256))
     with torch.no_grad():
         expected = learner.forward(torch.from_numpy(images)).logits.numpy()
     assert relative_error(logits, expected) < (2e-2 if method == "da3" else 1e-4), "da3 stores float16"

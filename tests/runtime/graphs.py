@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from da3.runtime.backends.onnxruntime import open_session
+from da3.runtime.backends.sessions import open_session
 
 
 def graph(nodes, inputs, outputs, weights=None, opset=13):

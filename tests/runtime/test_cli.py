@@ -12,6 +12,10 @@ import pytest
 from PIL import Image
 from synthetic_bundle import images
 
+from da3.runtime import Runtime
+from da3.runtime.app.commands import COMMANDS, main, parser
+from da3.runtime.system.versions import VERSION
+
 MODULE = ("-m", "da3.runtime")
 
 
@@ -54,6 +58,59 @@ def test_json_and_nothing_else(da3, photos):
         assert len(row["top_k"]) == 2
     assert set(answer["latency_ms"]) == {"p50", "p90", "p99"} and answer["latency_ms"]["p50"] > 0
     assert 0 < answer["flops_share"] <= 1 and answer["skipped_files"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "batches", "inferences", "timed"),
+    [
+        ([], [1, 1, 1], 3, 3),
+        (["--batch-size", "2"], [2, 1], 2, 2),
+        (["--repeat", "4"], [1, 1, 1], 1 + 3 * 4, 12),
+        (["--repeat", "2", "--warmup", "3", "--batch-size", "2"], [2, 1], 2 * (3 + 2), 4),
+        (["--warmup", "2"], [1, 1, 1], 2 + 3, 3),
+        (["--repeat", "2", "--warmup", "0"], [1, 1, 1], 6, 6),
+    ],
+)
+def test_a_photo_is_run_once_unless_it_is_measured(
+    options, batches, inferences, timed, built, photos, monkeypatch, capsys
+):
+    sizes = []
+    real = Runtime.run_batch
+
+    def counted(self, batch, *arguments):
+        sizes.append(len(batch))
+        return real(self, batch, *arguments)
+
+    monkeypatch.setattr(Runtime, "run_batch", counted)
+    words = [str(photos), "-b", str(built[0]), "-d", "signs", "--backend", "reference", *options]
+    assert main(["run-engine", *words]) == 0
+    assert len(sizes) == inferences and set(sizes) == set(batches)
+    assert (f"({timed} runs; engine only" in capsys.readouterr().out) or timed == 1
+
+
+def test_one_run_is_called_one(built, photos, capsys):
+    assert main([str(photos / "0.png"), "-b", str(built[0]), "-d", "signs", "--backend", "reference"]) == 0
+    assert "(1 run; engine only" in capsys.readouterr().out
+
+
+def test_images_may_stand_around_options(da3, photos):
+    done = da3("run-engine", photos / "0.png", "--json", photos / "1.png", "--top-k", 2, photos / "2.png")
+    assert [os.path.basename(p["path"]) for p in json.loads(done.stdout)["predictions"]] == ["0.png", "1.png", "2.png"]
+    done = da3(photos / "0.png", "--json", "--nope", photos / "1.png")
+    assert done.returncode == 2 and "unrecognized arguments: --nope" in done.stderr
+
+
+def test_version(call):
+    assert call(*MODULE, "--version").stdout == f"da3 {VERSION}\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.name)
+def test_help_is_in_the_words_of_the_program(call, command):
+    done = call(*MODULE, command.name, "--help")
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m da3.runtime {command.name} ")
+    assert command.help in done.stdout and f"Example: python -m da3.runtime {command.name} " in done.stdout
+    assert parser(command, "da3 x").format_help().startswith("usage: da3 x ")
+    assert command.name == "run-engine" or f"python -m da3.runtime {command.name}" in call(*MODULE, "--help").stdout
 
 
 def test_force_all_blocks(da3, photos):
@@ -123,7 +180,10 @@ def test_domains(call, bundle, tmp_path, photos):
     def domains(*words):
         return call(*MODULE, "domains", *words, "--bundle", bundle)
 
-    assert domains("list").stdout == "flowers\nsigns\n"
+    def names():
+        return [line.split()[0] for line in domains("list").stdout.splitlines()]
+
+    assert names() == ["flowers", "signs"]
     assert domains("pack", "flowers", "--out", tmp_path).returncode == 0
     assert domains("remove", "flowers").stdout == "removed flowers\n"
     assert domains("remove", "flowers").returncode == 1
@@ -134,7 +194,29 @@ def test_domains(call, bundle, tmp_path, photos):
     assert domains("add", tmp_path / "flowers.da3").stdout == "added flowers\n"
     assert "already has a domain" in domains("add", tmp_path / "flowers.da3").stderr
     assert domains("add", tmp_path / "flowers.da3", "--replace").returncode == 0
-    assert domains("list").stdout == "flowers\nsigns\n"
+    assert names() == ["flowers", "signs"]
+
+
+def test_domains_list(call, bundle, monkeypatch):
+    """Names first, for scripts; a domain that cannot be read does not hide the others; class names do no harm."""
+    path = bundle / "domains" / "signs" / "domain.json"
+    content = json.loads(path.read_text())
+    content["classes"][0] = "\x1b[2Jred\nfox \u00e9"
+    content["metrics"] = {"val_accuracy": 0.917, "flops_share": "no number"}
+    path.write_text(json.dumps(content))
+    done = call(*MODULE, "domains", "list", "-b", bundle)
+    assert done.returncode == 0 and "\x1b" not in done.stdout
+    flowers, signs = done.stdout.splitlines()
+    assert flowers.startswith("flowers  ") and "threshold" in flowers and " px" in flowers
+    assert signs.startswith("signs ") and "4 classes: \\x1b[2Jred\\nfox \u00e9" in signs
+    assert "accuracy 91.7 %" in signs and "block FLOPs run -" in signs
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    narrow = call(*MODULE, "domains", "list", "-b", bundle)
+    assert narrow.returncode == 0 and "fox \\xe9" in narrow.stdout
+    path.write_text("{}")
+    done = call(*MODULE, "domains", "list", "-b", bundle)
+    assert done.returncode == 0 and done.stdout.splitlines()[0].startswith("flowers  ")
+    assert done.stdout.splitlines()[1].startswith("signs    cannot be read: ")
 
 
 def test_doctor(call, built, bundle):

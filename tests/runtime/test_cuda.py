@@ -1,13 +1,16 @@
-"""CUDA through both packages, on the simulated device (see tests/simulated)."""
+"""CUDA through both packages, on the simulated device (see tests/simulation)."""
 
 import threading
 
 import numpy as np
 import pytest
-from simulated import CUDA, simulated
+from simulation import CUDA, simulated
 
-from da3.runtime.cuda.interface import driver_text, host, open_cuda, size, unusable
+from da3.runtime.cuda.interface import host
+from da3.runtime.cuda.messages import driver_text, unusable
+from da3.runtime.cuda.opening import open_cuda
 from da3.runtime.errors import BackendError
+from da3.runtime.system.sizes import render_bytes
 
 
 @pytest.fixture(params=CUDA)
@@ -189,7 +192,7 @@ def test_pycuda_has_no_graphs():
 
 
 def test_numbers_for_people():
-    assert [size(n) for n in (15 << 29, 3 << 19, 1500, 0)] == ["7.5 GiB", "1.5 MiB", "2 KiB", "0 KiB"]
+    assert [render_bytes(n) for n in (15 << 29, 3 << 19, 1500, 0)] == ["7.5 GiB", "1.5 MiB", "2 KiB", "0 KiB"]
     assert (driver_text(12040), driver_text(10020)) == ("12.4", "10.2")
 
 

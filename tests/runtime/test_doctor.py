@@ -2,6 +2,7 @@
 
 import sys
 import types
+from importlib.metadata import version
 
 import pytest
 
@@ -25,6 +26,12 @@ def test_here():
     assert report.versions["onnxruntime"].startswith("onnxruntime")
     assert "CPUExecutionProvider" in report.versions["onnxruntime providers"]
     assert "no problems found" in doctor.render(report) or report.problems
+
+
+def test_the_toolchains_packages_are_named_but_not_imported(call):
+    code = "import sys; from da3.runtime.app import doctor; r = doctor.examine(); "
+    done = call("-c", code + "print(r.versions['torch'], r.versions['onnx'], {'torch', 'onnx'} & set(sys.modules))")
+    assert done.stdout == f"torch {version('torch')} onnx {version('onnx')} set()\n"
 
 
 def test_both_onnxruntimes(installed):

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 from synthetic_bundle import BLOCKS, SIZE, Backbone, images, write_domain
 
-from da3.runtime import BackendError, Bundle, DomainError, ImageError, Runtime, backends
+from da3.runtime import BackendError, Bundle, DomainError, ImageError, Runtime
 from da3.runtime.backends.onnxruntime import OrtBackend
+from da3.runtime.execution import choice
 from da3.runtime.onnx_graph.joining import subgraph_model
 from da3.runtime.schedule.layout import join_plan
 
 
 class CountingBackend(OrtBackend):
-    """Counts the calls of every part by the names of its segments."""
+    """Counts the calls of every subgraph by the names of its segments."""
 
     def __init__(self):
         super().__init__()
@@ -29,7 +30,7 @@ class CountingBackend(OrtBackend):
             call = bind(subgraph, weights)
 
             def counted():
-                for step in part.steps:
+                for step in subgraph.steps:
                     self.calls[step.segment] = self.calls.get(step.segment, 0) + 1
                 call()
 
@@ -77,7 +78,7 @@ def test_a_skipped_block_is_never_called(built):
         assert "block_1" not in backend.calls and "block_2" not in backend.calls
 
 
-def test_a_part_that_skips_holds_nothing_of_its_block(built):
+def test_a_subgraph_that_skips_holds_nothing_of_its_block(built):
     bundle = Bundle(built[0])
     for looks_ahead in (False, True):
         layout = join_plan(bundle.manifest, looks_ahead)
@@ -129,18 +130,18 @@ def test_theta(runtime, weights):
     assert runtime.run_batch(x).blocks.all()
 
 
-def test_trace_keeps_what_is_asked(runtime):
+def test_trace_gives_the_values_that_are_asked_for(runtime):
     x = images(4)
     plain = runtime.run_batch(x, "flowers")
-    result, kept = runtime.trace(x, ("x0", "g1", "features", "image"), "flowers")
+    result, values = runtime.trace(x, ("x0", "g1", "features", "image"), "flowers")
     np.testing.assert_array_equal(result.logits, plain.logits)
-    assert {k: v.shape for k, v in kept.items()} == {
+    assert {k: v.shape for k, v in values.items()} == {
         "x0": (4, 4, SIZE // 2, SIZE // 2),
         "g1": (4,),
         "features": (4, 4),
         "image": (4, 3, SIZE, SIZE),
     }
-    assert ((kept["g1"] > 0) == result.blocks[:, 1]).all()
+    assert ((values["g1"] > 0) == result.blocks[:, 1]).all()
     with pytest.raises(DomainError, match="no value 'nope'"):
         runtime.trace(x, ["nope"], "flowers")
 
@@ -252,18 +253,18 @@ def test_uint8_images_of_any_size(runtime):
 
 def test_auto_takes_the_best_there_is(built, monkeypatch, tmp_path):
     installed = set()
-    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: name if name in installed else None)
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: name if name in installed else None)
     for name in ("tensorrt", "onnxruntime"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     with Bundle(built[0]) as bundle:
         with pytest.raises(BackendError, match=r"no engine is installed: pip install 'da3\[cpu\]', or take --backend"):
-            backends.choose("auto", bundle)
+            choice.choose("auto", bundle)
         installed.add("tensorrt")
-        assert backends.choose("auto", bundle).name == "tensorrt"
+        assert choice.choose("auto", bundle).name == "tensorrt"
         installed.add("onnxruntime")
-        assert backends._best(bundle, None) == "onnxruntime"
+        assert choice._best(bundle, None) == "onnxruntime"
         monkeypatch.setattr("da3.runtime.trt.store.read_sets", lambda folder: [folder == str(tmp_path)])
-        assert backends._best(bundle, str(tmp_path)) == "tensorrt"
-        assert backends.choose("reference", bundle).name == "reference"
+        assert choice._best(bundle, str(tmp_path)) == "tensorrt"
+        assert choice.choose("reference", bundle).name == "reference"
         with pytest.raises(BackendError, match="unknown backend 'cuda'; known: auto, onnxruntime, tensorrt, reference"):
-            backends.choose("cuda", bundle)
+            choice.choose("cuda", bundle)

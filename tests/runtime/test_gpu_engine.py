@@ -8,9 +8,9 @@ import pytest
 from synthetic_bundle import images
 
 from da3.runtime import BackendError, Runtime
-from da3.runtime.cuda.interface import open_cuda
-from da3.runtime.onnx_graph.joining import whole_model
-from da3.runtime.onnx_graph.onnxfile import write_model
+from da3.runtime.cuda.opening import open_cuda
+from da3.runtime.onnx_graph.whole import whole_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.trt.build import build_engines
 
 pytestmark = pytest.mark.gpu

@@ -9,7 +9,8 @@ from graphs import checked, feeds_for, graph, ort_run
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BundleError
 from da3.runtime.onnx_graph.joining import subgraph_model
-from da3.runtime.onnx_graph.onnxfile import read_model, write_model
+from da3.runtime.onnx_graph.reading import read_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Segment, Step, Value
 from da3.runtime.schedule.layout import Subgraph, join_plan
 
@@ -29,7 +30,7 @@ def chain(subgraph, bundle, values):
 
 @pytest.mark.parametrize("keep", [(), ("x1", "a0", "features", "g3")])
 @pytest.mark.parametrize("looks_ahead", [True, False])
-def test_every_part_of_a_bundle(built, looks_ahead, keep):
+def test_every_subgraph_of_a_bundle(built, looks_ahead, keep):
     with Bundle(built[0]) as bundle:
         subgraphs = join_plan(bundle.manifest, looks_ahead, keep).subgraphs
         assert max(len(subgraph.steps) for subgraph in subgraphs) > 1

@@ -70,9 +70,9 @@ def test_a_gpu_has_a_gate_computed_a_block_ahead(manifest):
 
 
 @pytest.mark.parametrize("looks_ahead", [False, True])
-@pytest.mark.parametrize("keep", [(), ("x1", "a2", "features")])
-def test_every_value_is_there_when_it_is_read(manifest, looks_ahead, keep):
-    layout = join_plan(manifest, looks_ahead, keep)
+@pytest.mark.parametrize("readable", [(), ("x1", "a2", "features")])
+def test_every_value_is_there_when_it_is_read(manifest, looks_ahead, readable):
+    layout = join_plan(manifest, looks_ahead, readable)
     held = {layout.buffers["image"]: "image"}
     for call in layout.calls:
         needed = [n for n in call.subgraph.inputs if not n.startswith("domain:")]
@@ -87,9 +87,9 @@ def test_every_value_is_there_when_it_is_read(manifest, looks_ahead, keep):
             assert [n for n in call.skip.inputs if not n.startswith("domain:")] == needed
             extra = set(call.skip.inputs) - set(call.subgraph.inputs)
             assert extra == ({"domain:substitutes.2.shift"} if call.block == 2 else set())
-    for name in layout.kept:
+    for name in layout.readable:
         assert held[layout.buffers[name]] == name
-    assert set(layout.kept) == {"logits", *keep}
+    assert set(layout.readable) == {"logits", *readable}
 
 
 def test_buffers_are_shared(manifest):
@@ -105,7 +105,7 @@ def test_unknown_values_are_refused(manifest):
         join_plan(manifest, False, ("domain:head.bias",))
 
 
-def test_a_plan_without_gates_is_one_part(manifest):
+def test_a_plan_without_gates_is_one_subgraph(manifest):
     plan = tuple(step.always for step in manifest.plan)
     for looks_ahead in (False, True):
         (call,) = join_plan(manifest._replace(plan=plan), looks_ahead).calls

@@ -11,7 +11,8 @@ from onnx import TensorProto
 from da3.runtime import BackendError
 from da3.runtime.backends.numpy_ops import OPERATORS
 from da3.runtime.backends.reference import Program
-from da3.runtime.onnx_graph.onnxfile import DTYPES, read_model
+from da3.runtime.onnx_graph.model import DTYPES
+from da3.runtime.onnx_graph.reading import read_model
 
 RNG = np.random.RandomState(0)
 
@@ -213,6 +214,6 @@ def test_what_is_refused(op, inputs, attributes, opset):
 )
 def test_no_memory_beyond_an_array_is_read(attributes):
     _, ours, feeds = program("Conv", [normal(1, 1, 4, 4), normal(1, 1, 2, 2)], {})
-    ours._lines[0].node.attributes.update(attributes)
+    ours._instructions[0].node.attributes.update(attributes)
     with pytest.raises(BackendError, match="^part p: Conv failed"):
         ours.run(list(feeds.values()))

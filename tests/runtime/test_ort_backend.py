@@ -7,7 +7,7 @@ import sys, warnings
 import numpy as np
 import onnxruntime
 from da3.runtime import Runtime
-from da3.runtime.backends import onnxruntime as ort
+from da3.runtime.backends import sessions
 
 bundle, model = sys.argv[1], sys.argv[1] + "/backbone/skip.onnx"
 x = np.zeros((1, 3, 16, 16), np.float32)
@@ -40,7 +40,7 @@ def test_one_thread_makes_no_pool(script):
 
 
 def test_our_own_sessions_share_the_pool(script):
-    script("run(2); ort.open_session(model); ort.open_session(open(model, 'rb').read())")
+    script("run(2); sessions.open_session(model); sessions.open_session(open(model, 'rb').read())")
 
 
 def test_after_somebody_elses_session(script):

@@ -11,7 +11,9 @@ from da3.runtime.bundle.packs import add_pack, list_domains, remove_domain, upda
 
 
 def snapshot(folder):
-    return {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    """The bundle's own files; what a backend stores for its next start is not among them."""
+    files = {p.relative_to(folder): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+    return {path: data for path, data in files.items() if path.parts[0] != "engines"}
 
 
 def leftovers(folder):

@@ -11,7 +11,9 @@ from synthetic_bundle import PREPROCESSING
 
 from da3.runtime import Runtime
 from da3.runtime.errors import ImageError
-from da3.runtime.images.preprocess import Preprocessing, decode
+from da3.runtime.images.decode import decode
+from da3.runtime.images.inputs import batches, in_batches, read_inputs
+from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.images.resize import resize_bilinear, resize_bilinear_numpy
 
 PREP = Preprocessing(64, 0.875, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -228,3 +230,61 @@ def test_paths_through_the_engine(built, tmp_path):
         for paths in (tmp_path, [tmp_path / f"{i}.png" for i in range(3)], f"{tmp_path}/*.png"):
             found = [p.logits for p in runtime.run(paths, "flowers", batch_size=2)]
             np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_arrays_in_files_through_the_engine(built, tmp_path):
+    """A .npy file is what the array in it is, alone, in a list and beside pictures."""
+    pixels = np.stack([picture(40, 50, seed=i) for i in range(3)])
+    with Runtime(built[0], backend="reference") as runtime:
+        runtime.use("flowers")
+        prep = runtime.preprocessing
+        np.save(tmp_path / "uint8.npy", pixels)
+        np.save(tmp_path / "one.npy", pixels[0])
+        np.save(tmp_path / "float.npy", prep.normalise(np.stack([prep.resize_and_crop(p) for p in pixels])))
+        Image.fromarray(pixels[1]).save(tmp_path / "1.png")
+        expected = [p.logits for p in runtime.run(pixels)]
+
+        def logits(images, **options):
+            return [p.logits for p in runtime.run(images, **options)]
+
+        for name in ("uint8.npy", "float.npy"):
+            np.testing.assert_allclose(logits(str(tmp_path / name), batch_size=2), expected, rtol=1e-4, atol=1e-4)
+        mixed = logits([tmp_path / "one.npy", tmp_path / "1.png", pixels[2], tmp_path / "uint8.npy"], batch_size=4)
+        np.testing.assert_allclose(mixed, [*expected, *expected], rtol=1e-4, atol=1e-4)
+        np.save(tmp_path / "odd.npy", np.zeros((2, 5)))
+        for name, message in (("odd.npy", "odd.npy: expected images of shape"), ("gone.npy", "no such file")):
+            with pytest.raises(ImageError, match=message):
+                runtime.run(tmp_path / name)
+
+
+def test_batches_are_the_same_numbers_whichever_way_they_come(tmp_path):
+    pixels = np.stack([picture(80, 90, seed=i) for i in range(5)])
+    paths = [str(tmp_path / f"{i}.png") for i in range(5)]
+    for path, image in zip(paths, pixels, strict=True):
+        Image.fromarray(image).save(path)
+    np.save(tmp_path / "x.npy", pixels)
+    expected = PREP.normalise(np.stack([PREP.resize_and_crop(p) for p in pixels]))
+    for images in (paths, pixels, list(pixels), str(tmp_path / "x.npy"), expected):
+        found = list(batches(images, PREP, 2))
+        assert [len(b) for b in found] == [2, 2, 1] and found[0].dtype == np.float32
+        np.testing.assert_array_equal(np.concatenate(found), expected)
+    with pytest.raises(ImageError, match="batch_size must be at least 1"):
+        list(batches(paths, PREP, 0))
+    with pytest.raises(ImageError, match="the list is empty"):
+        list(batches([], PREP, 1))
+
+
+def test_what_cannot_be_read_is_left_out_where_that_is_asked_for(tmp_path):
+    Image.fromarray(picture(80, 90)).save(tmp_path / "good.png")
+    np.save(tmp_path / "good.npy", np.stack([picture(80, 90)] * 2))
+    np.save(tmp_path / "odd.npy", np.zeros((2, 5)))
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    paths = [str(tmp_path / name) for name in ("bad.jpg", "good.png", "odd.npy", "good.npy")]
+    failed = []
+    inputs = list(read_inputs(paths, PREP, lambda path, error: failed.append((path, str(error)))))
+    assert [i.name for i in inputs] == [paths[1], f"{paths[3]}[0]", f"{paths[3]}[1]"]
+    assert [path for path, _ in failed] == [paths[0], paths[2]] and all(p in text for p, text in failed)
+    assert all(i.seconds > 0 and i.pixels.shape == (3, 64, 64) for i in inputs)
+    assert [b.names for b in in_batches(inputs, 2)] == [[i.name for i in inputs[:2]], [inputs[2].name]]
+    with pytest.raises(ImageError, match="bad.jpg"):
+        list(read_inputs(paths, PREP))

@@ -11,9 +11,9 @@ import pytest
 from synthetic_bundle import Backbone, images
 
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.onnx_graph.float16 import to_half
 from da3.runtime.onnx_graph.joining import subgraph_model
-from da3.runtime.onnx_graph.onnxfile import write_model
-from da3.runtime.onnx_graph.precision import to_half
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
 
 
@@ -58,7 +58,7 @@ def test_packs(call36, bundle, tmp_path):
     assert domains("pack", "signs", "--out", tmp_path).returncode == 0
     assert domains("remove", "signs").returncode == 0
     assert domains("add", tmp_path / "signs.da3").stdout == "added signs\n"
-    assert domains("list").stdout == "flowers\nsigns\n"
+    assert [line.split()[0] for line in domains("list").stdout.splitlines()] == ["flowers", "signs"]
 
 
 def test_preprocessing_gives_the_same_numbers(call36, tmp_path):
@@ -121,13 +121,13 @@ import sys
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.onnx_graph.joining import subgraph_model
 from da3.runtime.schedule.layout import join_plan
-from da3.runtime.onnx_graph.onnxfile import write_model
-from da3.runtime.onnx_graph.precision import to_half
+from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.onnx_graph.float16 import to_half
 
 with Bundle(sys.argv[1]) as bundle:
-    for number, part in enumerate(join_plan(bundle.manifest, True).subgraphs):
-        model = subgraph_model(part, bundle)
-        for kind, data in (("full", model), ("half", to_half(model, [part.segment.outputs[0].name]))):
+    for number, subgraph in enumerate(join_plan(bundle.manifest, True).subgraphs):
+        model = subgraph_model(subgraph, bundle)
+        for kind, data in (("full", model), ("half", to_half(model, [subgraph.segment.outputs[0].name]))):
             with open("%s/%d.%s" % (sys.argv[2], number, kind), "wb") as file:
                 file.write(write_model(data))
 """
@@ -136,7 +136,7 @@ with Bundle(sys.argv[1]) as bundle:
 def test_graphs_are_written_the_same(call36, built, tmp_path):
     assert call36("-c", GRAPHS, built[0], tmp_path).returncode == 0
     with Bundle(built[0]) as bundle:
-        for number, part in enumerate(join_plan(bundle.manifest, True).subgraphs):
-            model = subgraph_model(part, bundle)
-            for kind, expected in (("full", model), ("half", to_half(model, [part.segment.outputs[0].name]))):
+        for number, subgraph in enumerate(join_plan(bundle.manifest, True).subgraphs):
+            model = subgraph_model(subgraph, bundle)
+            for kind, expected in (("full", model), ("half", to_half(model, [subgraph.segment.outputs[0].name]))):
                 assert (tmp_path / f"{number}.{kind}").read_bytes() == write_model(expected)

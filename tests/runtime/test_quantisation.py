@@ -12,10 +12,13 @@ from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.backends.reference import ReferenceBackend
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BackendError, BundleError
+from da3.runtime.onnx_graph.float16 import half_borders
+from da3.runtime.onnx_graph.int8 import to_int8
 from da3.runtime.onnx_graph.joining import subgraph_model
-from da3.runtime.onnx_graph.onnxfile import read_model, write_model
-from da3.runtime.onnx_graph.precision import half_borders, to_int8, to_opset_19
+from da3.runtime.onnx_graph.opset import to_opset_19
+from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.onnx_graph.subgraphs import engine_subgraph
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
 
 HALF, FULL = np.dtype(np.float16), np.dtype(np.float32)
@@ -148,7 +151,7 @@ def write_ranges(bundle, ranges, **changes):
 
 @pytest.mark.parametrize("typed", [True, False])
 @pytest.mark.parametrize("looks_ahead", [True, False])
-def test_every_int8_part(measured, looks_ahead, typed):
+def test_every_int8_subgraph(measured, looks_ahead, typed):
     with Bundle(measured) as bundle:
         for subgraph in join_plan(bundle.manifest, looks_ahead).subgraphs:
             plain = subgraph_model(subgraph, bundle)

@@ -9,7 +9,7 @@ from da3.runtime import BackendError, Runtime
 from da3.runtime.backends.reference import Program
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.execution.choice import choose
-from da3.runtime.onnx_graph.onnxfile import read_model
+from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.schedule.layout import join_plan
 
 

@@ -3,7 +3,6 @@
 The project's own builder drives it, so its calls meet real bindings too. Running what was built takes a GPU.
 """
 
-import json
 import sys
 
 import numpy as np
@@ -11,23 +10,26 @@ import pytest
 import torch
 from onnx import helper, numpy_helper
 
+from da3.export.domain import DomainFacts, trained_domain
 from da3.export.segments import deploy
-from da3.export.standalone import standalone
-from da3.export.writer import manifest, write_files
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.writer import put_file, to_json, write_files
 from da3.runtime.errors import BackendError
 from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, convolved
-from da3.runtime.onnx_graph.onnxfile import read_model, write_model
+from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.onnx_graph.subgraphs import engine_subgraph
+from da3.runtime.onnx_graph.whole import whole_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
+from da3.runtime.training.config import AdaptorSpec
 from da3.runtime.trt.api import Library
 from da3.runtime.trt.build import is_quantised
 from da3.runtime.trt.builder import Builder, Recipe
-from da3.runtime.trt.engines import FULL, Spec, TensorSpec, profile, unique, wanted_engines
+from da3.runtime.trt.engines import EngineOptions, engine_specs, profile, unique
 from da3.runtime.trt.formats import LINEAR
+from da3.runtime.trt.tensor_spec import FULL, TensorSpec
 from da3.toolchain.backbones import load_backbone, random_weights
-from da3.toolchain.network.adaptor import AdaptorSpec
 from da3.toolchain.network.model import DomainModel
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="no TensorRT-RTX: pip install '.[rtx]'")
@@ -51,20 +53,22 @@ def library(monkeypatch):
 def trained(arch, width, size):
     """A network of random weights, every block of it gated that can be."""
     torch.manual_seed(0)
-    return DomainModel(load_backbone(arch, random_weights(arch, width)), AdaptorSpec(), size, 3, gated=True)
+    return DomainModel(
+        load_backbone(arch, random_weights(arch, width)), AdaptorSpec(), size=size, classes=3, gated=True
+    )
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def bundle(request, tmp_path_factory):
     """A bundle as the exporter writes it, of random weights and without domains; every convolution may be INT8."""
     model = trained(*request.param)
-    deployment = deploy(model)
+    deployment = deploy(model, Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
     ranges = {name: dict.fromkeys(convolved(read_model(data)), 4.0) for name, data in deployment.files.items()}
     ranges = {name: values for name, values in ranges.items() if values}
-    deployment.files[INT8_FILE] = json.dumps({"format": 1, "ranges": ranges}).encode()
-    preprocessing = Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
     folder = tmp_path_factory.mktemp("rtx") / "bundle"
-    write_files(folder, {**deployment.files, "manifest.json": manifest(model, deployment, preprocessing)})
+    write_files(folder, deployment.every_file())
+    with Bundle(folder) as opened:
+        put_file(opened, INT8_FILE, to_json({"format": 1, "ranges": ranges}))
     with Bundle(folder) as opened:
         yield opened
 
@@ -74,12 +78,12 @@ def refused(library, graphs):
     builder, found = Builder(library), {}
     for name, data, inputs, outputs, precision in graphs:
         recipe = Recipe(
-            name,
-            {border.tensor: profile(border, Spec(precision, BATCH)) for border in inputs},
-            {border.tensor: border.layout for border in (*inputs, *outputs)},
-            precision != "fp32",
-            precision == "int8",
-            WORKSPACE,
+            name=name,
+            profiles={spec.tensor: profile(spec, EngineOptions(precision, BATCH)) for spec in inputs},
+            layouts={spec.tensor: spec.layout for spec in (*inputs, *outputs)},
+            half=precision != "fp32",
+            int8=precision == "int8",
+            workspace=WORKSPACE,
         )
         try:
             assert builder.plan(data, recipe)
@@ -106,7 +110,9 @@ def test_every_file_as_exported(library, bundle):
 def test_standalone(network, library):
     """The one file of `da3 export --standalone`."""
     model = trained(*network)
-    data = standalone(model.backbone, model.head, model.size, 3, model)
+    deployment = deploy(model, Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
+    domain = trained_domain(model, DomainFacts("signs", ("a", "b", "c"), {}))
+    data = write_model(whole_model(deployment, domain, gated=True))
     ends = [plain([info]) for infos in (read_model(data).inputs, read_model(data).outputs) for info in infos]
     assert refused(library, [("standalone", data, *ends, "fp32")]) == {}
 
@@ -123,16 +129,17 @@ def test_standalone(network, library):
 )
 def test_every_engine(precision, sm, typed, library, bundle):
     """All that `da3 build` builds: joined subgraphs, dynamic batch, the pinned memory layouts of old and new GPUs."""
-    wanted = unique(wanted_engines(join_plan(bundle.manifest, True), bundle.manifest, Spec(precision, BATCH), sm))
+    options = EngineOptions(precision, BATCH)
+    specs = unique(engine_specs(join_plan(bundle.manifest, True), bundle.manifest, options, sm))
     graphs, quantised = [], 0
-    for one in wanted:
+    for one in specs:
         model = engine_subgraph(
-            one.subgraph, bundle, precision, [b.tensor for b in one.specs if b.dtype == FULL], typed
+            one.subgraph, bundle, precision, [tensor.tensor for tensor in one.tensors if tensor.dtype == FULL], typed
         )
         quantised += is_quantised(model)
         graphs.append((one.subgraph.segment.name, write_model(model), one.inputs, one.outputs, precision))
     assert any("+" in name for name, *_ in graphs) and (quantised > 0) == (precision == "int8")
-    fast = {border.layout for _, _, inputs, outputs, _ in graphs for border in (*inputs, *outputs)} - {LINEAR}
+    fast = {spec.layout for _, _, inputs, outputs, _ in graphs for spec in (*inputs, *outputs)} - {LINEAR}
     assert fast == (set() if precision == "fp32" else {"CHW2" if sm == NANO else "HWC8"})
     assert refused(library, graphs) == {}
 
@@ -163,8 +170,8 @@ def test_what_it_refuses(node, dtype, weights, layout, words, library):
         opset_imports=[helper.make_opsetid("", 13)],
         ir_version=7,
     )
-    borders = [[TensorSpec(name, name, SHAPE, FULL, layout)] for name in "xy"]
-    said = refused(library, [("odd", model.SerializeToString(), *borders, "fp16")])
+    specs = [[TensorSpec(name, name, SHAPE, FULL, layout)] for name in "xy"]
+    said = refused(library, [("odd", model.SerializeToString(), *specs, "fp16")])
     if words is None:
         assert said == {}
     else:

@@ -1,4 +1,4 @@
-"""The TensorRT backend, end to end, on simulated releases of TensorRT and CUDA: see tests/simulated/README.md.
+"""The TensorRT backend, end to end, on simulated releases of TensorRT and CUDA: see tests/simulation/README.md.
 
 A simulation asserts by itself, when it ends, that nothing was misused and nothing was left behind.
 """
@@ -11,16 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import synthetic_bundle
-from simulated import CUDA, RELEASES, simulated
-from simulated.answers import DOMAINS, NEWEST, PYTHON, TOLERANCE, check
-from simulated.memory import Fault
+from simulation import CUDA, RELEASES, simulated
+from simulation.device.memory import Fault
+from trt_answers import DOMAINS, NEWEST, PYTHON, TOLERANCE, check
 
 from da3.runtime import Da3Error, Runtime
 from da3.runtime.errors import BackendError
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 
-pytest_plugins = ["simulated.fixtures"]
+pytest_plugins = ["trt_fixtures"]
 
 # -- answers
 

@@ -1,6 +1,6 @@
 """TensorRT engines: building them, refusing those that do not fit, and machines that have no TensorRT or no GPU.
 
-All of it on the simulated releases of tests/simulated.
+All of it on the simulated releases of tests/simulation.
 """
 
 import json
@@ -9,8 +9,9 @@ import shutil
 import numpy as np
 import pytest
 import synthetic_bundle
-from simulated import formats, simulated
-from simulated.answers import NEWEST, PYTHON, check
+from simulation import simulated
+from simulation.tensorrt import formats
+from trt_answers import NEWEST, PYTHON, check
 
 from da3.runtime import Runtime
 from da3.runtime.backends.onnxruntime import OrtBackend
@@ -18,7 +19,7 @@ from da3.runtime.errors import BackendError
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 
-pytest_plugins = ["simulated.fixtures"]
+pytest_plugins = ["trt_fixtures"]
 
 
 # -- engines that do not fit

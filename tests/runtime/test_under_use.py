@@ -90,8 +90,8 @@ def test_domains_that_come_and_go_take_no_memory(built, backend):
         for number in range(1500):
             cycle(number)
         assert resident_bytes() - before < 1 << 20
-        for track in runtime._open.scheduler._idle:
-            assert not track.programs, "programs of domains that are gone"
+        for pooled in runtime._open.scheduler._idle:
+            assert not pooled.programs, "programs of domains that are gone"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -141,8 +141,7 @@ def test_closing_while_others_run(built, backend):
                 assert "this Runtime is closed" in str(error)
 
         assert in_threads(5, work) == []
-        scheduler = runtime._open  # nothing is left behind
-        assert scheduler is None
+        assert runtime._open is None, "nothing is left behind"
 
 
 def test_a_failed_run_leaves_the_next_one_whole(runtime, weights, monkeypatch):
@@ -154,7 +153,7 @@ def test_a_failed_run_leaves_the_next_one_whole(runtime, weights, monkeypatch):
     monkeypatch.setattr(context, "read", lambda value: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         runtime.run_batch(x, "flowers")
-    assert all(track.context is not context for track in scheduler._idle)
+    assert all(pooled.context is not context for pooled in scheduler._idle)
     np.testing.assert_allclose(runtime.run_batch(x, "flowers").logits, expected, rtol=1e-4, atol=1e-4)
 
 

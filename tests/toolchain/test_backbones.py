@@ -1,11 +1,14 @@
 """Every backbone: the frozen, split network computes what the whole one does, and its weights files are checked."""
 
+from functools import reduce
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from da3.toolchain.autograd.frozen import run_conv
 from da3.toolchain.backbones import NAMES, build_network, load_backbone, load_weights, random_weights
 from da3.toolchain.backbones import weights as weights_module
 from da3.toolchain.backbones.layers import conv_bn
@@ -66,13 +69,14 @@ def test_heights_and_flops_are_those_of_the_tensors(arch):
     for block, height in zip(backbone.blocks, backbone.heights(96), strict=False):
         assert x.shape[-1] == height
         flops = []
-        for conv in [*block.branch, *([block.projection] if block.projection else [])]:
-            conv.register_forward_hook(
-                lambda m, i, o, flops=flops: flops.append(2 * o[0].numel() * m.weight[0].numel())
-            )
-        x = F.relu(
-            block.branch(x) + (0 if not block.has_shortcut else x if block.projection is None else block.projection(x))
-        )
+
+        def run(conv, x, flops=flops):
+            y = run_conv(conv, x)
+            flops.append(2 * y[0].numel() * conv.weight[0].numel())
+            return y
+
+        y = reduce(lambda y, conv: run(conv, y), block.branch, x)
+        x = F.relu(y + (0 if not block.has_shortcut else x if block.projection is None else run(block.projection, x)))
         counted.append(sum(flops))
     assert [f.branch + f.shortcut for f in backbone.block_flops(96)] == counted
 

@@ -11,6 +11,8 @@ from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from da3.runtime.training.checkpoint import read
+from da3.runtime.training.config import MemorySettings
 from da3.toolchain.backbones import load_weights, random_weights
 from da3.toolchain.bench import accuracy, parallel_runs
 from da3.toolchain.bench.accuracy import bench_accuracy
@@ -22,9 +24,7 @@ from da3.toolchain.bench.tables import accuracy_table
 from da3.toolchain.bench.variants import parse
 from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.process.worker import WorkerError
-from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
@@ -98,7 +98,7 @@ def test_the_command_trains_once_and_refuses_other_options(root, weights_files, 
     report = json.loads(first.stdout)
     last = tmp_path / "out" / "runs" / "linear" / "seed-0" / "signs" / "last.safetensors"
     trained = last.stat().st_mtime_ns
-    assert ckpt.read(last).config.flip is False
+    assert read(last).config.flip is False
     (row,) = report["rows"]
     assert (row["method"], row["domain"], row["seeds"], row["last_std"]) == ("linear", "signs", [0], None)
     assert json.loads((tmp_path / "out" / "results.json").read_text()) == report
@@ -198,10 +198,10 @@ def test_memory_settings_count_only_where_they_mean_something(small_run, weights
     weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
     for name, count in (("finetune", 0), ("linear", 0), ("da3", 2)):
         config = small_run(method=name).config(weights, ("a", "b"), 10)
-        other = replace(config, lean=MemorySettings("fp32", gradient="skip-path"))
+        other = config._replace(memory=MemorySettings("fp32", gradient="skip-path"))
         assert len(differences(config, other)) == count
         assert differences(config, config) == []
-    grid = replace(config, adaptor=replace(config.adaptor, grid=4))
+    grid = config._replace(adaptor=config.adaptor._replace(grid=4))
     assert "adaptor" in differences(grid, config)[0]
 
 

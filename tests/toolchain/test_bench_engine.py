@@ -14,11 +14,11 @@ from rich.console import Console
 from synthetic_bundle import Backbone, images, write_bundle
 
 from da3.runtime import BackendError, DomainError, ImageError, Runtime
-from da3.runtime.backends.onnxruntime import open_session as onnxruntime_session
-from da3.runtime.execution.scheduler import flops_share
-from da3.runtime.onnx_graph.joining import whole_model
-from da3.runtime.onnx_graph.onnxfile import write_model
+from da3.runtime.backends.sessions import open_session as onnxruntime_session
+from da3.runtime.onnx_graph.whole import whole_model
+from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.records import Block
+from da3.runtime.schedule.flops import flops_share
 from da3.toolchain.bench.engine import bench_bundle, break_even, cold_load_ms, compare, switch_us
 from da3.toolchain.bench.engine_cases import NAMES, choose_blocks
 from da3.toolchain.bench.engine_process import start_fresh

@@ -16,6 +16,7 @@ from rich.console import Console
 from torch import nn
 from typer.testing import CliRunner
 
+from da3.runtime.training.config import AdaptorSpec
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.bench import train as bench_train
 from da3.toolchain.bench.plots import draw_train
@@ -26,7 +27,6 @@ from da3.toolchain.bench.variants import parse
 from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Learner, Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
 from da3.toolchain.network.model import Output
 from da3.toolchain.training.step_worker import gates_for, kept_bytes_per_image
 
@@ -46,7 +46,7 @@ FAKE = """
 import json, os, signal, sys, time
 request = json.load(sys.stdin)
 with open(os.environ["FAKE_LOG"], "a") as log:
-    log.write(f"{request['method']} {request['keep']} {os.getpid()}\\n")
+    log.write(f"{request['method']} {request['flops_budget']} {os.getpid()}\\n")
 if request["method"] == "linear":
     os.kill(os.getpid(), signal.SIGKILL)
 if request["method"] == "bias":
@@ -60,7 +60,7 @@ turn = sum(line.startswith(request["method"]) for line in open(os.environ["FAKE_
 print(json.dumps({"measured": {
     "kept_bytes_per_image": 1000 * turn, "base_bytes": 10**8, "peak_growth_bytes": 10**6 * turn,
     "seconds": [turn, turn + 0.5],
-    "trainable_parameters": 7, "domain_bytes": 14, "flops_share": request["keep"], "threads": 1,
+    "trainable_parameters": 7, "domain_bytes": 14, "flops_share": request["flops_budget"], "threads": 1,
     "device_name": None}}))
 """
 
@@ -126,7 +126,7 @@ def test_json_has_every_figure_and_the_conditions(measured, weights_files):
 def test_figures_are_sane(measured, weights_files):
     finetune, da3 = measured[0]["rows"]
     weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
-    task = Task("mobilenet_v2", 32, 10, 1.0, AdaptorSpec())
+    task = Task(arch="mobilenet_v2", size=32, classes=10, flops_budget=1.0, adaptor=AdaptorSpec())
     learner = method("finetune")(task, weights)
     assert finetune["trainable_parameters"] == sum(p.numel() for p in learner.parameters())
     assert finetune["domain_bytes"] == learner.domain_bytes() > da3["domain_bytes"]
@@ -146,8 +146,9 @@ class Keeps(Learner):
     slice_size = 32
 
     def __init__(self, micro_batch=0):
+        memory = type("MemorySettings", (), {"micro_batch": micro_batch})()
         super().__init__(
-            Task("none", 64, 10, 1.0, AdaptorSpec(), type("MemorySettings", (), {"micro_batch": micro_batch})()),
+            Task(arch="none", size=64, classes=10, flops_budget=1.0, adaptor=AdaptorSpec(), memory=memory),
             WeightsFile({}, "none", input_range="-1..1"),
         )
         self.model = nn.ParameterList([nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))])

@@ -1,30 +1,13 @@
 """The memory budget of ``da3 train``: which settings are tried, in which order, and what is said about them."""
 
-from dataclasses import replace
-
 import pytest
 
+from da3.runtime.training.config import AdaptorSpec, MemorySettings, RunConfig
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.training import budget
-from da3.toolchain.training.budget import choices, fit, parse_bytes
-from da3.toolchain.training.checkpoint import RunConfig
+from da3.toolchain.training.budget import choices, fit
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
-
-
-@pytest.mark.parametrize(
-    ("given", "count"), [("256MB", 256_000_000), ("1.5 GiB", 1_610_612_736), ("900", 900), ("64kb", 64_000)]
-)
-def test_sizes(given, count):
-    assert parse_bytes(given) == count
-
-
-@pytest.mark.parametrize("given", ["", "lots", "-5MB", "0MB", "5 parsecs"])
-def test_bad_sizes(given):
-    with pytest.raises(TrainingError, match="--memory-budget .*such as 256MB"):
-        parse_bytes(given)
 
 
 def config(name="da3"):
@@ -48,12 +31,12 @@ def test_choices_are_cumulative_and_respect_what_the_user_fixed():
         "one photo a slice, pooled inputs kept in int8, a backbone in bf16",
         "one photo a slice, pooled inputs kept in int8, a backbone in bf16, adaptors on a grid of 4 x 4",
     ]
-    finer = [name for name, _ in choices(replace(config(), adaptor=AdaptorSpec(grid=16)), frozenset())]
+    finer = [name for name, _ in choices(config()._replace(adaptor=AdaptorSpec(grid=16)), frozenset())]
     assert [name.split(", ")[3:] for name in finer[4:]] == [[f"adaptors on a grid of {n} x {n}"] for n in (8, 4)]
     last = list(found.values())[-1]
-    assert last.lean == MemorySettings("int8", "bf16", "exact", 1) and last.adaptor.grid == 4
+    assert last.memory == MemorySettings("int8", "bf16", "exact", 1) and last.adaptor.grid == 4
     fixed = list(choices(config(), frozenset({"micro_batch", "backbone_precision"})))
-    assert all(c.lean.micro_batch == 0 and c.lean.backbone_precision == "fp32" for _, c in fixed)
+    assert all(c.memory.micro_batch == 0 and c.memory.backbone_precision == "fp32" for _, c in fixed)
     one = [name for name, _ in choices(config(), frozenset({"micro_batch"}))]
     assert one[1:3] == ["pooled inputs kept in int8", "pooled inputs kept in int8, a backbone in bf16"]
     assert [name for name, _ in choices(config("finetune"), frozenset())] == ["as it is"]
@@ -69,7 +52,7 @@ def test_the_first_choice_that_fits_is_taken_and_explained(monkeypatch):
     reporter, notes = SilentReporter(), []
     reporter.note = notes.append
     chosen = fitted(200_000_000, reporter)
-    assert chosen == replace(config(), lean=MemorySettings("bf16", "fp32", "exact", 1))
+    assert chosen == config()._replace(memory=MemorySettings("bf16", "fp32", "exact", 1))
     assert "one photo a slice: 190 MB, which fits" in notes[2] and "about 290 MB" in notes[3]
 
 

@@ -1,6 +1,7 @@
 """The ``da3`` command line from outside: help that teaches, one line per error, the whole path of a user."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -8,12 +9,14 @@ import pytest
 from typer.testing import CliRunner
 
 from da3.export import exporter
+from da3.runtime.app.commands import COMMANDS as RUNTIME_COMMANDS
+from da3.runtime.system.versions import VERSION
 from da3.toolchain.cli.commands import app
 
 DA3 = [sys.executable, "-m", "da3.toolchain.cli.main"]
 PHOTO = "data/signs/val/class0/0.jpg"
 BENCHES = ["run", "train", "accuracy"]
-COMMANDS = ["train", "export", "run-engine", "calibrate", "domains", "bench", "demo", "doctor"]
+COMMANDS = ["train", "export", "calibrate", "bench", "demo", *(c.name for c in RUNTIME_COMMANDS)]
 
 
 def run(*words, cwd, stdin=None):
@@ -31,6 +34,45 @@ def test_help_teaches(command):
         assert all(name in done.output for name in COMMANDS)
     if command in (["train"], ["export"], ["run-engine"], ["calibrate"]):
         assert f"Example: da3 {command[0]} " in done.output
+
+
+def in_process(*words):
+    return CliRunner(env={"COLUMNS": "400"}).invoke(app, list(words))
+
+
+@pytest.mark.parametrize("command", RUNTIME_COMMANDS, ids=lambda c: c.name)
+def test_the_runtimes_commands_are_the_same_here_and_there(command, tmp_path, monkeypatch):
+    """The same words, described in the same words, but for what was typed to get there."""
+    monkeypatch.setenv("COLUMNS", "400")
+    there = subprocess.run(
+        [sys.executable, "-m", "da3.runtime", command.name, "--help"], capture_output=True, text=True, cwd=tmp_path
+    )
+    here = run(command.name, "--help", cwd=tmp_path)
+    assert here.returncode == there.returncode == 0 and here.stdout.startswith(f"usage: da3 {command.name} ")
+    assert here.stdout == there.stdout.replace("python -m da3.runtime", "da3")
+    # The list of all commands has the same line, and a command found through typer the same help.
+    assert f"{command.name} {command.help}" in " ".join(in_process("--help").output.split())
+    assert in_process(command.name, "--help").output == here.stdout
+
+
+def test_version(tmp_path):
+    assert run("--version", cwd=tmp_path).stdout == in_process("--version").output == f"da3 {VERSION}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["run-engine", "--help"], ["--version"]])
+def test_help_is_quick(words, tmp_path):
+    """No torch for help; not even typer for a command of the runtime."""
+    code = f"""
+import sys
+from da3.toolchain.cli.main import main
+sys.argv = ["da3", *{words}]
+try: main()
+except SystemExit: pass
+print({{"torch", "onnxruntime", "matplotlib", "typer", "rich"}} & set(sys.modules), file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    loaded = set(re.findall(r"'(\w+)'", done.stderr))
+    assert loaded <= ({"typer", "rich"} if words[-1] == "--help" and words[0] != "run-engine" else set()), done.stderr
 
 
 def test_a_run_too_short_for_its_budget_says_so(photos, tmp_path):
@@ -98,12 +140,28 @@ def test_json_is_the_same_as_the_runtimes(workplace, photos):
     assert {"path", "label", "probability", "blocks_run", "blocks_skipped"} <= set(a["predictions"][0])
 
 
+def test_an_image_that_cannot_be_read(workplace, photos, tmp_path):
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    good = photos / "val" / "class1" / "0.jpg"
+    done = run("run-engine", "-d", "signs", "-b", "bundle", good, "--json", tmp_path / "bad.jpg", cwd=workplace)
+    assert done.returncode == 1 and len(json.loads(done.stdout)["predictions"]) == 1
+    assert done.stderr.endswith("error: 1 of the images could not be read\n")
+
+
+def test_doctor_reads_a_bundle(workplace):
+    done = run("doctor", "--bundle", "bundle", cwd=workplace)
+    assert re.search(r"^torch +torch \d", done.stdout, re.M) and re.search(r"^onnx +onnx \d", done.stdout, re.M)
+    assert "every file as it should be; domains: letters, signs" in done.stdout
+    done = run("--debug", "doctor", "--bundle", "nowhere", cwd=workplace)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "no bundle at nowhere" in done.stderr
+
+
 def test_domains_come_and_go(workplace, tmp_path):
     listed = run("domains", "list", cwd=workplace)
     assert "signs" in listed.stdout and "letters" in listed.stdout and "mobilenet_v2 at 32 px" in listed.stdout
     assert run("domains", "pack", "signs", "--out", tmp_path, cwd=workplace).returncode == 0
     assert run("domains", "remove", "signs", cwd=workplace).returncode == 0
-    assert "signs" not in run("domains", "list", cwd=workplace).stdout
+    assert [line.split()[0] for line in run("domains", "list", cwd=workplace).stdout.splitlines()] == ["letters"]
     gone = run("domains", "remove", "signs", cwd=workplace)
     assert gone.returncode == 1 and "letters" in gone.stderr
     assert run("domains", "add", tmp_path / "signs.da3", cwd=workplace).returncode == 0
@@ -167,6 +225,11 @@ def test_a_failed_export_shows_its_table(workplace, monkeypatch):
         (["run-engine", PHOTO, "--bundle", "nowhere"], "nowhere"),
         (["calibrate", "--domain", "signs", "--data", "nowhere", "--target-skip", "0.3"], "nowhere"),
         (["domains", "add", "nothing.da3"], "nothing.da3"),
+        (["build", "--workspace", "much"], "--workspace much: use a size such as 256MB"),
+        (
+            ["train", "--domain", "y", "--data", "data/signs", "--weights", "demo", "--memory-budget", "much"],
+            "--memory-budget much: use a size such as 256MB",
+        ),
         (["bench", "run", "nowhere"], "nowhere"),
     ],
 )

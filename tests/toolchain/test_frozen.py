@@ -1,4 +1,4 @@
-"""The lean autograd functions against stock autograd in float64, for every kind of block and gate pattern."""
+"""The autograd functions of frozen blocks against stock autograd in float64, for every kind of block and gates."""
 
 import copy
 
@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from da3.runtime.training.config import KEEP_PRECISIONS
 from da3.toolchain.autograd import frozen, kernels
 from da3.toolchain.autograd.frozen import run_block
-from da3.toolchain.autograd.saved import Kept
+from da3.toolchain.autograd.saved import SavedTensor
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.network.adaptor import Adaptor
-from da3.toolchain.network.memory_settings import KEEP_PRECISIONS
 
 SIDE = 2
 # A backbone, its options, and the blocks that between them cover strides, shortcuts, activations and paddings.
@@ -86,7 +86,7 @@ def test_gradients_equal_stock_autograd(arch, options, index, pattern, layout, b
         pytest.skip("no shortcut, so no gate")
     torch.manual_seed(index)
     x = torch.randn(3, block.in_channels, 8, 8, dtype=torch.float64).to(memory_format=layout)
-    height = block.flops(8).out_height
+    height = block.out_height(8)
     added = torch.randn(3, block.out_channels, SIDE, SIDE, dtype=torch.float64)
     weight = torch.randn(3, block.out_channels, height, height, dtype=torch.float64).to(memory_format=layout)
     inputs = [x, added]
@@ -96,16 +96,16 @@ def test_gradients_equal_stock_autograd(arch, options, index, pattern, layout, b
     def stock(x, added, gate=None):
         return stock_block(block, x, added, gate)
 
-    def lean(x, added, gate=None):
+    def ours(x, added, gate=None):
         return run_block(block, x, added, gate)
 
-    out, found = gradients(lean, inputs, weight)
+    out, found = gradients(ours, inputs, weight)
     expected_out, expected = gradients(stock, inputs, weight)
     assert_close(out, expected_out)
     for a, b in zip(found, expected, strict=True):
         assert_close(a, b)
     with torch.no_grad():
-        assert_close(lean(*inputs), expected_out)
+        assert_close(ours(*inputs), expected_out)
 
 
 @pytest.mark.parametrize(("arch", "options", "index"), BLOCKS, ids=lambda v: str(v))
@@ -130,7 +130,7 @@ def test_biases_get_their_gradients(arch, options, index, backbones):
 def test_skip_path_leaves_the_branch_out_of_the_gradient(arch, options, index, size, backbones):
     block = backbones(arch, options).blocks[index]
     x = torch.randn(2, block.in_channels, size, size, dtype=torch.float64)
-    height = block.flops(size).out_height
+    height = block.out_height(size)
     added = torch.randn(2, block.out_channels, SIDE, SIDE, dtype=torch.float64)
     weight = torch.randn(2, block.out_channels, height, height, dtype=torch.float64)
     factor = height // SIDE
@@ -144,7 +144,7 @@ def test_skip_path_leaves_the_branch_out_of_the_gradient(arch, options, index, s
         shortcut = x if block.projection is None else stock_conv(block.projection, x)
         return branch.detach() + shortcut + F.interpolate(added, scale_factor=factor)
 
-    _, found = gradients(lambda x, a: run_block(block, x, a, None, True), [x, added], weight)
+    _, found = gradients(lambda x, a: run_block(block, x, a, skip_path=True), [x, added], weight)
     if block.activation == "relu" and block.has_shortcut:
         passed = (stock(x, added) > 0).double()
         if factor**2 > 8:  # the gradient is a mean over each cell, and the mask 8 bits of a share
@@ -169,15 +169,15 @@ def test_tail_and_lone_convolutions(backbones):
 @pytest.mark.parametrize("precision", KEEP_PRECISIONS)
 def test_adaptor_gradients(precision):
     torch.manual_seed(0)
-    adaptor = Adaptor(6, 5, 4, SIDE, gated=True).double()
+    adaptor = Adaptor(cin=6, cout=5, mid=4, side=SIDE, gated=True).double()
     with torch.no_grad():
         for parameter in adaptor.parameters():
             parameter.normal_()
     x = torch.randn(3, 6, 8, 8, dtype=torch.float64)
     parameters = list(adaptor.parameters())
 
-    def outcome(x, lean):
-        if lean:
+    def outcome(x, ours):
+        if ours:
             same, p, a, logit = adaptor(x, precision)
         else:
             p = F.avg_pool2d(x, 4).flatten(2).transpose(1, 2)
@@ -186,9 +186,9 @@ def test_adaptor_gradients(precision):
         return same.square().sum() + p.pow(3).sum() + a.square().sum() + logit.square().sum()
 
     results = []
-    for lean in (True, False):
+    for ours in (True, False):
         leaf = x.clone().requires_grad_(True)
-        results.append(torch.autograd.grad(outcome(leaf, lean), [leaf, *parameters]))
+        results.append(torch.autograd.grad(outcome(leaf, ours), [leaf, *parameters]))
     tolerance = {"fp32": 1e-12, "bf16": 2e-2, "int8": 2e-2}[precision]
     for a, b in zip(*results, strict=True):
         assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max()))
@@ -200,12 +200,12 @@ def test_adaptor_gradients(precision):
 
 
 @pytest.mark.parametrize(("precision", "error"), [("fp32", 0.0), ("bf16", 2.0**-8), ("int8", 1.02 / 254)])
-def test_kept_tensors_come_back_within_their_precision(precision, error):
+def test_saved_tensors_come_back_within_their_precision(precision, error):
     p = torch.randn(3, 9, 5) * torch.logspace(-3, 3, 5)
-    kept = Kept(p, precision)
-    found = kept.restore(torch.float32)
+    saved = SavedTensor(p, precision)
+    found = saved.restore(torch.float32)
     assert ((found - p).abs() <= error * p.abs().amax(1, keepdim=True)).all()
-    assert kept.values.data_ptr() != p.data_ptr(), "a view of a full-size tensor would keep it alive"
+    assert saved.values.data_ptr() != p.data_ptr(), "a view of a full-size tensor would keep it alive"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -265,15 +265,15 @@ def test_samples_whose_gate_is_off_are_left_out_both_ways(backbones, monkeypatch
     assert (gate.grad[[0, 2, 3]] == 0).all() and (gate.grad[[1, 4]] != 0).all()
 
 
-def test_a_block_keeps_bits_and_cells_only(backbones):
+def test_a_block_saves_bits_and_cells_only(backbones):
     """What autograd holds between forward and backward, in bytes."""
     block = backbones("resnet50", {}).blocks[1].float()
     x = torch.randn(2, block.in_channels, 16, 16).contiguous(memory_format=torch.channels_last)
     y = run_block(block, x.requires_grad_(True), None, None)
-    kept = y.grad_fn.kept
-    masks = [*kept.inner, kept.outer]
+    saved = y.grad_fn.saved
+    masks = [*saved.inner, saved.outer]
     assert sum(mask.bits.nbytes for mask in masks) == (64 + 64 + 256) * 16 * 16 * 2 / 8
-    assert kept.mean_branch is None and kept.run is None
+    assert saved.mean_branch is None and saved.ran is None
     held = {t.numel() for t in vars(y.grad_fn).values() if isinstance(t, torch.Tensor)}
     assert not held and y.grad_fn.saved_tensors == ()
     block.double()

@@ -3,14 +3,13 @@
 import pytest
 import torch
 
+from da3.runtime.training.config import AdaptorSpec, MemorySettings
 from da3.toolchain.autograd.frozen import run_block
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.bench.progress import SilentBenchReporter
 from da3.toolchain.bench.train import Plan, bench_train
 from da3.toolchain.bench.variants import parse
 from da3.toolchain.methods import METHODS, Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings
 from da3.toolchain.process import memory
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
@@ -56,14 +55,21 @@ def test_little_is_kept_there_too():
     weights = random_weights("resnet50")
     kept = {}
     for name in ("finetune", "da3"):
-        lean = MemorySettings(micro_batch=4)
-        learner = method(name)(Task("resnet50", 224, 5, 1.0, AdaptorSpec.of("resnet50"), lean), weights)
+        task = Task(
+            arch="resnet50",
+            size=224,
+            classes=5,
+            flops_budget=1.0,
+            adaptor=AdaptorSpec.of("resnet50"),
+            memory=MemorySettings(micro_batch=4),
+        )
+        learner = method(name)(task, weights)
         learner.model.to("cuda")
         pixels = torch.randint(0, 256, (4, 224, 224, 3), dtype=torch.uint8, device="cuda")
         learner.train_mode(0.5)
         learner.begin_batch(4)
         before = memory.live_bytes(pixels.device)
-        output = learner.forward_part(learner.normalise(pixels), slice(0, 4))
+        output = learner.forward_slice(learner.normalise(pixels), slice(0, 4))
         kept[name] = memory.growth(before, memory.live_bytes(pixels.device))
         del output
     assert kept["da3"] < kept["finetune"] / 20

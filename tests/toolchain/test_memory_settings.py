@@ -5,11 +5,11 @@ from functools import cache
 import pytest
 import torch
 
+from da3.runtime.training.config import AdaptorSpec, MemorySettings, slice_size
 from da3.toolchain.backbones import random_weights
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings, images_a_slice, slice_size
+from da3.toolchain.network.slicing import images_a_slice
 
 WIDTH = {"mobilenet_v2": 0.35}
 
@@ -22,7 +22,10 @@ def weights_of(arch):
 def step(name, arch, settings, keep=1.0, batch=6, spec=None):
     """Loss and gradients, by name, of one training step."""
     torch.manual_seed(0)
-    learner = method(name)(Task(arch, 64, 5, keep, spec or AdaptorSpec.of(arch), settings), weights_of(arch))
+    learner = method(name)(
+        Task(arch=arch, size=64, classes=5, flops_budget=keep, adaptor=spec or AdaptorSpec.of(arch), memory=settings),
+        weights_of(arch),
+    )
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in learner.parameters():

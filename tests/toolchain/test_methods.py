@@ -4,14 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from da3.runtime.training.config import AdaptorSpec, MemorySettings
+from da3.runtime.training.recipe import schedule
 from da3.toolchain.backbones import load_backbone, load_weights, random_weights
 from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.methods import METHODS, Task
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.methods.piggyback import START, THRESHOLD
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings
-from da3.toolchain.training.loop import schedule
 
 ORDINARY = [name for name, found in METHODS.items() if issubclass(found, Ordinary)]
 CASES = [("mobilenet_v2", "torch"), ("mobilenet_v2", "tf"), ("resnet18", "torch"), ("resnet50", "torch")]
@@ -34,7 +33,8 @@ def weights():
 
 def learner_of(name, weights, arch="mobilenet_v2", micro_batch=0, size=SIZE):
     torch.manual_seed(0)
-    task = Task(arch, size, CLASSES, 1.0, AdaptorSpec(), MemorySettings(keep_precision="fp32", micro_batch=micro_batch))
+    memory = MemorySettings(keep_precision="fp32", micro_batch=micro_batch)
+    task = Task(arch=arch, size=size, classes=CLASSES, flops_budget=1.0, adaptor=AdaptorSpec(), memory=memory)
     return METHODS[name](task, weights)
 
 

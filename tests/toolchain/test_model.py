@@ -3,17 +3,19 @@
 import pytest
 import torch
 
+from da3.runtime.training.config import AdaptorSpec
 from da3.toolchain.autograd import frozen, kernels
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import NAMES, load_backbone, random_weights
-from da3.toolchain.network.adaptor import AdaptorSpec, grid_side
+from da3.toolchain.network.adaptor import grid_side
+from da3.toolchain.network.gating import Gating
 from da3.toolchain.network.model import DomainModel
 
 
 def make(arch="mobilenet_v2", gated=True, size=64, classes=5, shake=False):
     torch.manual_seed(0)
     backbone = load_backbone(arch, random_weights(arch, 0.35 if arch == "mobilenet_v2" else 1.0))
-    model = DomainModel(backbone, AdaptorSpec(), size, classes, gated)
+    model = DomainModel(backbone, AdaptorSpec(), size=size, classes=classes, gated=gated)
     if shake:
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -38,7 +40,7 @@ def test_untrained_adaptors_change_nothing(arch):
     model, image = make(arch), torch.randn(3, 3, 64, 64)
     model.fit_normalisation([image])
     values = {}
-    for gating in ("off", "hard"):  # every gate starts open
+    for gating in (Gating.off(), Gating.hard()):  # every gate starts open
         model.gating = gating
         output = model(image, values)
         expected = model.backbone(image)
@@ -51,7 +53,7 @@ def test_untrained_adaptors_change_nothing(arch):
 def test_hard_gates_leave_samples_out(arch, monkeypatch):
     """A batch with mixed gates equals its samples alone, and branches see only the samples that need them."""
     model, image = make(arch, shake=True), torch.randn(6, 3, 64, 64)
-    model.gating = "hard"
+    model.gating = Gating.hard()
     gate_logits = {}
     model(image, gate_logits)
     model.theta = between_logits([v for k, v in gate_logits.items() if k[0] == "g"])
@@ -70,7 +72,7 @@ def test_hard_gates_leave_samples_out(arch, monkeypatch):
     assert (output.gates == 0).sum() > 0, "the threshold must close some gates"
     alone = torch.cat([model(one[None]).logits for one in image])
     assert torch.allclose(output.logits, alone, rtol=1e-4, atol=1e-5 * float(alone.abs().max()))
-    # The share is what the blocks' own FLOPs say, and those of what stands in for them.
+    # The share is what the FLOPs of the blocks and of their bypasses say.
     flops = model.backbone.block_flops(64)
     total = sum(f.branch + f.shortcut for f in flops)
     run = sum(
@@ -83,7 +85,7 @@ def test_hard_gates_leave_samples_out(arch, monkeypatch):
 def test_training_reaches_adaptors_gates_and_head_but_no_backbone():
     model = make(shake=True)
     assert not list(model.backbone.parameters())
-    model.gating = "sampled"
+    model.gating = Gating.sampled(1.0)
     torch.manual_seed(1)
     output = model(torch.randn(4, 3, 64, 64))
     (output.logits.square().sum() + output.share.mean()).backward()

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from da3.runtime.errors import Da3Error
+from da3.runtime.training.checkpoint import read
 from da3.toolchain.backbones import NAMES, load_weights
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError, WeightsError
 from da3.toolchain.methods import METHODS
 from da3.toolchain.training import checkpoint as ckpt
-from da3.toolchain.training.loop import schedule
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
@@ -37,7 +38,7 @@ class Stops(SilentReporter):
 
 
 def tensors_of(path):
-    found = ckpt.read(path)
+    found = read(path)
     return {**found.model, **{f"optimizer.{k}": v for k, v in found.optimizer.items()}}
 
 
@@ -66,7 +67,7 @@ def test_resumed_equals_uninterrupted(arch, small_run):
             tensors_of(whole.folder / f"{name}.safetensors"),
             tensors_of(resumed.folder / f"{name}.safetensors"),
         )
-        assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+        assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
 
 
 class StopsAmidChoice(SilentReporter):
@@ -98,7 +99,7 @@ def test_stopped_while_choosing_what_to_skip(small_run):
     resumed = train(options("again", resume=True), SilentReporter())
     assert untimed(whole.history) == untimed(resumed.history)
     a, b = (tensors_of(r.folder / "last.safetensors") for r in (whole, resumed))
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+    assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -113,11 +114,11 @@ def test_every_method_trains_resumes_and_evaluates(method, small_run):
     resumed = train(small_run("again", resume=True, epochs=None), SilentReporter())
     assert untimed(whole.history) == untimed(resumed.history)
     a, b = (tensors_of(r.folder / "last.safetensors") for r in (whole, resumed))
-    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert all((a[k] == b[k]).all() for k in a)
     # The checkpoint alone rebuilds a model that scores what was recorded.
-    found = ckpt.read(whole.folder / "best.safetensors")
+    found = read(whole.folder / "best.safetensors")
     weights = ckpt.BackboneStore(whole.folder.parent).get(found.config.backbone, found.config.weights_sha256)
-    output = found.learner(weights).forward(torch.zeros(2, 3, 32, 32))
+    output = ckpt.learner_of(found, weights).forward(torch.zeros(2, 3, 32, 32))
     assert output.logits.shape == (2, 3) and torch.isfinite(output.logits).all()
 
 
@@ -143,7 +144,7 @@ def test_what_a_run_leaves(small_run):
     assert rows == result.history and [r["epoch"] for r in rows] == [1, 2]
     assert Image.open(result.folder / "curves.png").size[0] > 600
     assert np.load(result.folder / "samples.npy").shape == (8, 32, 32, 3)
-    config = ckpt.read(result.folder / "last.safetensors").config
+    config = read(result.folder / "last.safetensors").config
     stored = ckpt.BackboneStore(result.folder.parent).get("mobilenet_v2", config.weights_sha256)
     assert stored.sha256("mobilenet_v2") == config.weights_sha256
 
@@ -190,7 +191,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(photos, tmp_path):
     output, errors = process.communicate(timeout=60)
     assert process.returncode == 130, errors
     assert "--resume" in output and "Traceback" not in errors
-    progress = ckpt.read(tmp_path / "runs" / "signs" / "last.safetensors").progress
+    progress = read(tmp_path / "runs" / "signs" / "last.safetensors").progress
     assert progress.epoch >= 1 and len(progress.history) == progress.epoch
 
 
@@ -199,7 +200,7 @@ def test_kill_leaves_a_checkpoint_to_go_on_from(photos, tmp_path):
     wait_for_epochs(tmp_path / "runs", 2, process)
     process.kill()
     process.communicate()
-    found = ckpt.read(tmp_path / "runs" / "signs" / "last.safetensors")
+    found = read(tmp_path / "runs" / "signs" / "last.safetensors")
     assert found.progress.epoch >= 2
     # From there on the run is the uninterrupted one: compare the next epochs of both.
     from da3.toolchain.training.options import TrainOptions
@@ -211,14 +212,14 @@ def test_kill_leaves_a_checkpoint_to_go_on_from(photos, tmp_path):
             self.rows = (*self.rows, row)
 
     reporter = TwoMore()
-    options = TrainOptions("signs", runs=tmp_path / "runs", resume=True)
+    options = TrainOptions(domain="signs", runs=tmp_path / "runs", resume=True)
     result = train(options, reporter, lambda: len(reporter.rows) >= 2)
     assert not result.finished
     fresh = TwoMore()
     whole = TrainOptions(
-        "signs",
-        str(photos),
-        tmp_path / "whole",
+        domain="signs",
+        data=str(photos),
+        runs=tmp_path / "whole",
         size=32,
         batch_size=4,
         weights="demo",
@@ -265,14 +266,14 @@ def test_damaged_checkpoint(damage, small_run):
 
 def test_nan_in_a_checkpoint(small_run):
     result = train(small_run(), SilentReporter())
-    found = ckpt.read(result.folder / "best.safetensors")
+    found = read(result.folder / "best.safetensors")
     weights = ckpt.BackboneStore(result.folder.parent).get(found.config.backbone, found.config.weights_sha256)
-    learner = found.learner(weights)
+    learner = ckpt.learner_of(found, weights)
     with torch.no_grad():
         next(iter(learner.parameters())).fill_(float("nan"))
-    ckpt.write(found.path, found.config, found.progress, learner, {})
+    ckpt.write(found.path, found.config, found.progress, learner, None)
     with pytest.raises(CheckpointError, match="NaN"):
-        ckpt.read(found.path)
+        read(found.path)
 
 
 def test_diverging_stops_with_advice_and_a_good_checkpoint(small_run, monkeypatch):
@@ -281,7 +282,7 @@ def test_diverging_stops_with_advice_and_a_good_checkpoint(small_run, monkeypatc
     monkeypatch.setattr(METHODS["da3"], "loss", lambda *facts: real(*facts) * next(losses))
     with pytest.raises(TrainingError, match="loss became nan in epoch 1: try a lower --lr"):
         train(small_run(), SilentReporter())
-    assert ckpt.read(small_run().folder / "last.safetensors").progress.step == 0
+    assert read(small_run().folder / "last.safetensors").progress.step == 0
 
 
 @pytest.mark.parametrize(
@@ -308,6 +309,64 @@ def test_bad_options(changes, error, message, small_run, tmp_path, monkeypatch):
         train(small_run(**changes), SilentReporter())
     assert isinstance(caught.value, Da3Error) and "\n" not in str(caught.value)
     assert not (tmp_path / "runs").exists(), "nothing may be left behind"
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"data": "no/such/folder"}, DataError),
+        ({"data": None}, TrainingError),
+        ({"memory_budget": "lots"}, TrainingError),
+        ({"device": "tpu9"}, TrainingError),
+        ({"domain": "there"}, TrainingError),
+        ({"domain": "there", "resume": True, "epochs": 3}, TrainingError),
+        ({"domain": "there", "resume": True, "data": "another/folder"}, TrainingError),
+    ],
+)
+def test_what_costs_nothing_is_checked_before_weights_are_loaded(changes, error, small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    stop = Stops(1)
+    train(small_run("there"), stop, stop)
+
+    def load(*facts):
+        pytest.fail("weights were loaded")
+
+    monkeypatch.setattr(sys.modules[train.__module__], "load_weights", load)
+    monkeypatch.setattr("da3.toolchain.training.checkpoint.load_weights", load)
+    with pytest.raises(error):
+        train(small_run(**{"weights": "imagenet", **changes}), SilentReporter())
+
+
+def test_a_resumed_run_may_change_its_slices_and_nothing_else_of_memory(small_run):
+    stop = Stops(1)
+    train(small_run(), stop, stop)
+    with pytest.raises(TrainingError, match=r"options \(--keep-precision was int8, now fp32\): leave"):
+        train(small_run(resume=True, keep_precision="fp32"), SilentReporter())
+    result = train(small_run(resume=True, micro_batch=3, workers=1), SilentReporter())
+    assert result.finished and result.config.memory.micro_batch == 3
+
+
+def rewrite_as_format_1(path):
+    """Make of a checkpoint what da3 wrote before format 2."""
+    found, tensors = read(path), load_file(path)
+    config = found.config.to_json()
+    config["lean"] = config.pop("memory")
+    facts = {"format": 1, "config": config, "progress": found.progress.to_json()}
+    save_file(tensors, path, {"da3": json.dumps(facts)})
+
+
+def test_a_finished_run_of_format_1_is_still_good(small_run):
+    whole = train(small_run(keep=0.9), SilentReporter())
+    before = tensors_of(whole.folder / "best.safetensors")
+    for name in ("best", "last"):
+        rewrite_as_format_1(whole.folder / f"{name}.safetensors")
+    after = tensors_of(whole.folder / "best.safetensors")
+    assert before.keys() == after.keys() and all((before[k] == after[k]).all() for k in before)
+    again = train(small_run(keep=0.9, resume=True), SilentReporter())
+    assert again.finished and untimed(again.history) == untimed(whole.history)
+    found = read(whole.folder / "best.safetensors")
+    weights = ckpt.BackboneStore(whole.folder.parent).get(found.config.backbone, found.config.weights_sha256)
+    assert ckpt.learner_of(found, weights).model.gated
 
 
 def test_unreadable_photos_are_skipped_and_named(photos, small_run, tmp_path):
@@ -338,17 +397,9 @@ def test_few_photos_get_small_batches(photos, batch, small_run, weights_files):
     assert small_run(batch_size=5).config(weights, ("a", "b"), photos).batch_size == 5
 
 
-def test_schedule():
-    assert schedule(0.0, 0.2) == pytest.approx(0.04)
-    assert schedule(0.2, 0.2) == pytest.approx(1.0)
-    assert schedule(1.0, 0.2) == pytest.approx(0.0, abs=1e-9)
-    values = [schedule(i / 100, 0.1) for i in range(10, 101)]
-    assert values == sorted(values, reverse=True)
-
-
 def test_embedded_weights_have_their_own_size(photos, small_run):
     options = small_run(weights="demo", size=None)
     result = train(options, SilentReporter())
     expected = load_weights("demo", "mobilenet_v2")
-    config = ckpt.read(result.folder / "best.safetensors").config
+    config = read(result.folder / "best.safetensors").config
     assert config.size == expected.input_size and config.weights_sha256 == expected.sha256("mobilenet_v2")

@@ -2,10 +2,10 @@
 
 import pytest
 
+from da3.runtime.training.config import MemorySettings
 from da3.toolchain.bench.variants import check_shared, parse
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import METHODS
-from da3.toolchain.network.memory_settings import MemorySettings
 
 
 def test_options_follow_their_method():

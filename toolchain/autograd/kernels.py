@@ -1,23 +1,21 @@
 """Frozen convolutions and activation masks as fast as the device allows: forward, and the gradient of their input.
 
 Tensors are channels-last: a 1x1 convolution is then a matrix product on (B*H*W, C) as it lies in memory. On a CPU
-PyTorch hands such products to a library that leaves half of an AVX-512 core unused, so oneDNN is asked directly, which
-also adds and rectifies in the same pass and needs no second copy of the weights. Everything else (a GPU, float64, a
-PyTorch without oneDNN) takes PyTorch's public functions. Nothing here records gradients.
+PyTorch hands such products to a library that leaves half of an AVX-512 core unused. They are handed to oneDNN here,
+which also adds and rectifies in the same pass and needs no second copy of the weights. Everything else (a GPU, float64,
+a PyTorch without oneDNN) takes PyTorch's public functions. Nothing here records gradients.
 """
 
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from da3.toolchain.backbones.layers import FrozenConv
+from da3.toolchain.autograd.conv import FrozenConv
 
 SIX = 6.0
 _UNARY = {None: ("none", []), "relu": ("relu", []), "relu6": ("hardtanh", [0.0, SIX])}
@@ -49,7 +47,7 @@ def _onednn(dtype: torch.dtype) -> bool:
 
 
 def fast(x: Tensor) -> bool:
-    """Whether ``x`` is computed with by oneDNN directly."""
+    """Whether products with ``x`` go to oneDNN directly."""
     return x.device.type == "cpu" and _onednn(x.dtype)
 
 
@@ -99,13 +97,16 @@ def convolve(conv: FrozenConv, x: Tensor, onto: Tensor | None = None, activation
         x, top, left = F.pad(x, (left, right, top, bottom)), 0, 0
     s = conv.stride
     if not fast(x):
-        y = F.conv2d(x, conv.weight, conv.bias, s, (top, left), groups=conv.groups)
-        return activate_(y if onto is None else y.add_(onto), activation)
+        plain = F.conv2d(x, conv.weight, conv.bias, s, (top, left), groups=conv.groups)
+        return activate_(plain if onto is None else plain.add_(onto), activation)
     if _few_positions(conv, (x.shape[-1] + 2 * top - conv.kernel) // s + 1, len(x)):
         return _convolve_patches(conv, x, onto, activation)
     geometry = ([top, left], [s, s], [1, 1], conv.groups)
     if onto is None:
-        return torch.ops.mkldnn._convolution_pointwise(x, conv.weight, conv.bias, *geometry, *_UNARY[activation], "")
+        name, scalars = _UNARY[activation]
+        fused = torch.ops.mkldnn._convolution_pointwise
+        y: Tensor = fused(x, conv.weight, conv.bias, *geometry, name, scalars, "")
+        return y
     torch.ops.mkldnn._convolution_pointwise_.binary(
         onto, x, conv.weight, conv.bias, *geometry, "add", 1.0, "relu" if activation == "relu" else None, [], None
     )
@@ -139,8 +140,8 @@ def input_gradient(conv: FrozenConv, grad: Tensor, height: int, onto: Tensor | N
     return found if onto is None else found.add_(onto)
 
 
-# A convolution at few positions is mostly its weights, which oneDNN would copy into an order of its own at every call.
-# As one product with the k x k neighbourhood of each position, written out, the weights are read as they are.
+# At few positions most of what a convolution reads is its weights, and oneDNN would first copy them into an order of
+# its own at every call. A product with the k x k neighbourhood of each position, written out, reads them as they are.
 
 
 def _few_positions(conv: FrozenConv, side: int, batch: int) -> bool:
@@ -167,7 +168,8 @@ def _convolve_patches(conv: FrozenConv, x: Tensor, onto: Tensor | None, activati
 def _patches_gradient(conv: FrozenConv, grad: Tensor, height: int) -> Tensor:
     top, left, bottom, right = conv.pads
     k, s, side = conv.kernel, conv.stride, grad.shape[-1]
-    patches = _product(grad, _taps(conv).T, None, None, None).permute(0, 2, 3, 1).unflatten(3, (k, k, -1))
+    patches = _product(grad, _taps(conv).T, None, None, None).permute(0, 2, 3, 1)
+    patches = patches.view(len(grad), side, side, k, k, conv.in_channels)
     padded = grad.new_zeros(len(grad), height + top + bottom, height + left + right, patches.shape[-1])
     for i in range(k):
         for j in range(k):
@@ -230,7 +232,7 @@ class CellMask:
 def cells(x: Tensor, factor: int) -> Tensor:
     """x (B, C, G*k, G*k), channels-last, as a view (B, G, k, G, k, C) with k = ``factor``."""
     side = x.shape[-1] // factor
-    return x.permute(0, 2, 3, 1).unflatten(2, (side, factor)).unflatten(1, (side, factor))
+    return x.permute(0, 2, 3, 1).view(len(x), side, factor, side, factor, x.shape[1])
 
 
 def pack(passed: Tensor) -> Tensor:

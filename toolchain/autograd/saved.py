@@ -1,4 +1,4 @@
-"""A small tensor kept for the backward pass at the precision asked for: fp32, bf16 or int8."""
+"""A small tensor saved for the backward pass at the precision asked for: fp32, bf16 or int8."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 
-class Kept:
+class SavedTensor:
     """p (B, P, C) as float32, bfloat16 (relative error 2^-9), or int8 with a scale per sample and channel.
 
-    int8: p ~ scale q, q = round(p / scale) in -127..127, scale (B, 1, C) = max over P of |p| / 127, itself kept in
+    int8: p ~ scale q, q = round(p / scale) in -127..127, scale (B, 1, C) = max over P of |p| / 127, itself saved in
     bfloat16; the error is at most scale / 2.
     """
 

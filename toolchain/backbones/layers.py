@@ -1,4 +1,4 @@
-"""The frozen convolution: batch norm folded in, padding explicit, never trained."""
+"""The trainable convolution with explicit padding, and how it is folded with its batch norm into a frozen one."""
 
 from __future__ import annotations
 
@@ -8,10 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.toolchain.autograd.frozen import ConvPass
-from da3.toolchain.autograd.kernels import convolve
+from da3.toolchain.autograd.conv import FrozenConv, Pads
 
-Pads = tuple[int, int, int, int]
 Read = Callable[[nn.Module, str], Tensor]
 _FOLD_AT_ONCE = 2**18  # weights
 
@@ -32,71 +30,46 @@ def stride2_pads(kernel: int, padding: str) -> Pads:
 class ExplicitConv2d(nn.Conv2d):
     """``nn.Conv2d`` with its own pads (top, left, bottom, right); same state-dict keys."""
 
-    def __init__(self, cin: int, cout: int, kernel: int, stride: int, pads: Pads, groups: int = 1):
+    def __init__(self, cin: int, cout: int, kernel: int, *, stride: int, pads: Pads, groups: int = 1):
         super().__init__(cin, cout, kernel, stride, 0, groups=groups, bias=False)
         self.pads = pads
 
     def forward(self, x: Tensor) -> Tensor:  # (B, cin, H, W) -> (B, cout, H/stride, W/stride)
-        return _conv(x, self.weight, None, self.stride, self.pads, self.groups)
+        top, left, bottom, right = self.pads
+        stride, groups = self.stride[0], self.groups
+        if (top, left) == (bottom, right):
+            return F.conv2d(x, self.weight, None, stride, (top, left), groups=groups)
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), self.weight, None, stride, groups=groups)
 
 
 def conv_bn(
-    cin: int, cout: int, kernel: int, stride: int = 1, groups: int = 1, padding: str = "torch"
+    cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1, padding: str = "torch"
 ) -> tuple[ExplicitConv2d, nn.BatchNorm2d]:
     """A convolution without bias and its batch norm, as every network here uses them."""
     pads = stride2_pads(kernel, padding) if stride == 2 and kernel > 1 else (kernel // 2,) * 4
-    return ExplicitConv2d(cin, cout, kernel, stride, pads, groups), nn.BatchNorm2d(cout)
+    return ExplicitConv2d(cin, cout, kernel, stride=stride, pads=pads, groups=groups), nn.BatchNorm2d(cout)
 
 
-class FrozenConv(nn.Module):
-    """Convolution + folded batch norm + activation. Weights are buffers: no optimiser ever sees them.
+def fold(conv: nn.Module, bn: nn.Module, activation: str | None, read: Read = getattr) -> FrozenConv:
+    """Fold batch norm ``bn`` (eval statistics) into ``conv``: W' = W g / sqrt(v + eps), b' = b - m g / sqrt(v + eps).
 
-    weight (cout, cin/groups, k, k) float32, bias (cout,) float32; ``activation`` is None, "relu" or "relu6".
+    Computed in float64 and rounded once, a few rows of W at a time: a backbone is never in memory twice.
+    ``read`` gives a module's tensor by name, which need not be in the module.
     """
-
-    weight: Tensor
-    bias: Tensor
-
-    def __init__(self, weight: Tensor, bias: Tensor, stride: int, pads: Pads, groups: int, activation: str | None):
-        super().__init__()
-        self.register_buffer("weight", weight.contiguous(memory_format=torch.channels_last))
-        self.register_buffer("bias", bias.contiguous())
-        self.kernel = weight.shape[-1]
-        self.stride, self.pads, self.groups, self.activation = stride, pads, groups, activation
-
-    @classmethod
-    def fold(cls, conv: ExplicitConv2d, bn: nn.BatchNorm2d, activation: str | None, read: Read = getattr) -> FrozenConv:
-        """Fold ``bn`` (eval statistics) into ``conv``: W' = W g / sqrt(v + eps), b' = b - m g / sqrt(v + eps).
-
-        Computed in float64 and rounded once, a few rows of W at a time: a backbone is never in memory twice.
-        ``read`` gives a module's tensor by name, which need not be in the module.
-        """
-        scale = read(bn, "weight").detach().double() / torch.sqrt(read(bn, "running_var").double() + bn.eps)
-        bias = read(bn, "bias").detach().double() - read(bn, "running_mean").double() * scale
-        given = read(conv, "weight").detach()
-        weight = torch.empty(given.shape, memory_format=torch.channels_last)
-        rows = max(1, _FOLD_AT_ONCE // given[0].numel())
-        for start in range(0, len(given), rows):
-            part = slice(start, start + rows)
-            weight[part] = given[part].double() * scale[part].view(-1, 1, 1, 1)
-        return cls(weight, bias.float(), conv.stride[0], conv.pads, conv.groups, activation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, cin, H, H) -> (B, cout, H', H'). Blocks do not call this: theirs is ``frozen.run_block``."""
-        if torch.is_grad_enabled() and (x.requires_grad or self.bias.requires_grad):
-            return ConvPass.apply(x, self.bias, self)
-        return convolve(self, x.contiguous(memory_format=torch.channels_last), activation=self.activation)
-
-    def flops(self, height: int) -> tuple[int, int]:
-        """(floating-point operations for one image whose input is height x height, output height)."""
-        top, _, bottom, _ = self.pads
-        cout, cin, k, _ = self.weight.shape
-        out = (height + top + bottom - k) // self.stride + 1
-        return 2 * cout * cin * k * k * out * out, out
-
-
-def _conv(x: Tensor, weight: Tensor, bias: Tensor | None, stride: object, pads: Pads, groups: int) -> Tensor:
-    top, left, bottom, right = pads
-    if top == bottom and left == right:
-        return F.conv2d(x, weight, bias, stride, (top, left), groups=groups)  # type: ignore[arg-type]
-    return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, stride, groups=groups)  # type: ignore[arg-type]
+    assert isinstance(conv, ExplicitConv2d) and isinstance(bn, nn.BatchNorm2d)
+    scale = read(bn, "weight").detach().double() / torch.sqrt(read(bn, "running_var").double() + bn.eps)
+    bias = read(bn, "bias").detach().double() - read(bn, "running_mean").double() * scale
+    given = read(conv, "weight").detach()
+    weight = torch.empty(given.shape, memory_format=torch.channels_last)
+    at_once = max(1, _FOLD_AT_ONCE // given[0].numel())
+    for start in range(0, len(given), at_once):
+        rows = slice(start, start + at_once)
+        weight[rows] = given[rows].double() * scale[rows].view(-1, 1, 1, 1)
+    return FrozenConv(
+        weight=weight,
+        bias=bias.float(),
+        stride=conv.stride[0],
+        pads=conv.pads,
+        groups=conv.groups,
+        activation=activation,
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from da3.runtime.images.preprocess import Preprocessing
-from da3.toolchain.backbones import WeightsFile
+from da3.toolchain.backbones.weights import WeightsFile
 
 CROP = 0.875  # share of the resized shorter side that evaluation looks at, as the backbones were trained
 

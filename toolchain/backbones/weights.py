@@ -6,7 +6,7 @@ import hashlib
 import urllib.error
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 
 import torch
@@ -47,7 +47,7 @@ class StoredTensors(Mapping[str, Tensor]):
 
         try:
             with safe_open(self.path, framework="pt") as file:
-                tensor = file.get_tensor(name).clone()
+                tensor: Tensor = file.get_tensor(name).clone()
         except (SafetensorError, OSError) as error:
             if name not in self.names:
                 raise KeyError(name) from error
@@ -67,6 +67,7 @@ class WeightsFile:
 
     state: Mapping[str, Tensor]
     source: str
+    _: KW_ONLY
     arch: str | None = None
     width: float = 1.0
     padding: str = "torch"
@@ -142,8 +143,8 @@ def check_fit(network: torch.nn.Module, weights: WeightsFile) -> None:
     found = set(backbone_keys(weights.state))
     missing, unexpected = sorted(expected - found), sorted(found - expected)
     if missing or unexpected:
-        parts = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
-        raise WeightsError(f"weights {weights.source} do not fit this backbone: {'; '.join(parts)}")
+        wrong = [f"missing {_some(missing)}"] * bool(missing) + [f"unexpected {_some(unexpected)}"] * bool(unexpected)
+        raise WeightsError(f"weights {weights.source} do not fit this backbone: {'; '.join(wrong)}")
     for key in sorted(expected):
         tensor = weights.state[key]
         have, want = tuple(tensor.shape), tuple(wanted[key].shape)
@@ -169,7 +170,7 @@ def _download(arch: str) -> WeightsFile:
             f"could not download {url} ({error}): check the network, or fetch the file elsewhere and pass "
             f"--weights PATH"
         ) from error
-    return WeightsFile(state, "imagenet", arch)
+    return WeightsFile(state, "imagenet", arch=arch)
 
 
 def _read_safetensors(path: Path) -> WeightsFile:
@@ -189,11 +190,11 @@ def _read_safetensors(path: Path) -> WeightsFile:
         found = WeightsFile(
             state,
             str(path),
-            meta.get("arch"),
-            float(meta.get("width", 1.0)),
-            meta.get("stride2_padding", "torch"),
-            meta.get("input_range", "imagenet"),
-            int(meta.get("input_size", 224)),
+            arch=meta.get("arch"),
+            width=float(meta.get("width", 1.0)),
+            padding=meta.get("stride2_padding", "torch"),
+            input_range=meta.get("input_range", "imagenet"),
+            input_size=int(meta.get("input_size", 224)),
         )
     except ValueError as error:
         raise WeightsError(f"weights file {path}: bad metadata ({error})") from error

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from da3.runtime.system.stats import usable_cpus
+from da3.runtime.system.machine import usable_cpus
+from da3.runtime.training.loading import default_workers
 from da3.toolchain.bench.scores import Key
 from da3.toolchain.bench.variants import Variant, memory_settings_of
 from da3.toolchain.errors import DataError, TrainingError
-from da3.toolchain.training.data import default_workers
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.train import device_named
 
@@ -78,7 +78,7 @@ class AccuracyPlan:
             flip=domain not in self.no_flip,
             workers=min(default_workers(), self.threads),
             device=self.device,
-            **{name: value for name, value in variant.memory.to_json().items() if name in names},  # type: ignore[arg-type]
+            **{name: value for name, value in variant.memory.to_json().items() if name in names},
         )
 
 

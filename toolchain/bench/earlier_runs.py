@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 
+from da3.runtime.training import checkpoint as ckpt
+from da3.runtime.training.config import RunConfig
+from da3.runtime.training.photos import find_photos
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.bench.scores import Key, Score
 from da3.toolchain.bench.variants import memory_settings_of
 from da3.toolchain.errors import CheckpointError, TrainingError
-from da3.toolchain.training import checkpoint as ckpt
-from da3.toolchain.training.checkpoint import RunConfig
-from da3.toolchain.training.data import find_photos
 from da3.toolchain.training.options import TrainOptions
 
 
@@ -57,9 +57,9 @@ def differences(found: RunConfig, asked: RunConfig) -> list[str]:
 
 def _deciding(config: RunConfig, method: str) -> dict[str, object]:
     """The configuration by name, memory settings among the rest, as far as it means something to ``method``."""
-    values = asdict(config)
+    values = config.to_json()
     settings = memory_settings_of(method)
-    values |= {name: value for name, value in values.pop("lean").items() if name in settings}
+    values |= {name: value for name, value in values.pop("memory").items() if name in settings}
     if method != "da3":
         del values["adaptor"]
     return values

@@ -15,7 +15,7 @@ _PROGRAM = """
 import json, sys
 import numpy as np
 from da3.runtime import Runtime
-from da3.toolchain.bench.engine_process import peak_bytes
+from da3.runtime.system.memory import peak_bytes
 bundle, domain, backend, threads = json.loads(sys.argv[1])
 imported = peak_bytes()
 runtime = Runtime(bundle, backend=backend, threads=threads)
@@ -47,19 +47,6 @@ def start_fresh(
         "memory_bytes": peak,
         "memory_growth_bytes": peak - imported,
     }
-
-
-def peak_bytes() -> int:
-    """The most memory this process has held."""
-    try:
-        # On Linux what getrusage says includes the process that forked this one.
-        with open("/proc/self/status") as file:
-            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _environment() -> dict[str, str]:

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
+from da3.runtime.training.checkpoint import read
 from da3.toolchain.bench.progress import BenchReporter
 from da3.toolchain.bench.scores import Key, Score
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.process.worker import Worker, WorkerError
-from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.options import TrainOptions
 
 WORKER = "da3.toolchain.bench.accuracy_worker"
@@ -82,7 +82,7 @@ class ParallelRuns:
                     return None
                 for answer in worker.answers():
                     run.done = answer.get("done", 1.0)
-            found = ckpt.read(options.folder / "last.safetensors")
+            found = read(options.folder / "last.safetensors")
         except (WorkerError, CheckpointError, OSError) as error:
             return None if self.stop() else str(error)
         finally:

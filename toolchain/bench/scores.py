@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from da3.runtime.training.config import Progress
 from da3.toolchain.bench.reports import Accuracies, AccuracyRow, AccuracySummary, OverallRow
-from da3.toolchain.training.checkpoint import Progress
 
 
 @dataclass(frozen=True)

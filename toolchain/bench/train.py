@@ -6,14 +6,14 @@ import statistics
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from da3.runtime.system.stats import conditions
+from da3.runtime.system.machine import conditions
 from da3.toolchain.backbones import NAMES, load_weights, random_weights
 from da3.toolchain.bench.progress import BenchReporter
 from da3.toolchain.bench.reports import Conditions, FailedMethod, TrainReport, TrainRow
@@ -23,7 +23,7 @@ from da3.toolchain.process.worker import Worker, WorkerError
 from da3.toolchain.training.step_worker import CLASSES, PREPARED, Measured, Request
 from da3.toolchain.training.train import device_named
 
-WORKER = "da3.toolchain.training.step_worker"
+WORKER = "da3.toolchain.training.step_process"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,8 +61,8 @@ class TrainPlan:
         """What to ask of one process; it loads ``weights``."""
         return Request(
             method=variant.method,
-            keep=variant.flops_budget,
-            memory=variant.memory.to_json(),
+            flops_budget=variant.flops_budget,
+            memory=variant.memory,
             backbone=self.backbone,
             weights=weights,
             size=self.size,
@@ -130,7 +130,7 @@ class _Part:
 def _measure(plan: TrainPlan, request: Request, part: _Part, reporter: BenchReporter) -> Measured:
     """What one process finds. Raises WorkerError, in one line, where it fails."""
     reporter.at(f"{part.words}: building", part.done, part.total)
-    with Worker(WORKER, asdict(request), plan.threads) as worker:
+    with Worker(WORKER, request.to_json(), plan.threads) as worker:
         for answer in worker.answers():
             if "measured" in answer:
                 return Measured(**answer["measured"])

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from da3.runtime.training.config import BACKBONE_PRECISIONS, GRADIENTS, KEEP_PRECISIONS, MemorySettings
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import METHODS, method
-from da3.toolchain.network.memory_settings import BACKBONE_PRECISIONS, GRADIENTS, KEEP_PRECISIONS, MemorySettings
 
 
 @dataclass(frozen=True)

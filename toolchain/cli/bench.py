@@ -9,9 +9,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from da3.toolchain.cli.console import out
+
 bench_app = typer.Typer(help="Measure, side by side and alternating.", no_args_is_help=True)
 
-out = Console(highlight=False, markup=False)
 BENCH_PHOTOS = 32
 
 

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-out = Console(highlight=False, markup=False)
+from da3.toolchain.cli.console import out
 
 
 def calibrate(
@@ -45,14 +44,15 @@ def calibrate(
     """
     from da3.calib import calibrate as calibrate_domain
     from da3.calib import calibrate_int8
-    from da3.toolchain.cli.tables import calibration_table, int8_table, progress_bar
+    from da3.toolchain.cli.calibration_tables import calibration_table, int8_table
+    from da3.toolchain.cli.progress_bar import progress_bar
 
     photos = _pairs(domain, data, target_skip, int8)
     with progress_bar() as show:
         if target_skip is None:
             table = int8_table(calibrate_int8(bundle, photos, on_progress=show))
         else:
-            table = calibration_table(calibrate_domain(bundle, domain[0], data[0], target_skip, show))
+            table = calibration_table(calibrate_domain(bundle, domain[0], data[0], target_skip, on_progress=show))
     out.print(table)
 
 

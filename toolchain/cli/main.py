@@ -5,22 +5,24 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from da3.toolchain.process.allocator import restart_without_holes
+from da3.runtime.app.commands import COMMANDS, is_for_the_runtime
+from da3.runtime.app.commands import main as runtime_main
 
 
 def main() -> None:
-    """Entry point. Without typer (a device that only runs bundles), the runtime's commands still work."""
+    """Entry point. A command of the runtime starts without typer and torch: it needs neither, and a device has none."""
     words = sys.argv[1:]
+    if is_for_the_runtime(words):
+        sys.exit(runtime_main(words, program="da3"))
     if importlib.util.find_spec("typer") is None:
-        if words and words[0] in ("run-engine", "domains", "build", "doctor"):
-            from da3.runtime.app.commands import main as runtime_main
-
-            sys.exit(runtime_main(["run", *words[1:]] if words[0] == "run-engine" else words))
+        known = ", ".join(f"'da3 {command.name}'" for command in COMMANDS)
         sys.exit(
             "error: training and export need more packages: pip install 'da3[train,cpu]'. "
-            "Without them, 'da3 run-engine', 'da3 domains', 'da3 build' and 'da3 doctor' work"
+            f"What works without them: {known}"
         )
     if words[:1] == ["train"]:
+        from da3.toolchain.process.allocator import restart_without_holes
+
         restart_without_holes()
     from da3.toolchain.cli.commands import run
 

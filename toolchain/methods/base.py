@@ -11,27 +11,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.toolchain.backbones import Backbone, WeightsFile, build_network
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings, images_a_slice
+from da3.runtime.training.config import AdaptorSpec, MemorySettings
+from da3.toolchain.backbones.registry import build_network
+from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.network.model import Output
+from da3.toolchain.network.slicing import images_a_slice
 
 Batch = tuple[Tensor, Tensor]  # pixels uint8 (B, S, S, 3), labels int64 (B,)
-Photos = Callable[
-    [int], Generator[Batch, None, None]
-]  # a number -> training photos without end, in an order of its own
+# A number -> training photos without end, in an order that belongs to the number.
+Photos = Callable[[int], Generator[Batch, None, None]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Task:
-    """What is to be learnt: ``classes`` classes from images of ``size``, at ``keep`` of the block FLOPs."""
+    """What is to be learnt: ``classes`` classes from images of ``size`` pixels with the backbone ``arch``.
+
+    ``flops_budget`` is the share of the block FLOPs that may run on average, above 0 and up to 1.
+    """
 
     arch: str
     size: int
     classes: int
-    keep: float
+    flops_budget: float
     adaptor: AdaptorSpec
-    lean: MemorySettings = field(default_factory=MemorySettings)
+    memory: MemorySettings = field(default_factory=MemorySettings)
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Learner(ABC):
     name: str
     default_lr: float
     warm_up: float = 0.1  # share of all steps during which the learning rate rises
-    sliceable: bool = False  # whether a batch may be cut: no sample's gradient depends on another sample
+    sliceable: bool = False  # whether a batch may be cut, since no sample's gradient depends on another sample
     model: nn.Module
 
     def __init__(self, task: Task, weights: WeightsFile):
@@ -103,7 +106,7 @@ class Learner(ABC):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 (B, S, S, 3) -> float32 (B, 3, S, S), the numbers of ``Preprocessing.normalise``."""
-        images = pixels.float().div_(255)  # the operations of Preprocessing.normalise, in its order: the same bits
+        images = pixels.float().div_(255)  # as Preprocessing.normalise does, in its order, for the same bits
         images -= torch.tensor(self.mean, device=pixels.device)
         images /= torch.tensor(self.std, device=pixels.device)
         return images.permute(0, 3, 1, 2)
@@ -119,12 +122,12 @@ class Learner(ABC):
         loss = share = 0.0
         correct = 0
         self.begin_batch(count)
-        for part in self._slices(count):
-            output = self.forward_part(self.normalise(pixels[part]), part)
-            part_loss = self.loss(output, labels[part], smoothing, count)
-            part_loss.backward()
-            loss += float(part_loss.detach())
-            correct += int((output.logits.argmax(1) == labels[part]).sum())
+        for rows in self._slices(count):
+            output = self.forward_slice(self.normalise(pixels[rows]), rows)
+            slice_loss = self.loss(output, labels[rows], smoothing, count)
+            slice_loss.backward()  # type: ignore[no-untyped-call]
+            loss += float(slice_loss.detach())
+            correct += int((output.logits.argmax(1) == labels[rows]).sum())
             share += float(output.share.detach().sum())
         self.end_batch(share / count)
         return StepResult(loss, correct, share)
@@ -132,17 +135,16 @@ class Learner(ABC):
     @property
     def micro_batch(self) -> int:
         """Images a slice: as asked for, or what suits the device."""
-        return self.task.lean.micro_batch or self.slice_size
+        return self.task.memory.micro_batch or self.slice_size
 
     @cached_property
     def slice_size(self) -> int:
         """Images a slice unless told otherwise."""
         with torch.device("meta"):
-            network = build_network(self.task.arch, self.width, self.padding)
-            backbone = Backbone(*network.split(), None)
-        flops = sum(f.branch + f.shortcut for f in backbone.block_flops(self.task.size))
+            network = build_network(self.task.arch, self.width, self.padding).split()
+        flops = sum(f.total for f in network.block_flops(self.task.size))
         device = next(self.model.parameters()).device.type
-        return images_a_slice(4 * backbone.largest_activation(self.task.size), flops, device)
+        return images_a_slice(4 * network.largest_activation(self.task.size), flops, device)
 
     def _slices(self, count: int) -> Iterator[slice]:
         size = self.micro_batch if self.sliceable else count
@@ -151,8 +153,8 @@ class Learner(ABC):
     def begin_batch(self, count: int) -> None:
         """Draw what is random about a batch of ``count`` as a whole, so that slicing does not change it."""
 
-    def forward_part(self, images: Tensor, part: slice) -> Output:
-        """``forward`` of the samples ``part`` of the batch begun last."""
+    def forward_slice(self, images: Tensor, rows: slice) -> Output:
+        """``forward`` of ``images``, the samples ``rows`` of the batch begun last."""
         return self.forward(images)
 
     def end_batch(self, share: float) -> None:
@@ -164,6 +166,5 @@ class Learner(ABC):
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Output:
-        """Output for uint8 (B, S, S, 3) without gradients, a few images at a time: a batch needs no more memory."""
-        parts = [self.forward(self.normalise(part)) for part in pixels.split(self.micro_batch)]
-        return Output(*(torch.cat([getattr(p, name) for p in parts]) for name in ("logits", "share", "gates")))
+        """Output for uint8 (B, S, S, 3) without gradients, a few images at a time to save memory."""
+        return Output.joined([self.forward(self.normalise(few)) for few in torch.split(pixels, self.micro_batch)])

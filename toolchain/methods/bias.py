@@ -1,6 +1,6 @@
 """Bias-only tuning: TinyTL-B (Cai, Gan, Zhu, Han 2020, "TinyTL", arXiv 2007.11622).
 
-For ``y = W x + b`` the gradient of b needs no x, so nothing but the activations' masks has to be kept. Weights are
+For ``y = W x + b`` the gradient of b needs no x, so nothing but the activations' masks has to be saved. Weights are
 frozen; every bias of the network and the classifier are trained, which is what ``enable_bias_update`` of the
 authors' code (mit-han-lab/tinyml) does. Where we differ: the authors replace batch norm by group norm and pretrain
 again; here batch norm keeps its ImageNet statistics and is folded into the convolutions, so its shift is the bias
@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 from torch import Tensor, nn
 
-from da3.toolchain.backbones import Backbone
-from da3.toolchain.backbones.layers import FrozenConv
+from da3.toolchain.autograd.conv import FrozenConv
+from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.methods.linear import Linear, LinearModel
-from da3.toolchain.network.model import Head
+from da3.toolchain.network.head import Head
 
 
 class BiasModel(LinearModel):
@@ -32,7 +32,8 @@ class BiasModel(LinearModel):
             conv.bias = nn.Parameter(bias.clone())
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.head(self.backbone(image))
+        logits: Tensor = self.head(self.backbone(image))
+        return logits
 
 
 class Bias(Linear):

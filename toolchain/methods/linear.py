@@ -7,10 +7,13 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-from da3.toolchain.backbones import Backbone, WeightsFile, load_backbone
+from da3.toolchain.backbones.registry import load_backbone
+from da3.toolchain.backbones.split import Backbone
+from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Task
 from da3.toolchain.methods.ordinary import Ordinary
-from da3.toolchain.network.model import Head, Output
+from da3.toolchain.network.head import Head
+from da3.toolchain.network.model import Output
 
 
 class LinearModel(nn.Module):
@@ -23,7 +26,8 @@ class LinearModel(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         with torch.no_grad():
             features = self.backbone(image)
-        return self.head(features)
+        logits: Tensor = self.head(features)
+        return logits
 
 
 class Linear(Ordinary):
@@ -37,7 +41,7 @@ class Linear(Ordinary):
 
     def __init__(self, task: Task, weights: WeightsFile):
         super().__init__(task, weights)
-        self.model = self.model_type(load_backbone(task.arch, weights, task.lean.backbone_precision), task.classes)
+        self.model = self.model_type(load_backbone(task.arch, weights, task.memory.backbone_precision), task.classes)
 
     def forward(self, images: Tensor) -> Output:
         return Output.ungated(self.model(images), len(self.model.backbone.blocks))

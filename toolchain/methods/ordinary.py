@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from da3.toolchain.backbones import Backbone, Network, WeightsFile, build_network, freeze
 from da3.toolchain.backbones.layers import ExplicitConv2d
-from da3.toolchain.backbones.weights import load_into
+from da3.toolchain.backbones.registry import Network, build_network, freeze
+from da3.toolchain.backbones.split import Backbone
+from da3.toolchain.backbones.weights import WeightsFile, load_into
 from da3.toolchain.methods.base import Learner, Task
-from da3.toolchain.network.model import Head, Output
+from da3.toolchain.network.head import Head
+from da3.toolchain.network.model import Output
 
 
 class Ordinary(Learner):
@@ -53,8 +55,13 @@ class WholeNetwork(Ordinary):
 
 def with_weight(conv: ExplicitConv2d, weight: Tensor) -> ExplicitConv2d:
     """A frozen convolution like ``conv`` with another weight."""
-    copy = ExplicitConv2d(
-        conv.in_channels, conv.out_channels, conv.kernel_size[0], conv.stride[0], conv.pads, conv.groups
+    found = ExplicitConv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size[0],
+        stride=conv.stride[0],
+        pads=conv.pads,
+        groups=conv.groups,
     )
-    copy.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
-    return copy
+    found.weight = nn.Parameter(weight.to(conv.weight), requires_grad=False)
+    return found

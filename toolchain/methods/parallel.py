@@ -18,13 +18,17 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
-from da3.toolchain.backbones import Backbone, Block, Network, WeightsFile
-from da3.toolchain.backbones.layers import ExplicitConv2d, FrozenConv
+from da3.toolchain.autograd.block import Block
+from da3.toolchain.autograd.conv import FrozenConv
+from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.backbones.mobilenet_v2 import InvertedResidual
+from da3.toolchain.backbones.registry import Network
+from da3.toolchain.backbones.split import Backbone
+from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Task
 from da3.toolchain.methods.ordinary import with_weight
 from da3.toolchain.methods.residual_adapters import Adapter, ResidualAdapters, dense_spatial, places, scale_of
-from da3.toolchain.network.model import Head
+from da3.toolchain.network.head import Head
 
 
 class ParallelConv(nn.Module):
@@ -35,7 +39,8 @@ class ParallelConv(nn.Module):
         self.conv, self.adapter = conv, Adapter(conv.in_channels, conv.out_channels, conv.stride[0])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) + self.adapter(x)
+        y: Tensor = self.conv(x) + self.adapter(x)
+        return y
 
     @torch.no_grad()
     def fold(self) -> ExplicitConv2d:
@@ -49,8 +54,10 @@ class ParallelConv(nn.Module):
 class ParallelBranch(nn.Module):
     """An inverted residual's branch and the adapter beside it, summed before the last batch norm."""
 
-    def __init__(self, branch: nn.Sequential):
+    def __init__(self, branch: nn.Module):
+        """``branch`` is an nn.Sequential that ends in a batch norm."""
         super().__init__()
+        assert isinstance(branch, nn.Sequential)
         convs = [module for module in branch.modules() if isinstance(module, ExplicitConv2d)]
         stride = prod(conv.stride[0] for conv in convs)
         self.branch, self.adapter = branch, Adapter(convs[0].in_channels, convs[-1].out_channels, stride)
@@ -60,15 +67,20 @@ class ParallelBranch(nn.Module):
         y = x
         for layer in layers:
             y = layer(y)
-        return bn(y + self.adapter(x))
+        out: Tensor = bn(y + self.adapter(x))
+        return out
 
     @torch.no_grad()
     def shortcut(self, identity: bool) -> FrozenConv:
-        """The adapter as a block's shortcut: its part of the last batch norm, plus the identity if there is one."""
-        weight = self.adapter.weight.double() * scale_of(self.branch[-1]).view(-1, 1, 1, 1)
+        """The adapter as a block's shortcut, scaled by the last batch norm, plus the identity if there is one."""
+        bn = self.branch[-1]
+        assert isinstance(bn, nn.BatchNorm2d)
+        weight = self.adapter.weight.double() * scale_of(bn).view(-1, 1, 1, 1)
         if identity:
             weight[:, :, 0, 0] += torch.eye(len(weight))
-        return FrozenConv(weight.float(), torch.zeros(len(weight)), self.adapter.stride[0], (0, 0, 0, 0), 1, None)
+        return FrozenConv(
+            weight=weight.float(), bias=torch.zeros(len(weight)), stride=self.adapter.stride[0], pads=(0, 0, 0, 0)
+        )
 
 
 class Parallel(ResidualAdapters):
@@ -79,27 +91,32 @@ class Parallel(ResidualAdapters):
 
     def __init__(self, task: Task, weights: WeightsFile):
         super().__init__(task, weights)
-        for holder, name, _ in dense_spatial(self.model):
-            setattr(holder, name, ParallelConv(getattr(holder, name)))
+        for place in dense_spatial(self.model):
+            place.put(ParallelConv(place.conv))
         for block in inverted_residuals(self.model):
             block.conv = ParallelBranch(block.conv)
 
     def plain(self) -> Network:
         """As the base class says, but for the adapters beside inverted residuals, which ``frozen`` adds."""
         network = copy.deepcopy(self.model)
-        for holder, name, _ in places(network, ParallelConv):
-            setattr(holder, name, getattr(holder, name).fold())
+        for place in places(network, ParallelConv):
+            place.put(place.conv.fold())
         for block in inverted_residuals(network):
-            block.conv = block.conv.branch
+            block.conv = _parallel(block).branch
         return network
 
     def frozen(self) -> tuple[Backbone, Head]:
         backbone, head = super().frozen()
         for i, adapted in enumerate(inverted_residuals(self.model)):
             block = backbone.blocks[i]
-            shortcut = adapted.conv.shortcut(identity=adapted.residual)
-            backbone.blocks[i] = Block(block.name, block.convs, shortcut, block.activation)  # type: ignore[index]
+            shortcut = _parallel(adapted).shortcut(identity=adapted.residual)
+            backbone.blocks[i] = Block(block.name, branch=block.convs, shortcut=shortcut, activation=block.activation)
         return backbone, head
+
+
+def _parallel(block: InvertedResidual) -> ParallelBranch:
+    assert isinstance(block.conv, ParallelBranch)
+    return block.conv
 
 
 def inverted_residuals(network: Network) -> list[InvertedResidual]:

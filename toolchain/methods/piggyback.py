@@ -21,8 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from da3.toolchain.backbones import Network, WeightsFile
 from da3.toolchain.backbones.layers import ExplicitConv2d
+from da3.toolchain.backbones.registry import Network
+from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Task
 from da3.toolchain.methods.ordinary import WholeNetwork, with_weight
 
@@ -38,7 +39,7 @@ class Binarise(torch.autograd.Function):
         return (real > THRESHOLD).to(real.dtype)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
         return grad
 
 
@@ -50,7 +51,8 @@ class Mask(nn.Module):
         self.real = nn.Parameter(torch.full_like(weight, START))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * Binarise.apply(self.real)
+        mask: Tensor = Binarise.apply(self.real)  # type: ignore[no-untyped-call]
+        return weight * mask
 
 
 class Piggyback(WholeNetwork):

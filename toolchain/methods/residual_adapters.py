@@ -16,17 +16,33 @@ residual form); the authors' code draws them at random.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Generic, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.backbones.layers import ExplicitConv2d
+from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Task
 from da3.toolchain.methods.ordinary import WholeNetwork
 
-Place = tuple[nn.Module, str, nn.BatchNorm2d]
+Conv = TypeVar("Conv", bound=nn.Module)
+
+
+@dataclass(frozen=True)
+class Place(Generic[Conv]):
+    """Where a convolution and its batch norm stand in a network: both are children of ``holder``."""
+
+    holder: nn.Module
+    name: str
+    conv: Conv
+    bn: nn.BatchNorm2d
+
+    def put(self, conv: nn.Module) -> None:
+        """Let ``conv`` take the convolution's place."""
+        setattr(self.holder, self.name, conv)
 
 
 class ResidualAdapters(WholeNetwork):
@@ -57,23 +73,23 @@ class Adapter(nn.Conv2d):
         return F.conv2d(x[:, :, ::step, ::step], self.weight)
 
 
-def places(network: nn.Module, kind: type[nn.Module]) -> list[Place]:
-    """Where a module of ``kind`` is followed by its batch norm: (module that holds both, its name, the batch norm)."""
+def places(network: nn.Module, kind: type[Conv]) -> list[Place[Conv]]:
+    """Where a module of ``kind`` is followed by its batch norm."""
     return [
-        (holder, name, bn)
+        Place(holder, name, conv, bn)
         for holder in network.modules()
         for (name, conv), (_, bn) in pairwise(holder.named_children())
         if isinstance(conv, kind) and isinstance(bn, nn.BatchNorm2d)
     ]
 
 
-def dense_spatial(network: nn.Module) -> list[Place]:
+def dense_spatial(network: nn.Module) -> list[Place[ExplicitConv2d]]:
     """The places of convolutions larger than 1x1 that mix all channels."""
     found = places(network, ExplicitConv2d)
-    convs = [getattr(holder, name) for holder, name, _ in found]
-    return [p for p, conv in zip(found, convs, strict=True) if conv.groups == 1 and conv.kernel_size[0] > 1]
+    return [place for place in found if place.conv.groups == 1 and place.conv.kernel_size[0] > 1]
 
 
 def scale_of(bn: nn.BatchNorm2d) -> Tensor:
     """What ``bn`` multiplies each channel by in evaluation, float64 (C,)."""
-    return (bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()).detach()  # type: ignore[union-attr]
+    assert bn.running_var is not None
+    return (bn.weight.double() / (bn.running_var.double() + bn.eps).sqrt()).detach()

@@ -16,9 +16,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from da3.toolchain.backbones import Network, WeightsFile
 from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.backbones.mobilenet_v2 import InvertedResidual
+from da3.toolchain.backbones.registry import Network
+from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Task
 from da3.toolchain.methods.ordinary import with_weight
 from da3.toolchain.methods.residual_adapters import Adapter, Place, ResidualAdapters, dense_spatial, places, scale_of
@@ -32,12 +33,14 @@ class SeriesConv(nn.Module):
         super().__init__()
         channels = conv.out_channels
         self.conv, self.bn, self.adapter = conv, nn.BatchNorm2d(channels), Adapter(channels, channels)
-        self.bn.running_mean.copy_(following.running_mean)  # type: ignore[union-attr, arg-type]
-        self.bn.running_var.copy_(following.running_var)  # type: ignore[union-attr, arg-type]
+        mean_of(self.bn).copy_(mean_of(following))
+        assert self.bn.running_var is not None and following.running_var is not None
+        self.bn.running_var.copy_(following.running_var)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv(x)
-        return y + self.adapter(self.bn(y))
+        y: Tensor = self.conv(x)
+        adapted: Tensor = self.adapter(self.bn(y))
+        return y + adapted
 
     @torch.no_grad()
     def fold(self) -> tuple[ExplicitConv2d, Tensor]:
@@ -46,7 +49,7 @@ class SeriesConv(nn.Module):
         scale = scale_of(self.bn)
         weight = self.conv.weight.double()
         weight = weight + torch.einsum("oc,cikl->oikl", matrix * scale, weight)
-        shift = matrix @ (self.bn.bias - self.bn.running_mean * scale)
+        shift = matrix @ (self.bn.bias - mean_of(self.bn) * scale)
         return with_weight(self.conv, weight), shift
 
 
@@ -58,26 +61,32 @@ class Series(ResidualAdapters):
 
     def __init__(self, task: Task, weights: WeightsFile):
         super().__init__(task, weights)
-        for holder, name, bn in adapted(self.model):
-            setattr(holder, name, SeriesConv(getattr(holder, name), bn))
+        for place in adapted(self.model):
+            place.put(SeriesConv(place.conv, place.bn))
 
     @torch.no_grad()
     def plain(self) -> Network:
         network = copy.deepcopy(self.model)
-        for holder, name, bn in places(network, SeriesConv):
-            conv, shift = getattr(holder, name).fold()
-            setattr(holder, name, conv)
-            bn.running_mean.sub_(shift)  # BN(y + shift) is the batch norm of y with a mean less by it
+        for place in places(network, SeriesConv):
+            conv, shift = place.conv.fold()
+            place.put(conv)
+            mean_of(place.bn).sub_(shift)  # BN(y + shift) is the batch norm of y with a mean less by it
         return network
 
 
-def adapted(network: Network) -> list[Place]:
+def mean_of(bn: nn.BatchNorm2d) -> Tensor:
+    """The running mean (C,) of a batch norm that keeps one, as all do here."""
+    assert bn.running_mean is not None
+    return bn.running_mean
+
+
+def adapted(network: Network) -> list[Place[ExplicitConv2d]]:
     """Where adapters go: dense 3x3 convolutions, and the 1x1 that completes a depth-wise 3x3."""
     pointwise = [
         place
         for module in network.modules()
         if isinstance(module, InvertedResidual)
         for place in places(module.conv, ExplicitConv2d)
-        if place[0] is module.conv
+        if place.holder is module.conv
     ]
     return dense_spatial(network) + pointwise

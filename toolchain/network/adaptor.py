@@ -6,49 +6,24 @@
     l = w_g . mean(h) + b_g                 gate logit of the NEXT block, which runs where l > theta
 
 After Dynamic Additive Attention Adaption (Yang, Rakin, Fan; arXiv 2012.01362); the equations are this project's own.
-mean, std and s, the typical deviation of the block's output, are measured once before training: a step of the optimiser
-then means the same in every block of every backbone, samples stay independent of their batch, and export folds all
-three into the matrices.
+mean, std and s (the typical deviation of the block's output) are measured once, before training. A step of the
+optimiser then means the same in every block of every backbone, and samples stay independent of their batch. Export
+folds all three into the matrices.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from da3.toolchain.autograd.frozen import PooledInput, cell_means
-from da3.toolchain.autograd.saved import Kept
+from da3.toolchain.autograd.saved import SavedTensor
 
-# Gradients need not reach where activations are largest: adaptors begin at an eighth of the image's side, with the
-# first block whose shortcut is its input.
-FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
 OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under noise of scale 1
-GATE_STEP = 0.25  # w_g is this times its parameter: all of its entries step together, and gates would flutter
-
-
-@dataclass(frozen=True)
-class AdaptorSpec:
-    """The shape of every adaptor: ``grid`` cells a side at most, as many mid channels as input channels up to ``mid``.
-
-    Blocks before ``first`` have no adaptor, so no gradient is needed there.
-    """
-
-    grid: int = 8
-    mid: int = 320
-    first: int = 0
-
-    @classmethod
-    def of(cls, arch: str) -> AdaptorSpec:
-        """What suits the backbone ``arch``."""
-        # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
-        return cls(grid=16) if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
-
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
+GATE_STEP = 0.25  # w_g is this times its parameter: its entries all step together, and larger steps make gates flutter
 
 
 def grid_side(height: int, most: int) -> int:
@@ -63,8 +38,19 @@ def grid_side(height: int, most: int) -> int:
     return min(d for d in divisors if d > most)
 
 
+class AdaptorOutput(NamedTuple):
+    """What ``Adaptor`` returns: x (B, C, H, H), to be read by the block; its cell means p (B, G*G, C); a (B, C', G, G);
+    and the logit (B,) of the next block's gate, None where that has none.
+    """
+
+    x: Tensor
+    p: Tensor
+    a: Tensor
+    logit: Tensor | None
+
+
 class _AdaptorPass(torch.autograd.Function):
-    """``Adaptor.compute`` that keeps p alone, at the precision asked for. With rows of B*G*G cells:
+    """``Adaptor.compute`` that saves p alone, at the precision asked for. With rows of B*G*G cells:
 
     z = (p - mean) / std      u = z W_d^T + b_d      h = ReLU(u)      a = s (h W_u^T + b_u)      l = mean(h) w_g + b_g
     dW_u = s da^T h           dh = s da W_u + dl w_g^T / G^2          du = dh where u > 0        dW_d = du^T z
@@ -76,13 +62,14 @@ class _AdaptorPass(torch.autograd.Function):
         ctx: Any, p: Tensor, adaptor: Adaptor, precision: str, *parameters: Tensor
     ) -> tuple[Tensor, Tensor | None]:
         ctx.set_materialize_grads(False)  # an unused logit has no gradient rather than zeros
-        ctx.kept, ctx.adaptor, ctx.dtype, ctx.shape = Kept(p, precision), adaptor, p.dtype, p.shape
+        ctx.saved, ctx.adaptor, ctx.dtype, ctx.shape = SavedTensor(p, precision), adaptor, p.dtype, p.shape
         return adaptor.compute(p)
 
     @staticmethod
     def backward(ctx: Any, d_a: Tensor, d_logit: Tensor | None) -> tuple[Tensor | None, ...]:
-        adaptor, (batch, cells, channels) = ctx.adaptor, ctx.shape
-        z = ((ctx.kept.restore(ctx.dtype) - adaptor.mean) / adaptor.std).reshape(-1, channels)
+        adaptor: Adaptor = ctx.adaptor
+        batch, cells, channels = ctx.shape
+        z = ((ctx.saved.restore(ctx.dtype) - adaptor.mean) / adaptor.std).reshape(-1, channels)
         h = torch.addmm(adaptor.down_bias, z, adaptor.down.T).relu_()  # (B*G*G, m)
         d = adaptor.out_scale * d_a.permute(0, 2, 3, 1).reshape(-1, adaptor.cout)
         grads = {"up": d.T @ h, "up_bias": d.sum(0)}
@@ -98,13 +85,16 @@ class _AdaptorPass(torch.autograd.Function):
 
 
 class Adaptor(nn.Module):
-    """x (B, C, H, H) -> a (B, C', G, G) and, if ``gated`` (the next block can be skipped), its logit (B,)."""
+    """x (B, C, H, H) -> a (B, C', G, G), and the logit (B,) of the next block's gate if that is ``gated``.
+
+    ``mid`` is m, ``side`` is G; ``cin`` and ``cout`` are the block's C and C'.
+    """
 
     mean: Tensor
     std: Tensor
     out_scale: Tensor
 
-    def __init__(self, cin: int, cout: int, mid: int, side: int, gated: bool):
+    def __init__(self, *, cin: int, cout: int, mid: int, side: int, gated: bool):
         super().__init__()
         self.cin, self.cout, self.mid, self.side = cin, cout, mid, side
         self.register_buffer("mean", torch.zeros(cin))
@@ -124,26 +114,27 @@ class Adaptor(nn.Module):
         self.std.copy_(std)
         self.out_scale.fill_(out_scale)
 
-    def forward(self, x: Tensor, keep_precision: str = "fp32") -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """x (B, C, H, H) -> x itself, to be read by the block; p (B, G*G, C); a (B, C', G, G); the next gate's logit
-        (B,) or None.
+    def forward(self, x: Tensor, saved_precision: str = "fp32") -> AdaptorOutput:
+        """Whatever gradient flows into the returned x, p and a comes out at the given x (B, C, H, H).
 
-        Whatever gradient flows into the returned x, p and a comes out at the given x. Between forward and backward
-        only p is kept, at ``keep_precision``; h is computed again from it.
+        Between forward and backward only p is saved, at ``saved_precision``; h is computed again from it.
         """
         if not torch.is_grad_enabled():
             p = cell_means(x, self.side)
-            return x, p, *self.compute(p)
-        x, p = PooledInput.apply(x, self.side)
-        return x, p, *_AdaptorPass.apply(p, self, keep_precision, *self.parameters())
+            return AdaptorOutput(x, p, *self.compute(p))
+        x, p = PooledInput.apply(x, self.side)  # type: ignore[no-untyped-call]
+        computed = _AdaptorPass.apply(p, self, saved_precision, *self.parameters())  # type: ignore[no-untyped-call]
+        return AdaptorOutput(x, p, *computed)
 
     def compute(self, p: Tensor) -> tuple[Tensor, Tensor | None]:
         """The formulas above: p (B, G*G, C) -> a (B, C', G, G), and the logit (B,) where there is a gate."""
         z = (p - self.mean) / self.std
         h = F.relu(F.linear(z, self.down, self.down_bias))  # (B, G*G, m)
         a = self.out_scale * F.linear(h, self.up, self.up_bias)  # (B, G*G, C')
-        logit = None if self.gate is None else GATE_STEP * (h.mean(1) @ self.gate) + self.gate_bias
-        return a.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2), logit
+        logit = None
+        if self.gate is not None and self.gate_bias is not None:
+            logit = GATE_STEP * (h.mean(1) @ self.gate) + self.gate_bias
+        return a.view(len(a), self.side, self.side, self.cout).permute(0, 3, 1, 2), logit
 
     def folded_down(self) -> tuple[Tensor, Tensor]:
         """W_d and b_d with the fixed normalisation folded in: (m, C), (m,)."""

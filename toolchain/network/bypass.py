@@ -1,13 +1,14 @@
-"""What a skipped block's branch is replaced by: a linear map of the pooled input and of its neighbourhood's mean.
+"""The low-rank bypass of a skipped block: a linear map of the pooled input and of its neighbourhood's mean.
 
     z as in the adaptor                     n = mean of z over 3 x 3 cells, those outside left out
-    v = W_d [z, n]                          r channels, a quarter of the input's: one full matrix would cost a sixth of
-    c = s (W_u v + b)                       what the block does; added as repeat(c) where the gate is 0
+    v = W_d [z, n]                          r channels, a quarter of the input's
+    c = s (W_u v + b)                       added as repeat(c) where the gate is 0
 
-They are fitted to the cell means of F(x) by reduced-rank ridge regression when the block is about to be closed (Izenman
-1975: the full solution, projected onto the leading principal directions of what it predicts), then trained with the
-rest. Where a gate is 1 they get no gradient, and the gate gets <dL/dy, F(x) - repeat(c)>: its part here is the second.
-A gate that is 0 has no F(x) to set against c, so it gets nothing.
+The rank is low because one full matrix would cost a sixth of what the block does. Bypasses are fitted to the cell means
+of F(x) by reduced-rank ridge regression before a gate is closed (Izenman 1975: the full solution, projected onto the
+leading principal directions of what it predicts), then trained with the rest. Where a gate is 1, its bypass gets no
+gradient, and the gate gets <dL/dy, F(x) - repeat(c)>: the block computes the first term, this file the second. Where a
+gate is 0, F(x) is not computed, so the gate gets no gradient.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.toolchain.autograd.saved import Kept
+from da3.toolchain.autograd.saved import SavedTensor
 from da3.toolchain.network.adaptor import Adaptor
 
 RIDGE = 0.03  # of a normalised channel's variance
-STEP = 0.2  # W_d, W_u and b are this times their parameters: a step of the optimiser must not undo the fit
+STEP = 0.2  # W_d, W_u and b are this times their parameters, so that a step of the optimiser does not undo the fit
 
 
 class LowRankBypass(nn.Module):
@@ -50,13 +51,13 @@ class LowRankBypass(nn.Module):
 
     @property
     def scale(self) -> Tensor:
-        """What W_u's and b's parameters are in units of."""
+        """The unit of W_u's and b's parameters: W_u's are multiplied by it, s included."""
         return STEP * self.adaptor.out_scale
 
-    def forward(self, a: Tensor, p: Tensor, gate: Tensor, keep_precision: str) -> Tensor:
+    def forward(self, a: Tensor, p: Tensor, gate: Tensor, saved_precision: str) -> Tensor:
         if not torch.is_grad_enabled():
             return self.add_to(a, p, _closed(gate))
-        added: Tensor = _BypassPass.apply(a, p, gate, self, keep_precision, *self.parameters())
+        added: Tensor = _BypassPass.apply(a, p, gate, self, saved_precision, *self.parameters())  # type: ignore[no-untyped-call]
         return added
 
     def features(self, p: Tensor) -> Tensor:
@@ -82,15 +83,15 @@ class LowRankBypass(nn.Module):
     def pull_back(self, d: Tensor) -> Tensor:
         """The transpose of ``features``: (B, G*G, 2 C) -> (B, G*G, C)."""
         d_z, d_n = d.chunk(2, 2)
-        cells = F.avg_pool2d(d.new_ones(1, 1, self.side, self.side), 3, 1, 1)  # averaged by each, as a share of 9
+        cells = F.avg_pool2d(d.new_ones(1, 1, self.side, self.side), 3, 1, 1)  # in each mean, as a share of 9
         spread = F.avg_pool2d(self._image(d_n) / cells, 3, 1, 1)
         return (d_z + spread.permute(0, 2, 3, 1).flatten(1, 2)) / self.adaptor.std
 
     def _image(self, rows: Tensor) -> Tensor:
-        return rows.unflatten(1, (self.side, self.side)).permute(0, 3, 1, 2)
+        return rows.view(len(rows), self.side, self.side, rows.shape[2]).permute(0, 3, 1, 2)
 
     def set_maps(self, down: Tensor, up: Tensor, up_bias: Tensor) -> None:
-        """W_d (r, 2 C); s W_u (C', r) and s b (C',)."""
+        """Take these as W_d (r, 2 C), s W_u (C', r) and s b (C',)."""
         with torch.no_grad():
             self.down.copy_(down / STEP)
             self.up.copy_(up / self.scale)
@@ -114,33 +115,34 @@ class LowRankBypass(nn.Module):
 
 
 class Fit:
-    """The regression of one substitute: sums over batches, then its maps. Keeps (2 C + 1)^2 numbers."""
+    """The regression of one bypass: sums over batches, then its maps. Holds (2 C + 1)^2 numbers."""
 
-    def __init__(self, substitute: LowRankBypass):
-        self.substitute = substitute
+    def __init__(self, bypass: LowRankBypass):
+        self.bypass = bypass
         self.inner: Tensor | float = 0.0
         self.outer: Tensor | float = 0.0
         self.count = 0
 
     def add(self, p: Tensor, branch: Tensor) -> None:
-        """p (B, G*G, C) and the cell means of F(x), (B, G*G, C')."""
-        u = F.pad(self.substitute.features(p), (0, 1), value=1.0).flatten(0, 1).double()
+        """Take in p (B, G*G, C) and the cell means of F(x), (B, G*G, C')."""
+        u = F.pad(self.bypass.features(p), (0, 1), value=1.0).flatten(0, 1).double()
         self.inner = self.inner + u.T @ u
         self.outer = self.outer + u.T @ branch.flatten(0, 1).double()
         self.count += len(u)
 
     def solve(self) -> None:
+        """Give the bypass the best maps of its rank for what was added."""
         assert isinstance(self.inner, Tensor) and isinstance(self.outer, Tensor)
         penalty = torch.full_like(self.inner[0], RIDGE * self.count)
         penalty[-1] = 0  # none on the bias
         full = torch.linalg.solve(self.inner + penalty.diag(), self.outer)  # (2 C + 1, C')
-        mean = self.inner[-1] @ full / self.count  # of what it predicts; the last feature is 1
+        mean = self.inner[-1] @ full / self.count  # of the full solution's predictions; the last feature is 1
         spread = full.T @ self.inner @ full / self.count - torch.outer(mean, mean)
-        leading = torch.linalg.eigh(spread)[1][:, -self.substitute.rank :]  # (C', r), orthonormal
+        leading = torch.linalg.eigh(spread)[1][:, -self.bypass.rank :]  # (C', r), orthonormal
         bias = mean + leading @ (leading.T @ (full[-1] - mean))
-        # In units of s, W_u's entries are about 1 / sqrt(C') then, and W_d's of like size.
-        size = self.substitute.adaptor.out_scale
-        self.substitute.set_maps(leading.T @ full[:-1].T / size, leading * size, bias)
+        # Scaled like this, W_u's entries are about 1 / sqrt(C') in units of s, and W_d's are of like size.
+        size = self.bypass.adaptor.out_scale
+        self.bypass.set_maps(leading.T @ full[:-1].T / size, leading * size, bias)
 
 
 def _closed(gate: Tensor) -> Tensor:
@@ -149,30 +151,31 @@ def _closed(gate: Tensor) -> Tensor:
 
 
 class _BypassPass(torch.autograd.Function):
-    """a + (1 - g) c, keeping p alone. With rows of G*G cells, d = s dL/da where the gate is 0, and u = [z, n]:
+    """a + (1 - g) c, saving p alone. With rows of G*G cells, d = s dL/da where the gate is 0, and u = [z, n]:
 
     dW_u = d^T v      db = sum of d      dW_d = (d W_u)^T u      dp = u^T (d W_u W_d)      dg = -g <dL/da, c>
     """
 
     @staticmethod
     def forward(
-        ctx: Any, a: Tensor, p: Tensor, gate: Tensor, substitute: LowRankBypass, precision: str, *_: Tensor
+        ctx: Any, a: Tensor, p: Tensor, gate: Tensor, bypass: LowRankBypass, precision: str, *_: Tensor
     ) -> Tensor:
-        ctx.kept, ctx.dtype, ctx.substitute, ctx.gate = Kept(p, precision), p.dtype, substitute, gate.detach()
-        return substitute.add_to(a, p, _closed(gate))
+        ctx.saved, ctx.dtype, ctx.bypass, ctx.gate = SavedTensor(p, precision), p.dtype, bypass, gate.detach()
+        return bypass.add_to(a, p, _closed(gate))
 
     @staticmethod
     def backward(ctx: Any, d_added: Tensor) -> tuple[Tensor | None, ...]:
-        substitute, gate = ctx.substitute, ctx.gate
+        bypass: LowRankBypass = ctx.bypass
+        gate: Tensor = ctx.gate
         _, needs_p, needs_gate = ctx.needs_input_grad[:3]
-        d = substitute.scale * d_added.permute(0, 2, 3, 1).flatten(1, 2)  # (B, G*G, C')
-        u = substitute.features(ctx.kept.restore(ctx.dtype))
-        v = substitute.squeeze(u)
+        d = bypass.scale * d_added.permute(0, 2, 3, 1).flatten(1, 2)  # (B, G*G, C')
+        u = bypass.features(ctx.saved.restore(ctx.dtype))
+        v = bypass.squeeze(u)
         d_gate = None
         if needs_gate:
-            d_gate = -gate * (d * F.linear(v, substitute.up, substitute.up_bias)).sum((1, 2))
+            d_gate = -gate * (d * F.linear(v, bypass.up, bypass.up_bias)).sum((1, 2))
         d = d * (1 - gate)[:, None, None]
-        d_v = STEP * (d @ substitute.up)
+        d_v = STEP * (d @ bypass.up)
         grads = (d_v.flatten(0, 1).T @ u.flatten(0, 1), d.flatten(0, 1).T @ v.flatten(0, 1), d.sum((0, 1)))
-        d_p = substitute.pull_back(d_v @ substitute.down) if needs_p else None
+        d_p = bypass.pull_back(d_v @ bypass.down) if needs_p else None
         return d_added, d_p, d_gate, None, None, *grads

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from da3.runtime.records import Block
+from da3.runtime.schedule.decisions import opens
+from da3.runtime.schedule.flops import saved_shares
+from da3.runtime.training.config import AdaptorSpec, MemorySettings
 from da3.toolchain.autograd.frozen import cell_means, run_block
-from da3.toolchain.backbones import Backbone
-from da3.toolchain.network.adaptor import Adaptor, AdaptorSpec, grid_side
+from da3.toolchain.backbones.split import Backbone
+from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput, grid_side
 from da3.toolchain.network.bypass import LowRankBypass
-from da3.toolchain.network.memory_settings import MemorySettings, images_a_slice
+from da3.toolchain.network.gating import Gating
+from da3.toolchain.network.head import Head, statistics
+from da3.toolchain.network.slicing import images_a_slice
 
 
 @dataclass(frozen=True)
@@ -30,57 +36,24 @@ class Output:
         """Every block ran for every sample."""
         return cls(logits, logits.new_ones(len(logits)), logits.new_ones(len(logits), blocks))
 
-
-class Head(nn.Module):
-    """Linear classifier on features normalised by fixed statistics. (B, F) -> (B, classes)."""
-
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, features: int, classes: int):
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
-        self.register_buffer("std", torch.ones(features))
-        self.weight = nn.Parameter(torch.zeros(classes, features))
-        self.bias = nn.Parameter(torch.zeros(classes))
-
-    def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) @ (self.weight / self.std).T + self.bias
-
-    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Fix what features are normalised by: mean and std (F,)."""
-        self.mean.copy_(mean)
-        self.std.copy_(std)
-
-    def fit_normalisation(self, features: Tensor) -> None:
-        """Measure the statistics on features (N, F)."""
-        features = features.double()
-        self.set_statistics(*_statistics(features.mean(0), features.square().mean(0)))
-
-    def domain_tensors(self) -> dict[str, Tensor]:
-        """What a bundle stores of the head: mean (F,), weight (classes, F) with std folded in, bias (classes,).
-
-        The mean stays apart: folded into the bias it would cancel against large features and lose digits.
-        """
-        return {"mean": self.mean, "weight": (self.weight / self.std).detach(), "bias": self.bias.detach()}
-
-    def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """The reverse: afterwards std is 1, since it is folded already."""
-        self.set_statistics(tensors["mean"], torch.ones_like(self.std))
-        with torch.no_grad():
-            self.weight.copy_(tensors["weight"])
-            self.bias.copy_(tensors["bias"])
+    @classmethod
+    def joined(cls, outputs: Sequence[Output]) -> Output:
+        """One output of the samples of several, in order."""
+        return cls(
+            torch.cat([o.logits for o in outputs]),
+            torch.cat([o.share for o in outputs]),
+            torch.cat([o.gates for o in outputs]),
+        )
 
 
-def _statistics(mean: Tensor, mean_square: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) to normalise by.
-
-    A channel that hardly varies on the training photos would be blown up by whatever moves it later: its deviation
-    is taken as no less than 5 % of the typical channel's, and 2 % of the layer's root mean square.
+class BlockOutput(NamedTuple):
+    """What a block and its adaptor make: y (B, C', H', W'); a (B, C', G, G), what the adaptor added; and the logit (B,)
+    of the next block's gate, None where that has none.
     """
-    std = (mean_square - mean.square()).clamp_min(0).sqrt()
-    floor = max(0.05 * float(std.median()), 0.02 * float(mean_square.mean().sqrt()), 1e-6)
-    return mean, std.clamp_min(floor)
+
+    y: Tensor
+    a: Tensor
+    logit: Tensor | None
 
 
 class _Round(torch.autograd.Function):
@@ -98,71 +71,82 @@ class _Round(torch.autograd.Function):
 class DomainModel(nn.Module):
     """Image (B, 3, S, S) -> Output. Only adaptors, gates and head have parameters; the backbone has buffers.
 
-    ``gating``: "off" runs every block; "sampled" draws gates with the Gumbel-sigmoid trick, its noise scaled by
-    ``noise``, and passes gradients straight through (training); "hard" thresholds logits at ``theta`` (deployment).
+    ``gating`` says how gates decide now. ``gated`` and ``theta`` are the domain's: whether its gates are trained, and
+    the logit above which a block runs.
     """
 
-    adaptors: nn.ModuleDict  # by block index; see adaptor()
-    substitutes: nn.ModuleDict  # by block index, of gateable blocks where adaptors are as wide as their input
-    branch_share: Tensor  # (blocks,) of the block FLOPs, saved where the block is skipped
+    adaptors: MutableMapping[str, Adaptor]  # an nn.ModuleDict, by block index; see adaptor()
+    # Bypasses by block index, of gateable blocks where adaptors are as wide as their input; an nn.ModuleDict. Its name
+    # is the one that checkpoints and bundles store its tensors by.
+    substitutes: MutableMapping[str, LowRankBypass]
+    branch_share: Tensor  # (blocks,) of the block FLOPs, saved where the block does not run
     running_share: Tensor  # scalar: of block FLOPs run by recent training batches
 
     def __init__(
         self,
         backbone: Backbone,
         spec: AdaptorSpec,
+        *,
         size: int,
         classes: int,
         gated: bool,
-        lean: MemorySettings = MemorySettings(),  # noqa: B008 (immutable)
+        memory: MemorySettings = MemorySettings(),  # noqa: B008 (immutable)
     ):
-        """``gated``: gates are trained; otherwise they are there, open and frozen, so that the graphs are the same."""
+        """Where ``gated`` is off, gates are there all the same, open and frozen, so that the graphs do not differ."""
         super().__init__()
-        self.backbone, self.spec, self.size, self.lean = backbone, spec, size, lean
-        flops = backbone.block_flops(size)
-        total = sum(f.branch + f.shortcut for f in flops)
+        self.backbone, self.spec, self.size, self.memory = backbone, spec, size, memory
+        self.gated, self.theta, self.gating = gated, 0.0, Gating.off()
+        flops, heights = backbone.block_flops(size), backbone.heights(size)
         self.gateable = tuple(g and i > spec.first for i, g in enumerate(backbone.gateable))
-        self.adaptors, self.substitutes = nn.ModuleDict(), nn.ModuleDict()
-        for i, (block, f) in enumerate(zip(backbone.blocks, flops, strict=True)):
-            if i >= spec.first:
-                mid = max(8, min(block.in_channels, spec.mid))
-                next_gated = i + 1 < len(flops) and self.gateable[i + 1]
-                side = grid_side(f.out_height, spec.grid)
-                self.adaptors[str(i)] = Adaptor(block.in_channels, block.out_channels, mid, side, next_gated)
-                # Elsewhere they would be larger than the rest of a domain, or have an activation to see past.
-                if self.gateable[i] and mid == block.in_channels and block.activation is None:
-                    self.substitutes[str(i)] = LowRankBypass(self.adaptor(i))
+        self.adaptors = nn.ModuleDict()  # type: ignore[assignment]
+        self.substitutes = nn.ModuleDict()  # type: ignore[assignment]
+        for i, block in list(enumerate(backbone.blocks))[spec.first :]:
+            mid = max(8, min(block.in_channels, spec.mid))
+            adaptor = Adaptor(
+                cin=block.in_channels,
+                cout=block.out_channels,
+                mid=mid,
+                side=grid_side(heights[i + 1], spec.grid),
+                gated=i + 1 < len(flops) and self.gateable[i + 1],
+            )
+            self.adaptors[str(i)] = adaptor
+            # Elsewhere a bypass would be larger than the rest of a domain, or have an activation to see past.
+            if self.gateable[i] and mid == block.in_channels and block.activation is None:
+                self.substitutes[str(i)] = LowRankBypass(adaptor)
         self.head = Head(backbone.feature_size, classes)
-        saved = torch.tensor([(f.branch - self.bypass_flops(i)) / total for i, f in enumerate(flops)])
+        saved = torch.tensor(saved_shares(self.block_records()).tolist())
         self.register_buffer("branch_share", saved, persistent=False)
         self.register_buffer("running_share", torch.ones(()))
         for name, parameter in self.named_parameters():
             if name.endswith((".gate", ".gate_bias")) or name.startswith("substitutes."):
                 parameter.requires_grad_(gated)
-        self.gated = gated
-        self.gating = "off"
-        self.theta = 0.0
-        self.noise = 1.0
-        self.forced: Tensor | None = None  # (B, blocks) of 0 and 1: sampled gates become these, for benchmarks
 
     @property
     def least_share(self) -> float:
         """Share of block FLOPs that run when every gate is closed."""
-        shares = self.branch_share.tolist()
+        shares: list[float] = self.branch_share.tolist()
         return 1.0 - sum(s for s, g in zip(shares, self.gateable, strict=True) if g)
 
     def adaptor(self, block: int) -> Adaptor | None:
         """That of the block of this index; None before the first."""
-        return self.adaptors[str(block)] if block >= self.spec.first else None  # type: ignore[return-value]
+        return self.adaptors[str(block)] if block >= self.spec.first else None
 
-    def substitute(self, block: int) -> LowRankBypass | None:
+    def bypass(self, block: int) -> LowRankBypass | None:
         """That of the block of this index; None where it has none."""
-        return self.substitutes[str(block)] if str(block) in self.substitutes else None  # type: ignore[return-value]  # noqa: SIM401 (no get)
+        return self.substitutes[str(block)] if str(block) in self.substitutes else None  # noqa: SIM401 (no get)
 
     def bypass_flops(self, block: int) -> int:
-        """Operations that stand in for the branch of this block, for an image it is skipped for."""
-        substitute = self.substitute(block)
-        return 0 if substitute is None else substitute.flops
+        """Operations that the bypass of this block costs an image it is skipped for."""
+        bypass = self.bypass(block)
+        return 0 if bypass is None else bypass.flops
+
+    def block_records(self) -> list[Block]:
+        """The backbone's blocks as a bundle's manifest has them."""
+        flops = self.backbone.block_flops(self.size)
+        return [
+            Block(b.name, f.branch + f.shortcut, f.shortcut + self.bypass_flops(i) if gateable else None)
+            for i, (b, f, gateable) in enumerate(zip(self.backbone.blocks, flops, self.gateable, strict=True))
+        ]
 
     @property
     def slice_size(self) -> int:
@@ -170,13 +154,13 @@ class DomainModel(nn.Module):
         return self._images(1, self.spec.first)
 
     @cached_property
-    def _front_size(self) -> int:
+    def _untrained_slice_size(self) -> int:
         return self._images(2, 0, self.spec.first)
 
     def _images(self, caution: int, first: int, end: int | None = None) -> int:
         """Images to run at once through the blocks from ``first`` to before ``end``."""
         elements = caution * self.backbone.largest_activation(self.size, first, end)
-        flops = sum(f.branch + f.shortcut for f in self.backbone.block_flops(self.size))
+        flops = sum(f.total for f in self.backbone.block_flops(self.size))
         return images_a_slice(elements * self.backbone.dtype.itemsize, flops, self.branch_share.device.type)
 
     def forward(self, image: Tensor, values: dict[str, Tensor] | None = None, draws: Tensor | None = None) -> Output:
@@ -190,18 +174,19 @@ class DomainModel(nn.Module):
                 values.update({name: value for name, value in found.items() if value is not None})
 
         if values is None:
-            x = torch.cat([self.front(part, note) for part in image.split(self._front_size)])
+            slices = torch.split(image, self._untrained_slice_size)
+            x = torch.cat([self.run_to_first_adaptor(images, note) for images in slices])
         else:
-            x = self.front(image, note)
+            x = self.run_to_first_adaptor(image, note)
         everyone = self.branch_share.new_ones(len(x))
         gates = [everyone] * self.spec.first
         logit: Tensor | None = None
-        if draws is None and self.gating == "sampled":
+        if draws is None and self.gating.mode == "sampled":
             draws = torch.rand(len(x), len(self.backbone.blocks), device=x.device)
         for i in range(self.spec.first, len(self.backbone.blocks)):
             gate = None
-            if logit is not None and self.gating != "off":
-                gate = self.decide(logit, None if draws is None else draws[:, i], i)
+            if logit is not None and self.gating.mode != "off":
+                gate = self.decide(logit, None if draws is None else draws[:, i])
             x, a, logit = self.run(i, x, gate)
             gates.append(everyone if gate is None else gate)
             note(**{f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x})
@@ -211,33 +196,38 @@ class DomainModel(nn.Module):
         stacked = torch.stack(gates, 1)  # (B, blocks)
         return Output(logits, 1.0 - (1.0 - stacked) @ self.branch_share, stacked)
 
-    def run(self, i: int, x: Tensor, gate: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Block i on x (B, C, H, H) -> its output, its adaptor's a, and the logit of the gate after ``gate`` (B,)."""
-        x, p, a, logit = self.adaptor(i)(x, self.lean.keep_precision)
-        added, substitute = a, self.substitute(i)
-        if gate is not None and substitute is not None and (gate.requires_grad or not bool(gate.all())):
-            added = substitute(a, p, gate, self.lean.keep_precision)
-        skip_path = self.lean.gradient == "skip-path"
-        return run_block(self.backbone.blocks[i], x, added, gate, skip_path, self.lean.keep_precision), a, logit
+    def run(self, i: int, x: Tensor, gate: Tensor | None) -> BlockOutput:
+        """Block i with its adaptor and bypass on x (B, C, H, H); ``gate`` (B,) of 0 and 1, or None for "run it"."""
+        precision = self.memory.keep_precision
+        adapted: AdaptorOutput = self.adaptors[str(i)](x, precision)
+        added, bypass = adapted.a, self.bypass(i)
+        if gate is not None and bypass is not None and (gate.requires_grad or not bool(gate.all())):
+            added = bypass(adapted.a, adapted.p, gate, precision)
+        skip_path = self.memory.gradient == "skip-path"
+        block = self.backbone.blocks[i]
+        y = run_block(block, adapted.x, added, gate, skip_path=skip_path, saved_precision=precision)
+        return BlockOutput(y, adapted.a, adapted.logit)
 
     @torch.no_grad()
-    def front(self, image: Tensor, note: Callable[..., None] = lambda **_: None) -> Tensor:
-        """Image (B, 3, S, S) -> what the first adaptor reads. Nothing here is trained, so nothing is kept."""
-        x = self.backbone.stem(image.to(self.backbone.dtype))
+    def run_to_first_adaptor(self, image: Tensor, note: Callable[..., None] = lambda **_: None) -> Tensor:
+        """Image (B, 3, S, S) -> what the first adaptor reads. Nothing on the way is trained, so nothing is saved."""
+        x: Tensor = self.backbone.stem(image.to(self.backbone.dtype))
         note(image=image, x0=x)
         for i in range(self.spec.first):
             x = run_block(self.backbone.blocks[i], x)
             note(**{f"x{i + 1}": x})
         return x
 
-    def decide(self, logit: Tensor, draw: Tensor | None, block: int) -> Tensor:
-        """Gate logits (B,) of ``block``, and uniform draws (B,) for sampling -> gates (B,) of 0 and 1."""
-        if self.gating == "hard" or draw is None:
-            return (logit > self.theta).to(logit.dtype)
+    def decide(self, logit: Tensor, draw: Tensor | None) -> Tensor:
+        """Gate logits (B,) of a block, and uniform draws (B,) for sampling -> gates (B,) of 0 and 1."""
+        if self.gating.mode == "hard" or draw is None:
+            hard: Tensor = opens(logit, self.theta).to(logit.dtype)
+            return hard
         # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
         # arXiv 1611.00712); forward uses its rounding, backward its slope.
-        soft = torch.sigmoid(logit + self.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6)))
-        return _Round.apply(soft, (soft > 0.5).to(soft.dtype) if self.forced is None else self.forced[:, block])
+        soft = torch.sigmoid(logit + self.gating.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6)))
+        gate: Tensor = _Round.apply(soft, soft > 0.5)  # type: ignore[no-untyped-call]
+        return gate
 
     @torch.no_grad()
     def fit_normalisation(self, batches: Iterable[Tensor]) -> None:
@@ -264,9 +254,9 @@ class DomainModel(nn.Module):
                 x = run_block(block, x)
             add_cells(len(blocks), x, len(blocks) - 1)
             add(len(blocks) + 1, self.backbone.tail(x))
-        found = {i: _statistics(*(sums[i] / n)) for i, n in enumerate(counts) if n}
+        found = {i: statistics(*(sums[i] / n)) for i, n in enumerate(counts) if n}
         for i in range(self.spec.first, len(blocks)):
-            self.adaptor(i).set_statistics(*found[i], out_scale=float(found[i + 1][1].median()))
+            self.adaptors[str(i)].set_statistics(*found[i], out_scale=float(found[i + 1][1].median()))
         self.head.set_statistics(*found[len(blocks) + 1])
 
     def domain_tensors(self) -> dict[str, Tensor]:
@@ -275,20 +265,20 @@ class DomainModel(nn.Module):
         for i, adaptor in self.adaptors.items():
             tensors |= {f"adaptors.{i}.{k}": v for k, v in adaptor.domain_tensors().items()}
         if self.gated:
-            for i, substitute in self.substitutes.items():
-                tensors |= {f"substitutes.{i}.{k}": v for k, v in substitute.domain_tensors().items()}
+            for i, bypass in self.substitutes.items():
+                tensors |= {f"substitutes.{i}.{k}": v for k, v in bypass.domain_tensors().items()}
         return tensors
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Become exactly the network that a bundle with these tensors holds."""
 
-        def part(prefix: str) -> dict[str, Tensor]:
+        def below(prefix: str) -> dict[str, Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
-        self.head.load_domain_tensors(part("head."))
+        self.head.load_domain_tensors(below("head."))
         for i, adaptor in self.adaptors.items():
-            adaptor.load_domain_tensors(part(f"adaptors.{i}."))
-        for i, substitute in self.substitutes.items():
-            found = part(f"substitutes.{i}.")
+            adaptor.load_domain_tensors(below(f"adaptors.{i}."))
+        for i, bypass in self.substitutes.items():
+            found = below(f"substitutes.{i}.")
             if found:
-                substitute.load_domain_tensors(found)
+                bypass.load_domain_tensors(found)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import resource
 import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
-_STATUS, _CLEAR_REFS = "/proc/self/status", "/proc/self/clear_refs"
+from da3.runtime.system import memory as system_memory
+
+_CLEAR_REFS = "/proc/self/clear_refs"
 _RESET_PEAK = "5"  # of proc(5): sets the peak resident set size to the current one
 _WRAP = 2**32  # bytes at which the counters of old glibc start again
 
@@ -83,15 +84,7 @@ def peak_bytes(device: torch.device) -> int:
     """Most bytes held so far, or since ``reset_peak``: of PyTorch's allocator on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return int(_cuda().max_memory_allocated(device))
-    try:
-        with open(_STATUS) as file:
-            for line in file:
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return system_memory.peak_bytes()
 
 
 def reset_peak(device: torch.device) -> bool:

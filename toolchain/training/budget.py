@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from dataclasses import asdict, replace
 from typing import NamedTuple
 
+from da3.runtime.training.config import RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 from da3.toolchain.process.worker import Worker
-from da3.toolchain.training.checkpoint import RunConfig
 from da3.toolchain.training.progress import Reporter
 from da3.toolchain.training.step_worker import Measured, Request
 
-WORKER = "da3.toolchain.training.step_worker"
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+WORKER = "da3.toolchain.training.step_process"
 SMALL_GRIDS = (8, 4)
-
-
-def parse_bytes(given: str) -> int:
-    """ "256MB", "256 MiB", "1.5GB" or a number of bytes. Raises TrainingError for anything else."""
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?i?B?)\s*", given, re.IGNORECASE)
-    unit = found.group(2).upper() if found else "?"
-    if found is None or unit not in _UNITS or float(found.group(1)) <= 0:
-        raise TrainingError(f"--memory-budget {given}: use a size such as 256MB, 512MiB or 1.5GB")
-    return int(float(found.group(1)) * _UNITS[unit])
 
 
 class Choice(NamedTuple):
@@ -44,8 +32,8 @@ class _Change(NamedTuple):
 
     def made_to(self, config: RunConfig) -> RunConfig:
         if self.setting == "grid":
-            return replace(config, adaptor=replace(config.adaptor, grid=self.value))  # type: ignore[arg-type]
-        return replace(config, lean=replace(config.lean, **{self.setting: self.value}))  # type: ignore[arg-type]
+            return config._replace(adaptor=config.adaptor._replace(grid=self.value))  # type: ignore[arg-type]
+        return config._replace(memory=config.memory._replace(**{self.setting: self.value}))  # type: ignore[arg-type]
 
 
 def choices(config: RunConfig, fixed: frozenset[str]) -> Iterator[Choice]:
@@ -67,7 +55,7 @@ def _changes(config: RunConfig, fixed: frozenset[str]) -> Iterator[_Change]:
     sliceable, adaptors = method(config.method).sliceable, config.method == "da3"
     if sliceable and "micro_batch" not in fixed:
         yield _Change("micro_batch", 1, "one photo a slice")
-    if adaptors and "keep_precision" not in fixed and config.lean.keep_precision != "int8":
+    if adaptors and "keep_precision" not in fixed and config.memory.keep_precision != "int8":
         yield _Change("keep_precision", "int8", "pooled inputs kept in int8")
     if sliceable and "backbone_precision" not in fixed:
         yield _Change("backbone_precision", "bf16", "a backbone in bf16")
@@ -118,8 +106,8 @@ class Peak(NamedTuple):
 def _measure(config: RunConfig, weights: str, device: str) -> Peak:
     request = Request(
         method=config.method,
-        keep=config.keep,
-        memory=config.lean.to_json(),
+        flops_budget=config.keep,
+        memory=config.memory,
         backbone=config.backbone,
         weights=weights,
         size=config.size,
@@ -129,9 +117,9 @@ def _measure(config: RunConfig, weights: str, device: str) -> Peak:
         threads=None,
         seed=0,
         classes=len(config.classes),
-        adaptor=config.adaptor.to_json(),
+        adaptor=config.adaptor,
     )
-    with Worker(WORKER, asdict(request)) as worker:
+    with Worker(WORKER, request.to_json()) as worker:
         for answer in worker.answers():
             if "measured" in answer:
                 measured = Measured(**answer["measured"])
@@ -140,7 +128,7 @@ def _measure(config: RunConfig, weights: str, device: str) -> Peak:
 
 
 def _says(config: RunConfig) -> str:
-    memory, grid = config.lean, config.adaptor.grid
+    memory, grid = config.memory, config.adaptor.grid
     words = [f"--micro-batch {memory.micro_batch or 'auto'}"]
     if config.method == "da3":
         words += [f"--keep-precision {memory.keep_precision}", f"a grid of {grid} x {grid}"]

@@ -1,135 +1,93 @@
-"""Checkpoints: one safetensors file that says everything needed to go on from it, or to rebuild the model."""
+"""The PyTorch side of checkpoints: learners and optimisers to arrays and back, and the backbones trained on."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from da3.runtime.system.atomic import replace_file
+from da3.runtime.records import Array
+from da3.runtime.system.atomic import replace_file, write_atomically
+from da3.runtime.training import checkpoint as files
+from da3.runtime.training.checkpoint import Checkpoint
+from da3.runtime.training.config import MemorySettings, Progress, RunConfig
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.weights import StoredTensors
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.methods import Learner, Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings
-
-FORMAT = 1
+from da3.toolchain.training.adamw import AdamW
 
 
-@dataclass(frozen=True)
-class RunConfig:
-    """Everything that decides what a run learns. Two runs with equal configs give equal results."""
-
-    domain: str
-    data: str
-    method: str
-    backbone: str
-    weights_sha256: str
-    classes: tuple[str, ...]
-    size: int
-    epochs: int
-    batch_size: int
-    lr: float
-    keep: float
-    seed: int
-    flip: bool
-    label_smoothing: float
-    adaptor: AdaptorSpec
-    lean: MemorySettings = field(default_factory=MemorySettings)
-
-    @property
-    def task(self) -> Task:
-        return Task(self.backbone, self.size, len(self.classes), self.keep, self.adaptor, self.lean)
-
-    @classmethod
-    def from_json(cls, data: dict[str, object]) -> RunConfig:
-        values = {f.name: data[f.name] for f in fields(cls) if f.name != "lean"}
-        values["classes"] = tuple(values["classes"])  # type: ignore[arg-type]
-        values["adaptor"] = AdaptorSpec(**values["adaptor"])  # type: ignore[arg-type]
-        values["lean"] = MemorySettings(**data.get("lean", {}))  # type: ignore[arg-type]
-        return cls(**values)  # type: ignore[arg-type]
+def task_of(config: RunConfig) -> Task:
+    """What a run with this configuration learns."""
+    return Task(
+        arch=config.backbone,
+        size=config.size,
+        classes=len(config.classes),
+        flops_budget=config.keep,
+        adaptor=config.adaptor,
+        memory=config.memory,
+    )
 
 
-@dataclass
-class Progress:
-    """Where a run stands: ``step`` batches of ``epoch`` (from 0) are done; ``sums`` are that epoch's so far."""
-
-    epoch: int = 0
-    step: int = 0
-    sums: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, float]] = field(default_factory=list)
-    best: dict[str, float] | None = None
+def arrays_of(tensors: Mapping[str, Tensor]) -> dict[str, Array]:
+    """Tensors on any device -> arrays. Raises TypeError for bfloat16, which numpy has not."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in tensors.items()}
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint as read from a file. ``optimizer`` is empty in a best checkpoint."""
+def tensors_of(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+    """Arrays -> tensors on the CPU, with memory of their own."""
+    return {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
 
-    path: Path
-    config: RunConfig
-    progress: Progress
-    model: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
 
-    def learner(self, weights: WeightsFile) -> Learner:
-        """The trained model, rebuilt around the backbone's ``weights`` and ready to evaluate."""
-        if weights.sha256(self.config.backbone) != self.config.weights_sha256:
-            raise CheckpointError(f"{self.path} was trained on other backbone weights than {weights.source}")
-        # What memory was saved in training is no matter now: a bundle's backbone is float32, and shared by its domains.
-        learner = method(self.config.method)(replace(self.config.task, lean=MemorySettings()), weights)
-        restore(learner, self)
-        learner.eval_mode()
-        return learner
+def write(path: Path, config: RunConfig, progress: Progress, learner: Learner, optimizer: AdamW | None) -> None:
+    """Write a checkpoint of ``learner`` atomically; without ``optimizer``, one to evaluate and not to go on from."""
+    state = {} if optimizer is None else optimizer.state_dict()["state"]
+    tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
+    files.write(path, config, progress, arrays_of(learner.domain_state()), arrays_of(tensors))
+
+
+def learner_of(checkpoint: Checkpoint, weights: WeightsFile) -> Learner:
+    """The trained model, rebuilt around the backbone's ``weights`` and ready to evaluate.
+
+    Raises CheckpointError for other weights than it was trained on, or for tensors that do not fit.
+    """
+    config = checkpoint.config
+    if weights.sha256(config.backbone) != config.weights_sha256:
+        raise CheckpointError(f"{checkpoint.path} was trained on other backbone weights than {weights.source}")
+    # How training saved memory is no matter now: a bundle's backbone is float32, and shared by its domains.
+    learner = method(config.method)(task_of(config._replace(memory=MemorySettings())), weights)
+    restore(learner, checkpoint)
+    learner.eval_mode()
+    return learner
 
 
 def restore(learner: Learner, checkpoint: Checkpoint) -> None:
-    """Load the checkpoint's model tensors into ``learner``."""
+    """Load the checkpoint's model into ``learner``. Raises CheckpointError where it does not fit."""
     try:
-        learner.load_domain_state(checkpoint.model)
+        learner.load_domain_state(tensors_of(checkpoint.model))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path} does not fit its own configuration ({error})") from error
 
 
-def write(path: Path, config: RunConfig, progress: Progress, learner: Learner, optimizer: dict[str, Tensor]) -> None:
-    """Write atomically: a reader sees the old file or the new one, never half of one."""
-    tensors = {f"model.{k}": v for k, v in learner.domain_state().items()}
-    tensors |= {f"optimizer.{k}": v for k, v in optimizer.items()}
-    meta = {"format": FORMAT, "config": asdict(config), "progress": asdict(progress)}
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"da3": json.dumps(meta)})
-    write_atomically(path, data)
-
-
-def read(path: Path) -> Checkpoint:
-    """Read a checkpoint. Raises CheckpointError if it is missing, damaged or from a newer da3."""
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}: train the domain first (da3 train --domain ...)")
-    try:
-        with safe_open(path, framework="pt") as file:
-            meta = json.loads((file.metadata() or {})["da3"])
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        if meta["format"] > FORMAT:
-            raise CheckpointError(f"{path} was written by a newer da3: upgrade da3 to read it")
-        config, progress = RunConfig.from_json(meta["config"]), Progress(**meta["progress"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged or no da3 checkpoint ({error}): delete it and train again") from error
-    if not all(torch.isfinite(t).all() for t in tensors.values() if t.is_floating_point()):
-        raise CheckpointError(f"{path} holds NaN or infinity: train again with a lower --lr")
-    model = {k[len("model.") :]: v for k, v in tensors.items() if k.startswith("model.")}
-    optimizer = {k[len("optimizer.") :]: v for k, v in tensors.items() if k.startswith("optimizer.")}
-    return Checkpoint(path, config, progress, model, optimizer)
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` in one step, making its folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(str(path), lambda file: file.write(data))
+def restore_optimizer(optimizer: AdamW, checkpoint: Checkpoint, device: torch.device) -> None:
+    """Load the checkpoint's optimiser state. Raises CheckpointError where it is another model's."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors_of(checkpoint.optimizer).items():
+        index, name = key.split(".", 1)
+        state.setdefault(int(index), {})[name] = value.to("cpu" if name == "step" else device)
+    if not state:
+        return
+    groups = optimizer.state_dict()["param_groups"]
+    # Fewer is right: a gate has no state before the first step that uses it.
+    if max(state) >= sum(len(group["params"]) for group in groups):
+        raise CheckpointError(f"{checkpoint.path} holds the optimiser of another model: use --overwrite")
+    optimizer.load_state_dict({"state": state, "param_groups": groups})
 
 
 class BackboneStore:

@@ -6,10 +6,11 @@ import json
 from io import BytesIO
 from pathlib import Path
 
-from da3.toolchain.training.checkpoint import write_atomically
+from da3.runtime.system.atomic import write_atomically
+from da3.runtime.training.config import Row
 
 
-def write_reports(folder: Path, history: list[dict[str, float]], title: str) -> None:
+def write_reports(folder: Path, history: list[Row], title: str) -> None:
     """Write both, each atomically, from all epochs so far."""
     if history:
         lines = "".join(json.dumps(row) + "\n" for row in history)
@@ -17,7 +18,7 @@ def write_reports(folder: Path, history: list[dict[str, float]], title: str) -> 
         write_atomically(folder / "curves.png", draw({title: history}))
 
 
-def draw(runs: dict[str, list[dict[str, float]]]) -> bytes:
+def draw(runs: dict[str, list[Row]]) -> bytes:
     """PNG of loss, accuracy and share of block FLOPs by epoch, one colour per run."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -15,24 +15,36 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from da3.runtime.images.preprocess import Preprocessing
-from da3.toolchain.errors import CheckpointError, TrainingError
+from da3.runtime.records import Array
+from da3.runtime.system.atomic import write_atomically
+from da3.runtime.training.augmentation import Augmentation
+from da3.runtime.training.checkpoint import Checkpoint
+from da3.runtime.training.config import Progress, RunConfig
+from da3.runtime.training.loading import Loader
+from da3.runtime.training.photos import PhotoSet
+from da3.runtime.training.randomness import SAMPLES, STATISTICS
+from da3.runtime.training.recipe import (
+    BETAS,
+    EPSILON,
+    SAMPLE_PHOTOS,
+    SAVE_EVERY,
+    STATISTICS_PHOTOS,
+    WEIGHT_DECAY,
+    rank,
+    schedule,
+)
+from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Learner
 from da3.toolchain.methods.base import Batch
 from da3.toolchain.process.memory import peak_bytes
 from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.adamw import AdamW
-from da3.toolchain.training.checkpoint import Checkpoint, Progress, RunConfig, write_atomically
 from da3.toolchain.training.curves import write_reports
-from da3.toolchain.training.data import Augmentation, Loader, PhotoSet
 from da3.toolchain.training.progress import Reporter
-
-SAVE_EVERY = 60.0  # seconds between checkpoints inside an epoch
-STATISTICS_PHOTOS = 256
-SAMPLE_PHOTOS = 8  # kept beside the checkpoint so that export can verify without the photos
 
 
 class _Stopped(Exception):
-    """Asked to stop amid a step, before it changed anything that the same step would not find the same again."""
+    """The run was asked to stop within a step that has changed nothing yet, so the step can be made again."""
 
 
 class Run:
@@ -40,6 +52,7 @@ class Run:
 
     def __init__(
         self,
+        *,
         config: RunConfig,
         learner: Learner,
         photos: PhotoSet,
@@ -54,7 +67,7 @@ class Run:
         self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers)
         self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers)
         self.augmentation = Augmentation(config.flip)
-        self.optimizer = AdamW(learner.parameters(), lr=config.lr, weight_decay=1e-4)
+        self.optimizer = AdamW(learner.parameters(), lr=config.lr, betas=BETAS, eps=EPSILON, weight_decay=WEIGHT_DECAY)
         self.steps = self.train_loader.steps()
         self.total = self.steps * config.epochs
         self.progress = Progress()
@@ -65,14 +78,15 @@ class Run:
         count = min(STATISTICS_PHOTOS, len(self.train_loader.photos))
         self.learner.prepare(self._statistics_batches(count))
         sample = BytesIO()
-        np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed))
+        np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed, SAMPLES))
         write_atomically(self.folder / "samples.npy", sample.getvalue())
         self.save()
 
     def _statistics_batches(self, count: int) -> Iterator[Tensor]:
         done = 0
-        for pixels in self.train_loader.samples(count, self.config.seed, self.learner.micro_batch):
-            yield self.learner.normalise(torch.from_numpy(pixels).to(self.device))
+        slices = self.train_loader.samples(count, self.config.seed, STATISTICS, self.learner.micro_batch)
+        for pixels in slices:
+            yield self.learner.normalise(self._tensor(pixels))
             done += len(pixels)
             self.reporter.preparing(done, count)
 
@@ -80,18 +94,7 @@ class Run:
         """Take up the model, optimiser and counters of a checkpoint."""
         ckpt.restore(self.learner, found)
         self.progress = found.progress
-        parameters = self.learner.parameters()
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in found.optimizer.items():
-            index, name = key.split(".", 1)
-            state.setdefault(int(index), {})[name] = value.to("cpu" if name == "step" else self.device)
-        if state:
-            # Fewer is right: a gate has no state before the first step that uses it.
-            if max(state) >= len(parameters):
-                raise CheckpointError(f"{found.path} holds the optimiser of another model: use --overwrite")
-            self.optimizer.load_state_dict(
-                {"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]}
-            )
+        ckpt.restore_optimizer(self.optimizer, found, self.device)
 
     def loop(self, stop: Callable[[], bool]) -> bool:
         """Train and validate to the end. False: stopped early, everything saved."""
@@ -119,7 +122,7 @@ class Run:
                 batches.close()
                 return False
             try:
-                self._step(pixels.to(self.device), labels.to(self.device), stop)
+                self._step(self._tensor(pixels), self._tensor(labels), stop)
             except _Stopped:
                 batches.close()
                 return False
@@ -156,14 +159,17 @@ class Run:
         progress.step += 1
 
     def _again(self, done: int, draw: int, stop: Callable[[], bool]) -> Generator[Batch, None, None]:
-        """Training photos in orders and augmentations that no epoch has: a function of step and draw, as noise is."""
+        """Training photos without end, in orders and augmentations that no epoch has.
+
+        They are a function of the step and of ``draw``, so that a resumed run looks at the same. Raises _Stopped.
+        """
         seen = 0
         for lap in count():
             key = ((done + 1) * 1_000 + draw) * 1_000 + lap
             for pixels, labels in self.train_loader.training(self.augmentation, self.config.seed, key):
                 if stop():
                     raise _Stopped
-                yield pixels.to(self.device), labels.to(self.device)
+                yield self._tensor(pixels), self._tensor(labels)
                 seen += 1
                 self.reporter.revising(self.progress.epoch, seen)
 
@@ -181,11 +187,11 @@ class Run:
             if stop():
                 batches.close()
                 return None
-            output = self.learner.predict(pixels.to(self.device))
-            labels = labels.to(self.device)
+            output = self.learner.predict(self._tensor(pixels))
+            expected = self._tensor(labels)
             photos += len(labels)
-            loss += float(F.cross_entropy(output.logits, labels, reduction="sum"))
-            correct += float((output.logits.argmax(1) == labels).sum())
+            loss += float(F.cross_entropy(output.logits, expected, reduction="sum"))
+            correct += float((output.logits.argmax(1) == expected).sum())
             share += float(output.share.sum())
         return {"val_loss": loss / photos, "val_accuracy": correct / photos, "val_share": share / photos}
 
@@ -206,30 +212,20 @@ class Run:
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         last = progress.epoch == self.config.epochs
         final = last or self.learner.is_final(progress.epoch / self.config.epochs)
-        if final and (progress.best is None or _rank(row) > _rank(progress.best)):
+        if final and (progress.best is None or rank(row) > rank(progress.best)):
             progress.best = row
-            ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, {})
+            ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, None)
         self.save()
         self._write_reports()
         self.reporter.epoch(row)
 
     def save(self) -> None:
         """Write ``last.safetensors``: everything needed to go on from this step."""
-        state = self.optimizer.state_dict()["state"]
-        tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
-        ckpt.write(self.folder / "last.safetensors", self.config, self.progress, self.learner, tensors)
+        ckpt.write(self.folder / "last.safetensors", self.config, self.progress, self.learner, self.optimizer)
         self.saved_at = time.monotonic()
+
+    def _tensor(self, array: Array) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def _write_reports(self) -> None:
         write_reports(self.folder, self.progress.history, self.config.domain)
-
-
-def _rank(row: dict[str, float]) -> tuple[float, float]:
-    return (row["val_accuracy"], -row["val_loss"])
-
-
-def schedule(progress: float, warm_up: float) -> float:
-    """Learning-rate factor at ``progress`` (0 to 1): a linear rise from 4 %, then half a cosine down to 0."""
-    if progress < warm_up:
-        return 0.04 + 0.96 * progress / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))

@@ -6,23 +6,24 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from da3.runtime.training.config import CHOICES, AdaptorSpec, MemorySettings, RunConfig
+from da3.runtime.training.defaults import DEFAULTS, CommonOptions
+from da3.runtime.training.recipe import batch_size
 from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import CHOICES, MemorySettings
-from da3.toolchain.training.checkpoint import RunConfig
-from da3.toolchain.training.defaults import DEFAULT_BATCH, DEFAULTS
 
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_MAY_CHANGE = ("domain", "data", "workers", "device", "micro_batch")  # of data, check_same compares the folder
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """Options of one training run. None means "not given": the default, or on resume what the run was started with.
 
     ``workers``, ``device`` and ``micro_batch`` may change between a run and its resumption; the rest decides the result
-    and may not.
+    and may not. ``keep_precision``, ``backbone_precision``, ``gradient`` and ``micro_batch`` are those of
+    ``MemorySettings``; ``memory_budget`` chooses them, and is a size such as 256MB.
     """
 
     domain: str
@@ -43,7 +44,6 @@ class TrainOptions:
     device: str = "cpu"
     resume: bool = False
     overwrite: bool = False
-    # The levers of lean.MemorySettings.
     keep_precision: str | None = None
     backbone_precision: str | None = None
     gradient: str | None = None
@@ -51,19 +51,20 @@ class TrainOptions:
     memory_budget: str | None = None
 
     @property
-    def lean(self) -> MemorySettings:
-        """The levers as given, the rest at their defaults."""
-        given = {f.name: getattr(self, f.name) for f in fields(MemorySettings)}
+    def memory(self) -> MemorySettings:
+        """The memory settings as given, the rest at their defaults."""
+        given = {name: getattr(self, name) for name in MemorySettings._fields}
         return MemorySettings(**{name: value for name, value in given.items() if value is not None})
+
+    @property
+    def with_defaults(self) -> CommonOptions:
+        """The options that have a default: as given, or that default."""
+        given = {name: getattr(self, name) for name in CommonOptions._fields}
+        return DEFAULTS._replace(**{name: value for name, value in given.items() if value is not None})
 
     @property
     def folder(self) -> Path:
         return self.runs / self.domain
-
-    def pick(self, name: str) -> object:
-        """The given value, or the default."""
-        value = getattr(self, name)
-        return DEFAULTS[name] if value is None else value
 
     def check(self) -> None:
         """Raise TrainingError naming the first option that makes no sense."""
@@ -71,29 +72,28 @@ class TrainOptions:
             raise TrainingError(
                 f"--domain {self.domain!r}: use letters, digits, _ and - (64 at most), and not the name 'backbones'"
             )
-        method(str(self.pick("method")))
-        if self.pick("backbone") not in NAMES:
+        if self.resume and self.overwrite:
+            raise TrainingError("--resume and --overwrite exclude each other")
+        options = self.with_defaults
+        method(options.method)
+        if options.backbone not in NAMES:
             raise TrainingError(f"--backbone {self.backbone}: known are {', '.join(NAMES)}")
         if self.size is not None and (self.size < 32 or self.size % 32):
             raise TrainingError(f"--size {self.size}: use a multiple of 32, such as 96, 128, 160 or 224")
-        limits = {
-            "epochs": (1, 100_000),
-            "keep": (0.0, 1.0),
-            "seed": (0, 2**31),
-            "label_smoothing": (0.0, 0.9),
-        }
-        for name, (low, high) in limits.items():
-            value = self.pick(name)
-            if not low <= value <= high:  # type: ignore[operator]
-                raise TrainingError(f"--{name.replace('_', '-')} {value}: must be between {low} and {high}")
-        if self.batch_size is not None and not 1 <= self.batch_size <= 4096:
-            raise TrainingError(f"--batch-size {self.batch_size}: must be between 1 and 4096")
-        if self.micro_batch is not None and not 0 <= self.micro_batch <= 4096:
-            raise TrainingError(f"--micro-batch {self.micro_batch}: must be between 0 and 4096")
+        for name, low, value, high in (
+            ("epochs", 1, options.epochs, 100_000),
+            ("keep", 0.0, options.keep, 1.0),
+            ("seed", 0, options.seed, 2**31),
+            ("label-smoothing", 0.0, options.label_smoothing, 0.9),
+            ("batch-size", 1, self.batch_size, 4096),
+            ("micro-batch", 0, self.micro_batch, 4096),
+        ):
+            if value is not None and not low <= value <= high:
+                raise TrainingError(f"--{name} {value}: must be between {low} and {high}")
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in (None, *known):
-                raise TrainingError(f"--{name.replace('_', '-')} {value}: use {' or '.join(known)}")
+                raise TrainingError(f"{_option(name)} {value}: use {' or '.join(known)}")
         if self.lr is not None and not 0 < self.lr < 10:
             raise TrainingError(f"--lr {self.lr}: must be above 0 and below 10")
 
@@ -111,42 +111,35 @@ class TrainOptions:
 
     def config(self, weights: WeightsFile, classes: tuple[str, ...], photos: int) -> RunConfig:
         """The configuration of a new run on ``photos`` training photos."""
-        name = str(self.pick("method"))
-        arch = str(self.pick("backbone"))
+        options = self.with_defaults
         return RunConfig(
             domain=self.domain,
             data=self.data_folder(),
-            method=name,
-            backbone=arch,
-            weights_sha256=weights.sha256(arch),
+            method=options.method,
+            backbone=options.backbone,
+            weights_sha256=weights.sha256(options.backbone),
             classes=classes,
             size=self.size or weights.input_size,
-            epochs=self.pick("epochs"),  # type: ignore[arg-type]
-            # A few dozen photos in batches of 32 would make a step or two an epoch, too few to learn from.
-            batch_size=self.batch_size or min(DEFAULT_BATCH, max(8, photos // 8)),
-            lr=method(name).default_lr if self.lr is None else self.lr,
-            keep=self.pick("keep"),  # type: ignore[arg-type]
-            seed=self.pick("seed"),  # type: ignore[arg-type]
-            flip=self.pick("flip"),  # type: ignore[arg-type]
-            label_smoothing=self.pick("label_smoothing"),  # type: ignore[arg-type]
-            adaptor=AdaptorSpec.of(arch),
-            lean=self.lean,
+            epochs=options.epochs,
+            batch_size=self.batch_size or batch_size(photos),
+            lr=method(options.method).default_lr if self.lr is None else self.lr,
+            keep=options.keep,
+            seed=options.seed,
+            flip=options.flip,
+            label_smoothing=options.label_smoothing,
+            adaptor=AdaptorSpec.of(options.backbone),
+            memory=self.memory,
         )
 
     def check_same(self, config: RunConfig) -> None:
         """Raise TrainingError if an option given now differs from what the run was started with."""
-        before = {f.name: getattr(config, f.name) for f in fields(config)} | config.lean.to_json()
+        before = config.to_json() | config.memory.to_json()
         changed = [
-            f"--{f.name.replace('_', '-')} was {before[f.name]}, now {getattr(self, f.name)}"
-            for f in fields(self)
-            if f.name in before
-            and f.name not in ("domain", "data")
-            and getattr(self, f.name) not in (None, before[f.name])
-        ]
-        changed += [
-            f"--{name.replace('_', '-')} was {getattr(config.lean, name)}, now {getattr(self, name)}"
-            for name in CHOICES
-            if getattr(self, name) not in (None, getattr(config.lean, name))
+            f"{_option(field.name)} was {before[field.name]}, now {getattr(self, field.name)}"
+            for field in fields(self)
+            if field.name in before
+            and field.name not in _MAY_CHANGE
+            and getattr(self, field.name) not in (None, before[field.name])
         ]
         if self.data is not None and self.data_folder() != config.data:
             changed.append(f"--data was {config.data}, now {self.data_folder()}")
@@ -155,3 +148,8 @@ class TrainOptions:
                 f"cannot resume {self.folder} with other options ({'; '.join(changed)}): leave them out, "
                 f"or start again with --overwrite"
             )
+
+
+def _option(name: str) -> str:
+    """The option as it is typed."""
+    return f"--{name.replace('_', '-')}"

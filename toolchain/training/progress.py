@@ -8,9 +8,9 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from da3.toolchain.training.checkpoint import Progress as RunProgress
-from da3.toolchain.training.checkpoint import RunConfig
-from da3.toolchain.training.data import PhotoSet
+from da3.runtime.training.config import Progress as RunProgress
+from da3.runtime.training.config import Row, RunConfig
+from da3.runtime.training.photos import PhotoSet
 
 
 class Reporter(Protocol):
@@ -21,7 +21,7 @@ class Reporter(Protocol):
     def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None: ...
     def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None: ...
     def revising(self, epoch: int, batches: int) -> None: ...
-    def epoch(self, row: dict[str, float]) -> None: ...
+    def epoch(self, row: Row) -> None: ...
     def note(self, text: str) -> None: ...
 
 
@@ -97,7 +97,7 @@ class ConsoleReporter:
                 self.task, description=f"epoch {epoch + 1}/{self.epochs}, choosing a block to skip: batch {batches}"
             )
 
-    def epoch(self, row: dict[str, float]) -> None:
+    def epoch(self, row: Row) -> None:
         gated = f"  block FLOPs run {row['val_share']:.0%}" if row["train_share"] < 1 or row["val_share"] < 1 else ""
         self._line(
             f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.3f}  "
@@ -113,5 +113,26 @@ class ConsoleReporter:
             self.note(text)
 
 
-class SilentReporter(Reporter):
-    """Says nothing: for use as a library, or to override a method or two of."""
+class SilentReporter:
+    """Says nothing: for use as a library, and as the base of reporters that care for some of it."""
+
+    def checking(self, done: int, total: int) -> None:
+        pass
+
+    def preparing(self, done: int, total: int) -> None:
+        pass
+
+    def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None:
+        pass
+
+    def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None:
+        pass
+
+    def revising(self, epoch: int, batches: int) -> None:
+        pass
+
+    def epoch(self, row: Row) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass

@@ -1,4 +1,4 @@
-"""One method, measured in this fresh process: ``python -m da3.toolchain.training.step_worker``, spawned by bench_train."""
+"""What a training step of one method takes: its memory and its time, measured in a process that does nothing else."""
 
 from __future__ import annotations
 
@@ -6,38 +6,40 @@ import gc
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from da3.toolchain.autograd.frozen import run_block
-from da3.toolchain.backbones import Block, load_weights
-from da3.toolchain.backbones.layers import FrozenConv
+from da3.runtime.training.config import AdaptorSpec, MemorySettings
+from da3.runtime.training.recipe import WEIGHT_DECAY
+from da3.toolchain.autograd import Block, FrozenConv, run_block
+from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.methods import Learner, Task, method
-from da3.toolchain.network.adaptor import AdaptorSpec
-from da3.toolchain.network.memory_settings import MemorySettings
-from da3.toolchain.network.model import Output
+from da3.toolchain.methods import Da3, Learner, Task, method
+from da3.toolchain.network.gating import Gating
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
-from da3.toolchain.process.worker import serve
 from da3.toolchain.training.adamw import AdamW
 
 CLASSES = 10
 SMOOTHING = 0.1
 PREPARED = 8  # images that the method looks at before its first step
-PROGRESS = 0.9  # of a training run: a gated method's gates are on there, and their noise is off
+PROGRESS = 0.9  # of a training run: a gated method samples its gates there
+FIXED_NOISE = 10.0  # of fixed gates: with draws of 0 and 1 it outweighs any logit, so that the draws alone decide
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What to measure. ``weights`` is what ``load_weights`` takes; ``batch`` images a step of ``size`` pixels."""
+    """What to measure. ``weights`` is what ``load_weights`` takes; ``batch`` images a step of ``size`` pixels.
+
+    ``adaptor`` None is what suits the backbone; ``threads`` None leaves their number to PyTorch.
+    """
 
     method: str
-    keep: float
-    memory: dict[str, Any]
+    flops_budget: float
+    memory: MemorySettings
     backbone: str
     weights: str
     size: int
@@ -47,15 +49,30 @@ class Request:
     threads: int | None
     seed: int
     classes: int = CLASSES
-    adaptor: dict[str, Any] | None = None
+    adaptor: AdaptorSpec | None = None
 
     @property
     def task(self) -> Task:
-        adaptor = AdaptorSpec.of(self.backbone) if self.adaptor is None else AdaptorSpec(**self.adaptor)
-        return Task(self.backbone, self.size, self.classes, self.keep, adaptor, MemorySettings(**self.memory))
+        return Task(
+            arch=self.backbone,
+            size=self.size,
+            classes=self.classes,
+            flops_budget=self.flops_budget,
+            adaptor=AdaptorSpec.of(self.backbone) if self.adaptor is None else self.adaptor,
+            memory=self.memory,
+        )
+
+    def to_json(self) -> dict[str, object]:
+        adaptor = None if self.adaptor is None else self.adaptor.to_json()
+        return {**vars(self), "memory": self.memory.to_json(), "adaptor": adaptor}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Request:
+        adaptor = None if data["adaptor"] is None else AdaptorSpec(**data["adaptor"])
+        return cls(**{**data, "memory": MemorySettings(**data["memory"]), "adaptor": adaptor})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Measured:
     """What one process found. ``seconds`` of each timed step; None where it cannot be known."""
 
@@ -68,6 +85,31 @@ class Measured:
     flops_share: float
     threads: int
     device_name: str | None
+
+
+class FixedGates(Da3):
+    """DA3 with gates that do not learn and meet the budget: untrained ones are all open, and would save nothing."""
+
+    def __init__(self, task: Task, weights: WeightsFile, *, batch: int, seed: int):
+        super().__init__(task, weights)
+        share = self.model.branch_share.tolist()
+        self._gates = gates_for(task.flops_budget, share, self.model.gateable, batch, seed)
+
+    def train_mode(self, progress: float) -> None:
+        super().train_mode(progress)
+        if self.model.gating.mode == "sampled":
+            self.model.gating = Gating.sampled(FIXED_NOISE)
+
+    def draw_gates(self, count: int) -> Tensor:
+        return self._gates[:count]
+
+
+def learner_for(request: Request, weights: WeightsFile) -> Learner:
+    """The method's learner; with fixed gates where it has gates."""
+    kind = method(request.method)
+    if kind is Da3 and request.flops_budget < 1:
+        return FixedGates(request.task, weights, batch=request.batch, seed=request.seed)
+    return kind(request.task, weights)
 
 
 def measure(request: Request, said: Callable[[int], None] = lambda step: None) -> Measured:
@@ -85,16 +127,14 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
     base = torch.cuda.memory_allocated(device) if device.type == "cuda" else peak_bytes(device)
 
     weights = load_weights(request.weights, request.backbone)  # held to the end, as in train()
-    learner = method(request.method)(request.task, weights)
+    learner = learner_for(request, weights)
     learner.model.to(device)
     shape = (request.batch, request.size, request.size, 3)
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
     labels = torch.randint(0, request.classes, (request.batch,)).to(device)
     keep_freed_memory()
-    learner.prepare(learner.normalise(part) for part in pixels[:PREPARED].split(learner.micro_batch))
-    if request.keep < 1:
-        _force_gates(learner, request)
-    optimizer = AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=1e-4)
+    learner.prepare(learner.normalise(few) for few in torch.split(pixels[:PREPARED], learner.micro_batch))
+    optimizer = AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=WEIGHT_DECAY)
     seconds, shares = [], []
     for step in range(1 + request.steps):
         _wait(device)
@@ -106,21 +146,21 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
         _wait(device)
         seconds.append(time.perf_counter() - start)
         if not math.isfinite(result.loss):
-            raise TrainingError(f"the loss became {result.loss}: these weights or levers do not train")
+            raise TrainingError(f"the loss became {result.loss}: these weights or memory settings do not train")
         shares.append(result.share / request.batch)
         said(step)
     peak = peak_bytes(device) - base
     optimizer.zero_grad(set_to_none=True)
     return Measured(
-        kept_bytes_per_image(learner, pixels, labels),
-        base,
-        peak,
-        seconds[1:],
-        sum(p.numel() for p in learner.parameters()),
-        learner.domain_bytes(),
-        shares[-1],
-        torch.get_num_threads(),
-        torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        kept_bytes_per_image=kept_bytes_per_image(learner, pixels, labels),
+        base_bytes=base,
+        peak_growth_bytes=peak,
+        seconds=seconds[1:],
+        trainable_parameters=sum(p.numel() for p in learner.parameters()),
+        domain_bytes=learner.domain_bytes(),
+        flops_share=shares[-1],
+        threads=torch.get_num_threads(),
+        device_name=torch.cuda.get_device_name(device) if device.type == "cuda" else None,
     )
 
 
@@ -136,7 +176,7 @@ def kept_bytes_per_image(learner: Learner, pixels: Tensor, labels: Tensor) -> fl
     gc.collect()
     before = live_bytes(pixels.device)
     learner.begin_batch(count)
-    output = learner.forward_part(learner.normalise(pixels), slice(0, count))
+    output = learner.forward_slice(learner.normalise(pixels), slice(0, count))
     loss = learner.loss(output, labels, SMOOTHING, count)
     _wait(pixels.device)
     gc.collect()
@@ -145,8 +185,8 @@ def kept_bytes_per_image(learner: Learner, pixels: Tensor, labels: Tensor) -> fl
     return None if kept is None else kept / count
 
 
-def gates_for(keep: float, branch_share: list[float], gateable: tuple[bool, ...], count: int, seed: int) -> Tensor:
-    """Random gates (count, blocks) of 0 and 1 that run at most ``keep`` of the block FLOPs on average.
+def gates_for(budget: float, branch_share: list[float], gateable: tuple[bool, ...], count: int, seed: int) -> Tensor:
+    """Random gates (count, blocks) of 0 and 1 that run at most ``budget`` of the block FLOPs on average.
 
     Blocks close in an order of each sample's own, until its share and those of the samples before it meet the
     budget: the mean then misses it by less than one block of one sample.
@@ -155,7 +195,7 @@ def gates_for(keep: float, branch_share: list[float], gateable: tuple[bool, ...]
     gates = torch.ones(count, len(branch_share))
     ran = 0.0
     for sample in range(count):
-        left = keep * (sample + 1) - ran
+        left = budget * (sample + 1) - ran
         share = 1.0
         for block in torch.randperm(len(branch_share), generator=draw).tolist():
             if share <= left:
@@ -165,20 +205,6 @@ def gates_for(keep: float, branch_share: list[float], gateable: tuple[bool, ...]
                 share -= branch_share[block]
         ran += share
     return gates
-
-
-def _force_gates(learner: Learner, request: Request) -> None:
-    """Untrained gates are all open, and would not show what the budget saves."""
-    model, forward_part = learner.model, learner.forward_part
-    gates = gates_for(request.keep, model.branch_share.tolist(), model.gateable, request.batch, request.seed).to(
-        request.device
-    )
-
-    def forced(images: Tensor, part: slice) -> Output:
-        model.forced = gates[part]
-        return forward_part(images, part)
-
-    learner.forward_part = forced  # type: ignore[method-assign]
 
 
 def _tiny_step(device: torch.device) -> None:
@@ -197,27 +223,26 @@ def _tiny_step(device: torch.device) -> None:
     ).to(device)
     optimizer = AdamW(net.parameters())
     loss = nn.functional.cross_entropy(net(torch.rand(2, 3, 16, 16, device=device)), torch.tensor([0, 1]).to(device))
-    loss.backward()
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     convs = [
-        FrozenConv(torch.rand(16, 16, k, k), torch.rand(16), 1, (k // 2,) * 4, 1, "relu" if k == 3 else None)
+        FrozenConv(
+            weight=torch.rand(16, 16, k, k),
+            bias=torch.rand(16),
+            stride=1,
+            pads=(k // 2,) * 4,
+            activation="relu" if k == 3 else None,
+        )
         for k in (1, 3, 1)
     ]
-    block = Block("tiny", convs, "identity", "relu").to(device)
-    run_block(block, torch.rand(4, 16, 16, 16, device=device).requires_grad_(True)).sum().backward()
+    block = Block("tiny", branch=convs, shortcut="identity", activation="relu").to(device)
+    y = run_block(block, torch.rand(4, 16, 16, 16, device=device).requires_grad_(True))
+    y.sum().backward()  # type: ignore[no-untyped-call]
     _wait(device)
-    del net, optimizer, loss, block, convs
+    del net, optimizer, loss, block, convs, y
     gc.collect()
 
 
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _work(request: dict[str, Any], say: Callable[[dict[str, Any]], None]) -> None:
-    say({"measured": asdict(measure(Request(**request), lambda step: say({"step": step})))})
-
-
-if __name__ == "__main__":
-    serve(_work)

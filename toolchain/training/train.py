@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from da3.toolchain.backbones import load_weights
+from da3.runtime.system.sizes import parse_bytes
+from da3.runtime.training.checkpoint import Checkpoint, read
+from da3.runtime.training.config import Row, RunConfig
+from da3.runtime.training.loading import default_workers
+from da3.runtime.training.photos import drop_unreadable, find_photos
+from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
-from da3.toolchain.training import checkpoint as ckpt
-from da3.toolchain.training.budget import fit, parse_bytes
-from da3.toolchain.training.checkpoint import BackboneStore, Checkpoint, RunConfig
-from da3.toolchain.training.data import default_workers, drop_unreadable, find_photos
+from da3.toolchain.training.budget import fit
+from da3.toolchain.training.checkpoint import BackboneStore, task_of
 from da3.toolchain.training.loop import Run
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import Reporter
@@ -31,8 +34,8 @@ class Result:
     folder: Path
     config: RunConfig
     finished: bool
-    best: dict[str, float] | None
-    history: list[dict[str, float]]
+    best: Row | None
+    history: list[Row]
     unreadable: tuple[tuple[str, str], ...]
 
 
@@ -40,40 +43,47 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     """Train ``options.domain``; returns when finished, or soon after ``stop()`` turns true, with all of it saved.
 
     Writes ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``curves.png`` and ``samples.npy`` into
-    ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear line.
+    ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear line: for what costs
+    nothing to find out, before any weights are read or downloaded.
     """
     options.check()
+    budget = None if options.memory_budget is None else parse_bytes(options.memory_budget, "--memory-budget")
     return_freed_memory()
     device = device_named(options.device)
     folder = options.folder
     resumed = _find_run(options, reporter)
-    store = BackboneStore(options.runs)
     if resumed is None:
-        data, seed = options.data_folder(), int(options.pick("seed"))  # type: ignore[call-overload]
-        weights = load_weights(str(options.pick("weights")), str(options.pick("backbone")))
+        photos = find_photos(options.data_folder(), options.with_defaults.seed)
     else:
-        data, seed = resumed.config.data, resumed.config.seed
-        weights = store.get(resumed.config.backbone, resumed.config.weights_sha256)
-        given = options.weights and load_weights(options.weights, resumed.config.backbone)
-        if given and given.sha256(resumed.config.backbone) != resumed.config.weights_sha256:
-            raise TrainingError(f"cannot resume {folder} with other weights than it was started with: {given.source}")
-    photos = find_photos(data, seed)
+        photos = find_photos(resumed.config.data, resumed.config.seed)
+        if photos.classes != resumed.config.classes:
+            raise TrainingError(
+                f"the classes in {resumed.config.data} changed since the run began: start again with --overwrite"
+            )
+    store = BackboneStore(options.runs)
+    weights = _weights(options, resumed, store)
     config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
-    if options.memory_budget is not None:
-        config = _fit_budget(options, config, resumed is not None, reporter)
+    if budget is not None:
+        config = _fit_budget(options, budget, config, resumed is not None, reporter)
     if options.micro_batch is not None:
-        config = replace(config, lean=replace(config.lean, micro_batch=options.micro_batch))
-    if photos.classes != config.classes:
-        raise TrainingError(f"the classes in {data} changed since the run began: start again with --overwrite")
+        config = config._replace(memory=config.memory._replace(micro_batch=options.micro_batch))
     torch.manual_seed(config.seed)
-    learner = method(config.method)(config.task, weights)  # before the photos are read: its errors are immediate
+    learner = method(config.method)(task_of(config), weights)  # before the photos are read: its errors are immediate
     learner.model.to(device)
     workers = options.workers or default_workers()
     photos = drop_unreadable(photos, config.size, workers, reporter.checking)
 
-    preprocessing = preprocessing_of(config.size, weights)
     keep_freed_memory()
-    run = Run(config, learner, photos, preprocessing, workers, device, folder, reporter)
+    run = Run(
+        config=config,
+        learner=learner,
+        photos=photos,
+        preprocessing=preprocessing_of(config.size, weights),
+        workers=workers,
+        device=device,
+        folder=folder,
+        reporter=reporter,
+    )
     if resumed is None:
         for name in RUN_FILES:  # those of an earlier run, with --overwrite; whatever else is there is not ours
             (folder / name).unlink(missing_ok=True)
@@ -87,20 +97,31 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     return Result(folder, config, finished, run.progress.best, run.progress.history, photos.unreadable)
 
 
-def _fit_budget(options: TrainOptions, config: RunConfig, resumed: bool, reporter: Reporter) -> RunConfig:
-    budget = parse_bytes(str(options.memory_budget))
+def _weights(options: TrainOptions, resumed: Checkpoint | None, store: BackboneStore) -> WeightsFile:
+    """Those asked for, or those that the resumed run was started with."""
+    if resumed is None:
+        asked = options.with_defaults
+        return load_weights(asked.weights, asked.backbone)
+    arch, sha256 = resumed.config.backbone, resumed.config.weights_sha256
+    if options.weights is not None and load_weights(options.weights, arch).sha256(arch) != sha256:
+        raise TrainingError(
+            f"cannot resume {options.folder} with other weights than it was started with: {options.weights}"
+        )
+    return store.get(arch, sha256)
+
+
+def _fit_budget(options: TrainOptions, budget: int, config: RunConfig, resumed: bool, reporter: Reporter) -> RunConfig:
     if resumed:
         reporter.note(f"{options.folder} was fitted to a memory budget, or not, when it began: going on as it is")
         return config
-    fixed = frozenset(name for name in asdict(config.lean) if getattr(options, name) is not None)
-    weights = str(options.pick("weights"))
+    fixed = frozenset(name for name in config.memory._fields if getattr(options, name) is not None)
+    weights = options.with_defaults.weights
     return fit(config, weights=weights, device=options.device, budget=budget, fixed=fixed, reporter=reporter)
 
 
 def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:
+    """The run to go on with, if any. Raises TrainingError where one is in the way."""
     last = options.folder / "last.safetensors"
-    if options.resume and options.overwrite:
-        raise TrainingError("--resume and --overwrite exclude each other")
     if options.overwrite:
         return None
     if not last.exists():
@@ -111,7 +132,7 @@ def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:
         raise TrainingError(
             f"{options.folder} already holds a run: continue it with --resume, or replace it with --overwrite"
         )
-    found = ckpt.read(last)
+    found = read(last)
     options.check_same(found.config)
     return found
 

@@ -1,0 +1,32 @@
+"""Running the same batch several times, for figures that vary less than those of one run."""
+
+from typing import List, Set
+
+from ..errors import ImageError
+from ..records import Array
+from .predict import RunBatch, TimedResult, run_once
+
+
+class Repeated:
+    """Runs each batch `repeat` times, after `warmup` untimed runs before the first batch of each size.
+
+    An engine's first runs of a size are slower: memory is reserved and kernels are chosen in them.
+    """
+
+    def __init__(self, repeat: int, warmup: int) -> None:
+        if repeat < 1 or warmup < 0:
+            raise ImageError("repeat must be at least 1, warmup at least 0")
+        self._repeat = repeat
+        self._warmup = warmup
+        self._warm: Set[int] = set()
+
+    def __call__(self, run_batch: RunBatch, batch: Array) -> TimedResult:
+        if len(batch) not in self._warm:
+            self._warm.add(len(batch))
+            for _ in range(self._warmup):
+                run_batch(batch)
+        seconds: List[float] = []
+        for _ in range(self._repeat):
+            timed = run_once(run_batch, batch)
+            seconds.extend(timed.seconds)
+        return TimedResult(timed.result, seconds)

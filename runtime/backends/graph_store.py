@@ -1,0 +1,178 @@
+"""What ONNX Runtime made of a bundle's subgraphs, stored so that the next start need not make it again.
+
+    BUNDLE/engines/onnxruntime-<version>-<key>/index.json   what was stored, and what it was made of
+    BUNDLE/engines/onnxruntime-<version>-<key>/*.onnx       the optimised graph of each subgraph
+
+To make these graphs takes longer than all the rest of a start. The key is a hash of everything that they depend on, so
+a bundle that changed or came from another machine has none for this key, and they are made again. They are also made
+again where a stored file is missing or damaged. Where nothing can be written, every start makes them.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import threading
+import time
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import Manifest
+from ..bundle.plan import LOGITS
+from ..records import Shape
+from ..schedule.layout import Layout, Subgraph
+
+_MAKING = 1  # to be raised when da3 makes other graphs of the same files than before
+_FORMAT = 1  # of the index
+_INDEX = "index.json"
+_LIMIT = 16 * 1024 * 1024
+_PREFIX = "onnxruntime-"
+_WRITING = ".writing-"
+_MOST = 4  # folders in one bundle: several machines or releases of ONNX Runtime may use it in turn
+_ABANDONED_S = 3600.0  # a folder that has been in writing for so long belongs to a process that was ended
+
+
+class StoredGraphs(NamedTuple):
+    """paths: of an ONNX file for each subgraph, to be loaded without further optimising. shapes: of every value between
+    subgraphs as it lies in its buffer, for one image; names of free dimensions stay."""
+
+    paths: List[str]
+    shapes: Dict[str, Shape]
+
+
+class GraphStore:
+    """The place for a bundle's graphs of one layout, as this ONNX Runtime makes them on this CPU."""
+
+    def __init__(self, folder: str, name: str, made_of: Any, count: int) -> None:
+        """folder: the bundle's `engines`; name: of the folder in it; made_of: what the graphs depend on, as read from
+        JSON; count: how many graphs there are."""
+        self._folder = folder
+        self._place = os.path.join(folder, name)
+        self._made_of = made_of
+        self._names = ["subgraph_%02d.onnx" % number for number in range(count)]
+
+    def read(self) -> Optional[StoredGraphs]:
+        """The graphs, verified to be as they were written; None where there are none, or something is wrong."""
+        try:
+            index = json.loads(self._read(_INDEX, _LIMIT).decode("utf-8"))
+            content = index["content"]
+            if index["sha256"] != _digest(content) or content["format"] != _FORMAT:
+                return None
+            if content["made_of"] != self._made_of:
+                return None
+            for name, entry in zip(self._names, content["files"]):
+                if hashlib.sha256(self._read(name, entry["bytes"])).hexdigest() != entry["sha256"]:
+                    return None
+            paths = [os.path.join(self._place, name) for name in self._names]
+            shapes = {name: tuple(shape) for name, shape in content["shapes"].items()}
+            return StoredGraphs(paths, shapes)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            return None
+
+    def write(self, files: Sequence[bytes], shapes: Dict[str, Shape]) -> None:
+        """Store graphs in place of what is there; nothing happens where they cannot be written."""
+        title = "%s%s-%d-%d" % (_WRITING, os.path.basename(self._place), os.getpid(), threading.get_ident())
+        fresh = os.path.join(self._folder, title)
+        try:
+            os.makedirs(fresh)
+            self._fill(fresh, files, shapes)
+            shutil.rmtree(self._place, ignore_errors=True)
+            # This fails where another process was faster, whose graphs are as good.
+            os.rename(fresh, self._place)
+            _remove_old(self._folder)
+        except OSError:
+            pass
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+    def _fill(self, folder: str, files: Sequence[bytes], shapes: Dict[str, Shape]) -> None:
+        """Write the files, then the index. None is synced to the disk: a power cut may leave them incomplete, which
+        their hashes show."""
+        entries: List[Dict[str, Any]] = []
+        for name, data in zip(self._names, files):
+            with open(os.path.join(folder, name), "wb") as file:
+                file.write(data)
+            entries.append({"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()})
+        content = {"format": _FORMAT, "made_of": self._made_of, "files": entries, "shapes": shapes}
+        with open(os.path.join(folder, _INDEX), "wb") as file:
+            file.write(json.dumps({"sha256": _digest(content), "content": content}).encode("utf-8"))
+
+    def _read(self, name: str, limit: int) -> bytes:
+        """The bytes of a file, of which `limit` are expected at most: of a larger one, one more."""
+        with open(os.path.join(self._place, name), "rb") as file:
+            return file.read(limit + 1)
+
+
+def find_store(bundle: Bundle, layout: Layout, subgraphs: Sequence[Subgraph], ort: Any) -> Optional[GraphStore]:
+    """Where the float32 graphs of these subgraphs are stored; None where the bundle or the system does not allow it.
+
+    A layout that leaves more readable than the logits is for one trace, so its graphs are not stored. ort: the module
+    onnxruntime.
+    """
+    cpu = _cpu()
+    if not bundle.may_store or layout.readable != (LOGITS,) or cpu is None:
+        return None
+    content = {
+        "making": _MAKING,
+        "onnxruntime": _build(ort),
+        "cpu": cpu,
+        "values": layout.values,
+        "gates": layout.gates,
+        "subgraphs": [_made_of(subgraph, bundle.manifest) for subgraph in subgraphs],
+    }
+    name = "%s%s-%s" % (_PREFIX, ort.__version__, _digest(content)[:16])
+    made_of = json.loads(json.dumps(content))  # with lists for tuples, as the index will give it
+    return GraphStore(os.path.join(bundle.path, "engines"), name, made_of, len(subgraphs))
+
+
+def source_files(subgraphs: Sequence[Subgraph], manifest: Manifest) -> List[str]:
+    """Sorted names of the bundle's files that the subgraphs are made of."""
+    return sorted({manifest.segments[step.segment].file for subgraph in subgraphs for step in subgraph.steps})
+
+
+def _made_of(subgraph: Subgraph, manifest: Manifest) -> List[Any]:
+    """What one subgraph is joined of: the hash of each step's file, and how values are handed from step to step."""
+    segments = [manifest.segments[step.segment] for step in subgraph.steps]
+    steps = [
+        [manifest.files[segment.file].sha256, segment.inputs, segment.outputs, step.inputs, step.outputs]
+        for step, segment in zip(subgraph.steps, segments)
+    ]
+    return [steps, subgraph.segment.inputs, subgraph.segment.outputs, subgraph.inputs, subgraph.outputs]
+
+
+def _build(ort: Any) -> List[str]:
+    """Which ONNX Runtime this is; builds of one release can differ."""
+    return [str(ort.__version__), str(ort.get_build_info()) if hasattr(ort, "get_build_info") else ""]
+
+
+def _cpu() -> Optional[List[str]]:
+    """What ONNX Runtime chooses its kernels by, and so the width of a block; None where the system does not tell."""
+    try:
+        with open("/proc/cpuinfo") as file:
+            for line in file:
+                if line.lower().startswith(("flags", "features")):
+                    return [platform.machine(), line.split(":", 1)[1].strip()]
+    except (OSError, ValueError, IndexError):
+        pass
+    return None
+
+
+def _digest(content: Any) -> str:
+    """The sha256 of JSON content."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+def _remove_old(folder: str) -> None:
+    """Delete all but the folders written last. A process has read a folder whole once its sessions are open; one that
+    comes later makes its graphs again."""
+    paths = [os.path.join(folder, name) for name in os.listdir(folder)]
+    stored = [path for path in paths if os.path.basename(path).startswith(_PREFIX)]
+    stored.sort(key=os.path.getmtime, reverse=True)
+    abandoned = [
+        path
+        for path in paths
+        if os.path.basename(path).startswith(_WRITING + _PREFIX) and time.time() - os.path.getmtime(path) > _ABANDONED_S
+    ]
+    for path in stored[_MOST:] + abandoned:
+        shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,130 @@
+"""ONNX Runtime sessions on the CPU that share one thread pool and one arena of memory.
+
+With a thread pool each, the pools of some 30 small sessions fight for the cores, and the chain runs ten times slower
+than one model. ONNX Runtime has one pool per process that sessions may share, with one consequence: once it exists,
+every other session of the process must share it too (`use_per_session_threads = False`). `open_session` makes such
+sessions, so whoever needs a session of their own beside a Runtime should call it. `threads=1` needs no pool and makes
+none.
+"""
+
+import os
+import threading
+import warnings
+from typing import Any, Optional, Union
+
+from ..errors import BackendError
+from ..system.machine import usable_cpus
+
+_PROVIDERS = ["CPUExecutionProvider"]
+_SEVERITY_ERROR = 3
+
+_lock = threading.Lock()
+# Threads of the process's shared pool once it exists (0: ONNX Runtime's choice, -1: made by someone else).
+_pool: Optional[int] = None
+# Whether there is one arena for all sessions; None until the first session asks.
+_arena: Optional[bool] = None
+
+
+def open_session(
+    model: Union[bytes, str], threads: Optional[int] = None, optimised: bool = False, save: Optional[str] = None
+) -> Any:
+    """An onnxruntime.InferenceSession on the CPU that gets along with every other session of this process.
+
+    model: the bytes of an ONNX file, or its path. threads: None lets ONNX Runtime use the cores it may use.
+    optimised: take the graph as it is. save: a path to write the optimised graph to, good for this machine alone.
+    Raises BackendError if ONNX Runtime is missing or refuses the model.
+    """
+    ort = import_onnxruntime()
+    shared = _share_pool(ort, threads)
+    try:
+        return _session(ort, model, shared, optimised, save)
+    except Exception as error:
+        # An older ONNX Runtime takes the pool's sizes and ignores them when a session was made before it.
+        if not (shared and "GlobalThreadPools" in str(error)):
+            raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
+    warn("another session came first, so there is no shared thread pool: each segment runs on 1 thread")
+    try:
+        return _session(ort, model, False, optimised, save)
+    except Exception as error:
+        raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
+
+
+def import_onnxruntime() -> Any:
+    """The module onnxruntime. Raises BackendError where it cannot be imported."""
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise BackendError("onnxruntime cannot be imported (%s): pip install 'da3[cpu]'" % first_line(error))
+    return onnxruntime
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, without the lines that ONNX Runtime adds; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def warn(message: str) -> None:
+    """A RuntimeWarning: something works, but slower than it could."""
+    warnings.warn("da3: " + message, RuntimeWarning, stacklevel=2)
+
+
+def _session(ort: Any, model: Union[bytes, str], shared: bool, optimised: bool, save: Optional[str]) -> Any:
+    options = ort.SessionOptions()
+    if _share_arena(ort):
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    if optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if save is not None:
+        options.optimized_model_filepath = save
+    options.log_severity_level = _SEVERITY_ERROR
+    if shared:
+        options.use_per_session_threads = False
+    else:
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+    # Its fallback would try the same provider again, and print on stdout.
+    return ort.InferenceSession(model, options, providers=_PROVIDERS, enable_fallback=0)
+
+
+def _share_pool(ort: Any, threads: Optional[int]) -> bool:
+    """Make the process's pool if it is wanted and not there yet. True: sessions must use it."""
+    global _pool
+    with _lock:
+        if _pool is None:
+            if threads == 1:
+                return False
+            if not hasattr(ort, "set_global_thread_pool_sizes"):
+                warn("this ONNX Runtime has no shared thread pool: each segment runs on 1 thread; upgrade it")
+                return False
+            try:
+                ort.set_global_thread_pool_sizes(_default_threads() if threads is None else threads, 1)
+                _pool = threads or 0
+            except Exception:  # "Global thread pools have already been created": by someone else, and we must share it
+                _pool = -1
+        if threads is not None and threads != _pool:
+            warn("this process's thread pool exists already; threads=%d is ignored" % threads)
+        return True
+
+
+def _share_arena(ort: Any) -> bool:
+    """Make the process's one arena, which lives until the process ends. True: sessions can use it.
+
+    With an arena each, subgraphs that run one after the other would work in memory that none of the caches has seen
+    lately. That costs a tenth of a MobileNetV2's time.
+    """
+    global _arena
+    with _lock:
+        if _arena is None:
+            try:
+                kind = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR
+                ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", kind, 0, ort.OrtMemType.DEFAULT), None)
+                _arena = True
+            except Exception:  # an older ONNX Runtime, or one whose arena somebody else has made
+                _arena = False
+        return _arena
+
+
+def _default_threads() -> int:
+    """0, ONNX Runtime's own choice (the physical cores), unless this process may only use some of them."""
+    usable = usable_cpus()
+    return usable if usable < (os.cpu_count() or 1) else 0

@@ -1,0 +1,28 @@
+"""The format of bundles: its number, what the files are called, and which names are allowed (see docs/bundle.md)."""
+
+import re
+
+FORMAT = 1  # of manifest.json and of domain.json
+MANIFEST = "manifest.json"
+DOMAINS = "domains"  # the folder of the domains, each in one of its own
+DESCRIPTION = "domain.json"
+WEIGHTS = "weights.safetensors"
+JSON_LIMIT = 16 * 1024 * 1024  # bytes; no JSON file of a bundle is nearly as large
+
+_SAFE_PART = re.compile(r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$")
+_DOMAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+
+
+def domain_prefix(name: str) -> str:
+    """What the names of a domain's files start with."""
+    return "%s/%s/" % (DOMAINS, name)
+
+
+def is_safe_name(name: str) -> bool:
+    """True for a relative path of plain parts with `/` between: never absolute, no `..`, no backslash, no drive."""
+    return all(_SAFE_PART.match(part) is not None for part in name.split("/"))
+
+
+def is_domain_name(name: str) -> bool:
+    """Letters, digits, `_` and `-`, at most 64, starting with a letter or a digit."""
+    return _DOMAIN_NAME.match(name) is not None

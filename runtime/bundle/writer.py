@@ -1,0 +1,135 @@
+"""Writing a bundle: its manifest and domains as bytes, and files put into place.
+
+What is written here `manifest.py` and `domain.py` read. Equal content gives equal bytes.
+"""
+
+import hashlib
+import json
+import os
+from typing import Any, Dict, List, Mapping, Tuple
+
+import numpy as np
+
+from ..errors import BundleError, DomainError
+from ..records import Array, Domain, Path, Step, Value
+from ..system.atomic import replace_file
+from .bundle import Bundle
+from .format import DESCRIPTION, FORMAT, MANIFEST, WEIGHTS
+from .manifest import FileEntry, Manifest
+from .safetensors import write_safetensors
+
+_HALF_LIMIT = 60000.0  # float16 ends at 65504
+
+
+def to_json(value: object) -> bytes:
+    """JSON as a bundle holds it: readable, and the same bytes for the same value. Raises ValueError for NaN and
+    infinite numbers, which JSON has not."""
+    return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode("utf-8")
+
+
+def file_entry(data: bytes) -> FileEntry:
+    """What a manifest says about a file of these bytes."""
+    return FileEntry(hashlib.sha256(data).hexdigest(), len(data))
+
+
+def manifest_file(manifest: Manifest) -> bytes:
+    """manifest.json; `parse_manifest` gives the same manifest back."""
+    return to_json(
+        {
+            "format": manifest.format,
+            "created_by": manifest.created_by,
+            "backbone": manifest.backbone,
+            "preprocessing": manifest.preprocessing._asdict(),
+            "adaptor": manifest.adaptor,
+            "blocks": [block._asdict() for block in manifest.blocks],
+            "segments": {
+                name: {
+                    "file": segment.file,
+                    "inputs": _values(segment.inputs),
+                    "outputs": _values(segment.outputs),
+                }
+                for name, segment in manifest.segments.items()
+            },
+            "plan": [_step(step) for step in manifest.plan],
+            "files": {name: entry._asdict() for name, entry in sorted(manifest.files.items())},
+        }
+    )
+
+
+def _values(values: Tuple[Value, ...]) -> List[Dict[str, Any]]:
+    return [{"name": value.name, "shape": list(value.shape)} for value in values]
+
+
+def _step(step: Step) -> Dict[str, Any]:
+    content: Dict[str, Any] = {"segment": step.segment, "inputs": step.inputs, "outputs": step.outputs}
+    if step.block is not None:
+        content["block"] = step.block
+    if step.gate is not None:
+        content.update(gate=step.gate, skip=step.skip)
+        if step.skip_inputs != step.inputs:
+            content["skip_inputs"] = step.skip_inputs
+    return content
+
+
+def as_stored(tensor: Array) -> Array:
+    """A domain's tensor as a bundle stores it: float16, or float32 where that would overflow."""
+    largest = float(np.abs(tensor).max()) if tensor.size else 0.0
+    return tensor.astype(np.float16 if largest < _HALF_LIMIT else np.float32)
+
+
+def domain_files(domain: Domain) -> Dict[str, bytes]:
+    """weights.safetensors and domain.json of a domain: what a folder in a bundle, and a pack, holds.
+
+    Raises DomainError where theta or a metric is not a finite number.
+    """
+    weights = write_safetensors({name: as_stored(tensor) for name, tensor in domain.weights.items()})
+    description = {
+        "format": FORMAT,
+        "name": domain.name,
+        "classes": list(domain.classes),
+        "theta": domain.theta,
+        "gated": domain.gated,
+        "backbone_sha256": domain.backbone_sha256,
+        "size": domain.size,
+        "adaptor": domain.adaptor,
+        "metrics": domain.metrics,
+        "weights": dict([("file", WEIGHTS)], **file_entry(weights)._asdict()),
+    }
+    try:
+        return {WEIGHTS: weights, DESCRIPTION: to_json(description)}
+    except ValueError:
+        raise DomainError("theta and metrics of domain %s must be finite numbers" % domain.name)
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write files below a folder that nobody reads yet: the caller moves it into place. Raises OSError."""
+    for name, data in sorted(files.items()):
+        path = os.path.join(os.fspath(folder), *name.split("/"))
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        with open(path, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # a board that loses power must not find an empty file under a good name
+
+
+def put_file(bundle: Bundle, name: str, data: bytes) -> None:
+    """Write a file into a bundle directory and list it in the manifest, in the place of an earlier one of that name.
+
+    At any moment, the manifest lists no file that is not as it says. `bundle` itself stays as it was opened. Raises
+    BundleError if the bundle is zipped or cannot be written.
+    """
+    bundle.require_directory()
+    manifest = json.loads(bundle.files.read(MANIFEST).decode("utf-8"))
+    if manifest["files"].pop(name, None) is not None:
+        _replace(bundle, MANIFEST, to_json(manifest))
+    _replace(bundle, name, data)
+    manifest["files"][name] = file_entry(data)._asdict()
+    _replace(bundle, MANIFEST, to_json(manifest))
+
+
+def _replace(bundle: Bundle, name: str, data: bytes) -> None:
+    path = os.path.join(bundle.path, *name.split("/"))
+    try:
+        replace_file(path, lambda file: file.write(data))
+    except OSError as error:
+        raise BundleError("cannot write %s: %s" % (path, error.strerror or error))

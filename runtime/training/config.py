@@ -1,0 +1,139 @@
+"""What decides what a run learns, and where a run stands: the two records that a checkpoint stores as JSON."""
+
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+from ..errors import TrainingError
+
+KEEP_PRECISIONS = ("fp32", "bf16", "int8")
+BACKBONE_PRECISIONS = ("fp32", "bf16")
+GRADIENTS = ("exact", "skip-path")
+CHOICES = {"keep_precision": KEEP_PRECISIONS, "backbone_precision": BACKBONE_PRECISIONS, "gradient": GRADIENTS}
+
+# Gradients need not reach where activations are largest: adaptors begin at an eighth of the image's side, with the
+# first block whose shortcut is its input.
+FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
+
+# The figures of one epoch: epoch (from 1), train_loss, train_accuracy, train_share, val_loss, val_accuracy, val_share
+# (accuracies and shares of block FLOPs are 0 to 1), lr, seconds, images_per_second, memory_mb.
+Row = Dict[str, float]
+
+
+class AdaptorSpec(NamedTuple):
+    """The shape of every adaptor: `grid` cells a side at most, as many mid channels as input channels up to `mid`.
+
+    Blocks before `first` have no adaptor, so no gradient is needed there.
+    """
+
+    grid: int = 8
+    mid: int = 320
+    first: int = 0
+
+    @classmethod
+    def of(cls, arch: str) -> "AdaptorSpec":
+        """What suits the backbone `arch`."""
+        # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
+        return cls(grid=16) if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
+
+    def to_json(self) -> Dict[str, Any]:
+        return dict(self._asdict())
+
+
+class MemorySettings(NamedTuple):
+    """How a training step saves memory, and what it pays for that.
+
+    keep_precision: of the pooled inputs that are kept for the backward pass. backbone_precision: of the frozen weights
+    and of the computation with them. gradient: "exact", or "skip-path" (along shortcuts only: no branch is
+    differentiated). micro_batch: images a slice of a batch; 0 chooses by the size of the largest activation. Any
+    micro_batch gives the same result up to rounding.
+    """
+
+    keep_precision: str = "int8"
+    backbone_precision: str = "fp32"
+    gradient: str = "exact"
+    micro_batch: int = 0
+
+    def to_json(self) -> Dict[str, Any]:
+        return dict(self._asdict())
+
+
+def slice_size(given: Optional[str]) -> Optional[int]:
+    """`--micro-batch` as `MemorySettings` has it.
+
+    Raises TrainingError for what is neither "auto" nor a number above 0.
+    """
+    if given is None or given == "auto":
+        return None if given is None else 0
+    if not given.isdecimal() or int(given) == 0:
+        raise TrainingError("--micro-batch %s: use auto, or a number of photos such as 4" % given)
+    return int(given)
+
+
+class RunConfig(NamedTuple):
+    """Everything that decides what a run learns. Two runs with equal configurations give equal results.
+
+    data: the folder of photos, absolute. weights_sha256: the identity of the backbone. size: side of the images in
+    pixels. lr: the highest learning rate. keep: share of the block FLOPs to run; 1 trains no gates. flip: whether
+    photos are mirrored at random.
+    """
+
+    domain: str
+    data: str
+    method: str
+    backbone: str
+    weights_sha256: str
+    classes: Tuple[str, ...]
+    size: int
+    epochs: int
+    batch_size: int
+    lr: float
+    keep: float
+    seed: int
+    flip: bool
+    label_smoothing: float
+    adaptor: AdaptorSpec
+    memory: MemorySettings = MemorySettings()
+
+    def to_json(self) -> Dict[str, Any]:
+        return dict(self._asdict(), adaptor=self.adaptor.to_json(), memory=self.memory.to_json())
+
+    @classmethod
+    def from_json(cls, data: Dict[str, Any]) -> "RunConfig":
+        """The reverse of `to_json`. Raises KeyError or TypeError for what no `to_json` gives."""
+        values = {name: data[name] for name in cls._fields if name != "memory"}
+        values["classes"] = tuple(values["classes"])
+        values["adaptor"] = AdaptorSpec(**values["adaptor"])
+        # Checkpoints of format 1 say "lean", and the first of them nothing.
+        values["memory"] = MemorySettings(**data.get("memory", data.get("lean", {})))
+        return cls(**values)
+
+
+class Progress:
+    """Where a run stands: `step` batches of `epoch` (from 0) are done.
+
+    sums: of that epoch so far: photos, loss, correct and share, each summed over photos. history: one `Row` for each
+    epoch that is done. best: the row of the best epoch that met the task; None before the first.
+    """
+
+    def __init__(
+        self,
+        epoch: int = 0,
+        step: int = 0,
+        sums: Optional[Dict[str, float]] = None,
+        history: Optional[List[Row]] = None,
+        best: Optional[Row] = None,
+    ) -> None:
+        self.epoch, self.step, self.best = epoch, step, best
+        self.sums: Dict[str, float] = {} if sums is None else sums
+        self.history: List[Row] = [] if history is None else history
+
+    def finished(self, config: RunConfig) -> bool:
+        """Whether every epoch of a run with this configuration is done."""
+        return self.epoch >= config.epochs
+
+    def to_json(self) -> Dict[str, Any]:
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, data: Dict[str, Any]) -> "Progress":
+        """The reverse of `to_json`. Raises TypeError for what no `to_json` gives."""
+        return cls(**data)

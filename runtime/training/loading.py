@@ -1,0 +1,96 @@
+"""Photos as batches of pixels, decoded in threads ahead of the training step, the same for the same seed."""
+
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Callable, Deque, Generator, Iterator, List, NamedTuple, Sequence, Tuple
+
+import numpy as np
+
+from ..images.decode import decode
+from ..images.preprocess import Preprocessing
+from ..records import Array
+from ..system.machine import usable_cpus
+from .augmentation import Augmentation, least_side
+from .photos import Photo
+from .randomness import AUGMENTATION, ORDER, stream
+
+
+class Batch(NamedTuple):
+    """pixels: uint8 (B, S, S, 3). labels: int64 (B,)."""
+
+    pixels: Array
+    labels: Array
+
+
+Batches = Generator[Batch, None, None]
+
+
+class Loader:
+    """Photos -> batches of pixels, decoded `workers` threads ahead of the training step.
+
+    Threads, not processes: Pillow decodes outside Python's lock, and a board has no memory for a process per worker.
+    A photo's augmentation depends on (seed, epoch, its index) alone, so any step of any epoch can be made again.
+    """
+
+    def __init__(self, photos: Sequence[Photo], preprocessing: Preprocessing, batch_size: int, workers: int) -> None:
+        self.photos, self.preprocessing, self.batch_size = photos, preprocessing, batch_size
+        self.workers = max(1, workers)
+
+    def steps(self) -> int:
+        """Whole batches in one epoch: what is left over comes in another epoch's order. At least one."""
+        return max(1, len(self.photos) // self.batch_size)
+
+    def evaluation(self) -> Batches:
+        """Every photo in order, resized and centre-cropped as at inference."""
+        return self._batches(np.arange(len(self.photos)), self._plain)
+
+    def training(self, augmentation: Augmentation, seed: int, epoch: int, first_step: int = 0) -> Batches:
+        """Epoch `epoch` in its own random order, from step `first_step` on."""
+        order = stream(seed, ORDER, epoch).permutation(len(self.photos))
+
+        def make(index: int) -> Array:
+            photo = decode(self.photos[index][0], at_least=least_side(self.preprocessing.size))
+            return augmentation(photo, self.preprocessing.size, stream(seed, AUGMENTATION, epoch, index))
+
+        whole = self.steps() * self.batch_size
+        return self._batches(order[:whole][first_step * self.batch_size :], make)
+
+    def sample(self, count: int, seed: int, purpose: int) -> Array:
+        """`count` photos (fewer if there are not so many), as at inference: uint8 (N, S, S, 3)."""
+        return np.concatenate(list(self.samples(count, seed, purpose, count)))
+
+    def samples(self, count: int, seed: int, purpose: int, size: int) -> Iterator[Array]:
+        """The same photos, `size` at a time."""
+        order = np.sort(stream(seed, purpose).permutation(len(self.photos))[:count])
+        with ThreadPoolExecutor(self.workers) as pool:
+            for start in range(0, len(order), size):
+                yield np.stack(list(pool.map(self._plain, order[start : start + size])))
+
+    def _plain(self, index: int) -> Array:
+        return self.preprocessing.load(self.photos[index][0])
+
+    def _batches(self, order: Array, make: Callable[[int], Array]) -> Batches:
+        size = self.batch_size
+        batches = [order[i : i + size] for i in range(0, len(order), size)]
+        ahead = 1 + -(-2 * self.workers // size)  # batches in flight: enough to keep every worker busy
+        pool = ThreadPoolExecutor(self.workers)
+        waiting: Deque[Tuple[Array, List[Any]]] = deque()  # the photos of a batch, and the futures of their pixels
+        try:
+            for k in range(len(batches)):
+                while len(waiting) <= ahead and k + len(waiting) < len(batches):
+                    later = batches[k + len(waiting)]
+                    waiting.append((later, [pool.submit(make, int(i)) for i in later]))
+                indices, futures = waiting.popleft()
+                pixels = np.stack([future.result() for future in futures])
+                yield Batch(pixels, np.array([self.photos[i][1] for i in indices], dtype=np.int64))
+        finally:
+            # What has not begun need not be done. (The pool can be told so itself from Python 3.9 on.)
+            for _, futures in waiting:
+                for future in futures:
+                    future.cancel()
+            pool.shutdown(wait=True)
+
+
+def default_workers() -> int:
+    """One decoding thread per core this process may use, four at most."""
+    return min(4, usable_cpus())

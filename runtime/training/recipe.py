@@ -1,0 +1,71 @@
+"""How a domain is learnt: the numbers and formulas that do not depend on what computes the gradients.
+
+The optimiser is AdamW (Loshchilov, Hutter; arXiv 1711.05101). Its update of a weight w with gradient g at its step t
+(from 1), at learning rate lr, is
+
+    w <- w - lr WEIGHT_DECAY w
+    m <- b1 m + (1 - b1) g          v <- b2 v + (1 - b2) g^2          b1, b2 = BETAS
+    w <- w - lr (m / (1 - b1^t)) / (sqrt(v / (1 - b2^t)) + EPSILON)
+
+The loss of a photo is the cross-entropy with the target (1 - s) onehot + s / K, s the label smoothing and K the number
+of classes; that of a batch is the mean. lr is the run's own times `schedule`.
+
+Gates are learnt in phases, by the progress (0 to 1) through all steps. First every block runs and the adaptors learn.
+From GATES_FROM gates are closed one at a time as the target `ramp` falls, each where it costs the loss least for the
+FLOPs it saves. From CLOSED_BY gates learn which image needs what: they are sampled, with noise that fades between
+NOISE_FROM and NOISE_UNTIL, so that the budget is met by the very decisions that will be deployed.
+"""
+
+import math
+from typing import Mapping, Tuple
+
+BETAS = (0.9, 0.999)
+EPSILON = 1e-8
+WEIGHT_DECAY = 1e-4
+LABEL_SMOOTHING = 0.1
+
+# Of da3. Other methods have their own.
+LEARNING_RATE = 4e-3
+WARM_UP = 0.2  # share of all steps during which the learning rate rises
+
+GATES_FROM, CLOSED_BY, NOISE_FROM = 0.2, 0.5, 0.6
+FIT_BATCHES, COST_BATCHES = 6, 4  # looked at before one gate is closed
+LEAST_COST = 0.03  # of a block, in loss: what is measured before training goes on is too little, and noisy
+OVERSHOOT = 0.016  # of the share: closing a block may miss the target by as much
+NOISE, NOISE_UNTIL = 0.5, 0.8  # scale of the logistic noise at first, and when it has faded
+BUDGET_WEIGHT = 10.0  # of (share of block FLOPs run - budget)^2 beside the cross-entropy
+SHARE_RATE = 0.5  # of the newest batch in the running share
+
+SAVE_EVERY = 60.0  # seconds between checkpoints inside an epoch
+STATISTICS_PHOTOS = 256  # training photos that are looked at before the first step
+SAMPLE_PHOTOS = 8  # validation photos kept beside the checkpoint, so that export can verify without the others
+LARGEST_BATCH = 32  # unless the user says otherwise
+
+
+def batch_size(photos: int) -> int:
+    """Photos a step where there are `photos` to train on: an eighth of them, within 8 and LARGEST_BATCH.
+
+    A few dozen photos in batches of 32 would make a step or two an epoch, too few to learn from.
+    """
+    return min(LARGEST_BATCH, max(8, photos // 8))
+
+
+def schedule(progress: float, warm_up: float) -> float:
+    """Learning-rate factor at `progress` (0 to 1).
+
+    0.04 + 0.96 progress / warm_up up to `warm_up`, then (1 + cos(pi (progress - warm_up) / (1 - warm_up))) / 2: a
+    linear rise from 4 %, then half a cosine down to 0.
+    """
+    if progress < warm_up:
+        return 0.04 + 0.96 * progress / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (progress - warm_up) / (1 - warm_up)))
+
+
+def ramp(progress: float, start: float, end: float) -> float:
+    """(progress - start) / (end - start), no less than 0 and no more than 1."""
+    return min(max((progress - start) / (end - start), 0.0), 1.0)
+
+
+def rank(row: Mapping[str, float]) -> Tuple[float, float]:
+    """What to compare epochs by: the largest is the best. Validation accuracy, and among equals the lower loss."""
+    return (row["val_accuracy"], -row["val_loss"])

@@ -1,0 +1,64 @@
+"""Which of the built engines this device may use.
+
+A plan is read by the very TensorRT release and on the very kind of GPU it was built with. Anything else is refused
+here, in words, before TensorRT sees it.
+"""
+
+from typing import List, NamedTuple, Optional, Sequence
+
+from ..bundle.bundle import Bundle
+from ..errors import BackendError
+from ..schedule.layout import Layout
+from .engines import EngineSpec, engine_specs, unique
+from .store import Device, EngineSet, read_sets
+
+
+class ChosenSet(NamedTuple):
+    """A set of engines that runs a layout. specs: what each subgraph needs of it, in the order of
+    `layout.subgraphs`."""
+
+    engines: EngineSet
+    specs: List[EngineSpec]
+
+
+def choose_set(
+    folder: str, layout: Layout, bundle: Bundle, device: Device, precision: Optional[str] = None
+) -> ChosenSet:
+    """The set built last that holds every engine of the layout for this device.
+
+    precision: None takes any. Raises BackendError that says why there is none.
+    """
+    sets = [s for s in read_sets(folder) if precision in (None, s.options.precision)]
+    here = [s for s in sets if s.device == device]
+    for engines in here:
+        specs = engine_specs(layout, bundle.manifest, engines.options, device.sm, engines.linear)
+        if all(spec.identity in engines.engines for spec in specs):
+            return ChosenSet(engines, specs)
+    kind = "" if precision is None else " in %s" % precision
+    command = "run `da3 build`" if precision is None else "run `da3 build --precision %s`" % precision
+    if not sets:
+        raise BackendError("%s: no engines%s are built for it yet: %s" % (bundle.path, kind, command))
+    if not here:
+        raise BackendError(
+            "%s: its engines%s were built with %s" % (bundle.path, kind, _foreign(sets, device, command))
+        )
+    raise BackendError("%s: %s" % (bundle.path, _lacking(here[0], layout, bundle, command)))
+
+
+def _foreign(sets: Sequence[EngineSet], device: Device, command: str) -> str:
+    theirs = sets[0].device
+    if (theirs.tensorrt, theirs.sm) == (device.tensorrt, device.sm):
+        return "%s on a %s; this is a %s: %s" % (theirs.tensorrt, theirs.gpu, device.gpu, command)
+    return "%s; this is %s: %s" % (theirs, device, command)
+
+
+def _lacking(engines: EngineSet, layout: Layout, bundle: Bundle, command: str) -> str:
+    if len(layout.readable) > 1:
+        return "%s cannot be read from TensorRT engines: trace with the backend onnxruntime or reference" % (
+            ", ".join(layout.readable[1:])
+        )
+    specs = unique(engine_specs(layout, bundle.manifest, engines.options, engines.device.sm, engines.linear))
+    there = [spec for spec in specs if spec.identity in engines.engines]
+    if there and len(engines.engines) < engines.total:
+        return "%d of its %d engines are built: %s to go on" % (len(engines.engines), engines.total, command)
+    return "its engines were built from other ONNX files than it has now: %s" % command

@@ -1,0 +1,45 @@
+"""What an input or output of an engine is: its names, shape and type, and how it lies in the GPU's memory."""
+
+from typing import Mapping, NamedTuple, Tuple
+
+import numpy as np
+
+from ..bundle.plan import BATCH
+from ..records import Shape
+from .formats import nbytes
+
+FULL, HALF = "float32", "float16"
+FREE = (1, 64, 16384)  # smallest, usual and greatest size of a dimension that a domain sets: its classes
+_ALIGNED = 512  # bytes; what CUDA calls textureAlignment, and more than the 256 that tensors need
+
+
+class TensorSpec(NamedTuple):
+    """An input or output of an engine. tensor, value: what the engine and what the plan calls it; dtype: FULL or HALF;
+    layout: see formats.py."""
+
+    tensor: str
+    value: str
+    shape: Shape
+    dtype: str
+    layout: str
+
+    @property
+    def has_rows(self) -> bool:
+        """Does it have a row for each image?"""
+        return self.shape[:1] == (BATCH,)
+
+
+def sized_shape(shape: Shape, batch: int, sizes: Mapping[str, int]) -> Tuple[int, ...]:
+    """A shape in numbers, for so many images. sizes: those of the dimensions that a domain sets, by name."""
+    return tuple(n if isinstance(n, int) else batch if n == BATCH else sizes[n] for n in shape)
+
+
+def most_bytes(spec: TensorSpec, batch: int) -> int:
+    """The most bytes that a tensor takes for so many images, whatever the domain."""
+    shape = tuple(n if isinstance(n, int) else batch if n == BATCH else FREE[2] for n in spec.shape)
+    return nbytes(shape, np.dtype(spec.dtype), spec.layout)
+
+
+def aligned(size: int) -> int:
+    """A number of bytes, rounded up so that a tensor may lie behind it."""
+    return -(-size // _ALIGNED) * _ALIGNED

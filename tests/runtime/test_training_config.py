@@ -1,0 +1,77 @@
+"""What a checkpoint stores of a run's configuration and progress can be read back, and stays in the words it had."""
+
+import json
+
+import pytest
+
+from da3.runtime.errors import TrainingError
+from da3.runtime.training.config import AdaptorSpec, MemorySettings, Progress, RunConfig, slice_size
+
+CONFIG = RunConfig(
+    domain="flowers",
+    data="/photos/flowers",
+    method="da3",
+    backbone="resnet50",
+    weights_sha256="ab" * 32,
+    classes=("daisy", "rose"),
+    size=96,
+    epochs=4,
+    batch_size=16,
+    lr=4e-3,
+    keep=0.8,
+    seed=3,
+    flip=False,
+    label_smoothing=0.1,
+    adaptor=AdaptorSpec.of("resnet50"),
+    memory=MemorySettings(keep_precision="bf16", micro_batch=4),
+)
+
+
+def through_json(data):
+    return json.loads(json.dumps(data))
+
+
+def test_a_configuration_comes_back_from_json():
+    assert RunConfig.from_json(through_json(CONFIG.to_json())) == CONFIG
+    assert CONFIG.to_json()["memory"] == {
+        "keep_precision": "bf16",
+        "backbone_precision": "fp32",
+        "gradient": "exact",
+        "micro_batch": 4,
+    }
+    assert CONFIG.to_json()["adaptor"] == {"grid": 8, "mid": 32, "first": 4}
+
+
+def test_the_words_of_format_1_are_read():
+    data = through_json(CONFIG.to_json())
+    data["lean"] = data.pop("memory")
+    assert RunConfig.from_json(data) == CONFIG
+    del data["lean"]
+    assert RunConfig.from_json(data) == CONFIG._replace(memory=MemorySettings())
+
+
+def test_a_configuration_that_lacks_something_is_refused():
+    data = through_json(CONFIG.to_json())
+    del data["seed"]
+    with pytest.raises(KeyError, match="seed"):
+        RunConfig.from_json(data)
+
+
+def test_progress_comes_back_from_json():
+    row = {"epoch": 1, "val_accuracy": 0.5}
+    progress = Progress(1, 2, {"photos": 32.0}, [row], row)
+    again = Progress.from_json(through_json(progress.to_json()))
+    assert vars(again) == vars(progress)
+    assert not again.finished(CONFIG) and Progress(epoch=4).finished(CONFIG)
+    assert Progress().sums is not Progress().sums
+
+
+@pytest.mark.parametrize(("given", "expected"), [(None, None), ("auto", 0), ("1", 1), ("16", 16)])
+def test_slice_size(given, expected):
+    assert slice_size(given) == expected
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "four", "1.5", ""])
+def test_bad_slice_size(given):
+    with pytest.raises(TrainingError, match="--micro-batch"):
+        slice_size(given)

@@ -1,0 +1,1 @@
+"""The doubles of the two packages that bring CUDA to Python."""

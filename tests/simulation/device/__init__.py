@@ -1,0 +1,1 @@
+"""The simulated GPU: memory, streams, events, graphs and races."""

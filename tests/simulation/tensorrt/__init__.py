@@ -1,0 +1,1 @@
+"""The double of TensorRT's Python API, release by release."""

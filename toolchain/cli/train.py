@@ -1,0 +1,150 @@
+"""``da3 train``: a domain learned from labelled photos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from da3.runtime.training.config import MemorySettings, slice_size
+from da3.runtime.training.defaults import DEFAULTS
+from da3.runtime.training.recipe import LARGEST_BATCH
+from da3.toolchain.cli.console import out
+from da3.toolchain.cli.options import DomainOption, RunsOption
+
+
+def _default(name: str) -> str:
+    return f"(default: {getattr(DEFAULTS, name)})"
+
+
+def _setting(name: str) -> str:
+    return f"(default: {getattr(MemorySettings(), name)})"
+
+
+def train(
+    domain: DomainOption,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="photos: train/ and val/ with a subfolder per class, or just a subfolder per class "
+            "(default: data/DOMAIN or photos/DOMAIN)"
+        ),
+    ] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help=f"mobilenet_v2, resnet18, resnet34 or resnet50 {_default('backbone')}")
+    ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="imagenet (downloads torchvision's file), demo, or a .safetensors or .pth path " + _default("weights")
+        ),
+    ] = None,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            help="share of the blocks' FLOPs to run on average, such as 0.6; 1 trains no gates " + _default("keep")
+        ),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(help=f"passes over the photos {_default('epochs')}")] = None,
+    size: Annotated[
+        int | None,
+        typer.Option(help="image side in pixels, a multiple of 32 (default: what the weights state)"),
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help=f"photos a step (default: {LARGEST_BATCH}, fewer for under 256 photos)")
+    ] = None,
+    lr: Annotated[float | None, typer.Option(help="highest learning rate (default: the method's)")] = None,
+    seed: Annotated[int | None, typer.Option(help=f"same seed, same result {_default('seed')}")] = None,
+    flip: Annotated[
+        bool | None,
+        typer.Option("--flip/--no-flip", help="mirror photos at random; not for signs and letters (default: flip)"),
+    ] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help=_default("label_smoothing"))] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help=f"da3, or a baseline: linear, bias, series, parallel, piggyback, finetune {_default('method')}"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="decoding threads (default: one a core, 4 at most)", min=1)
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    keep_precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32, bf16 or int8: of the pooled inputs kept for the backward pass " + _setting("keep_precision")
+        ),
+    ] = None,
+    backbone_precision: Annotated[
+        str | None,
+        typer.Option(
+            help="fp32 or bf16: of the frozen weights and what is computed with them, while training "
+            + _setting("backbone_precision")
+        ),
+    ] = None,
+    gradient: Annotated[
+        str | None,
+        typer.Option(
+            help="exact, or skip-path: gradients take shortcuts only, which is faster and less exact "
+            + _setting("gradient")
+        ),
+    ] = None,
+    micro_batch: Annotated[
+        str | None, typer.Option(help="photos a slice of a batch; any number gives the same result (default: auto)")
+    ] = None,
+    memory_budget: Annotated[
+        str | None,
+        typer.Option(
+            help="such as 256MB (10^6 bytes) or 256MiB (2^20 bytes), beyond what Python and PyTorch take themselves: "
+            "measures, and picks what fits"
+        ),
+    ] = None,
+    runs: RunsOption = Path("runs"),
+    resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier run of this domain")] = False,
+) -> None:
+    """Adapt a frozen backbone to a folder of labelled photos.
+
+    Writes RUNS/DOMAIN: checkpoints, metrics.jsonl, curves.png. Ctrl-C saves; --resume ends as if uninterrupted.
+
+    Example: da3 train --domain flowers --data photos/flowers --keep 0.7
+    """
+    from da3.toolchain.cli.training_summary import training_summary
+    from da3.toolchain.process.interrupt import stop_on_interrupt
+    from da3.toolchain.training.options import TrainOptions
+    from da3.toolchain.training.progress import ConsoleReporter
+    from da3.toolchain.training.train import train as train_domain
+
+    asked = TrainOptions(
+        domain=domain,
+        data=data,
+        runs=runs,
+        method=method,
+        backbone=backbone,
+        weights=weights,
+        size=size,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        keep=keep,
+        seed=seed,
+        flip=flip,
+        label_smoothing=label_smoothing,
+        workers=workers,
+        device=device,
+        resume=resume,
+        overwrite=overwrite,
+        keep_precision=keep_precision,
+        backbone_precision=backbone_precision,
+        gradient=gradient,
+        micro_batch=slice_size(micro_batch),
+        memory_budget=memory_budget,
+    )
+    with ConsoleReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
+        result = train_domain(asked, reporter, stop)
+    if not result.finished:
+        out.print(f"stopped; all is saved. Go on with: da3 train --domain {domain} --resume")
+        raise typer.Exit(130)
+    out.print(training_summary(result), soft_wrap=True)

@@ -1,0 +1,58 @@
+"""The classifier of a domain, and the fixed statistics that it and the adaptors normalise by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def statistics(mean: Tensor, mean_square: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (C,) to normalise by.
+
+    A channel that hardly varies on the training photos would be blown up by whatever moves it later: its deviation
+    is taken as no less than 5 % of the typical channel's, and 2 % of the layer's root mean square.
+    """
+    std = (mean_square - mean.square()).clamp_min(0).sqrt()
+    floor = max(0.05 * float(std.median()), 0.02 * float(mean_square.mean().sqrt()), 1e-6)
+    return mean, std.clamp_min(floor)
+
+
+class Head(nn.Module):
+    """Linear classifier on features normalised by fixed statistics. (B, F) -> (B, classes)."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: int, classes: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("std", torch.ones(features))
+        self.weight = nn.Parameter(torch.zeros(classes, features))
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) @ (self.weight / self.std).T + self.bias
+
+    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
+        """Fix what features are normalised by: mean and std (F,)."""
+        self.mean.copy_(mean)
+        self.std.copy_(std)
+
+    def fit_normalisation(self, features: Tensor) -> None:
+        """Measure the statistics on features (N, F)."""
+        features = features.double()
+        self.set_statistics(*statistics(features.mean(0), features.square().mean(0)))
+
+    def domain_tensors(self) -> dict[str, Tensor]:
+        """What a bundle stores of the head: mean (F,), weight (classes, F) with std folded in, bias (classes,).
+
+        The mean stays apart: folded into the bias it would cancel against large features and lose digits.
+        """
+        return {"mean": self.mean, "weight": (self.weight / self.std).detach(), "bias": self.bias.detach()}
+
+    def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """The reverse: afterwards std is 1, since it is folded already."""
+        self.set_statistics(tensors["mean"], torch.ones_like(self.std))
+        with torch.no_grad():
+            self.weight.copy_(tensors["weight"])
+            self.bias.copy_(tensors["bias"])

@@ -11,6 +11,7 @@ import pytest
 
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
+from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
@@ -36,10 +37,15 @@ def fresh(tmp_path_factory):
     return folder / "venv" / "bin"
 
 
-@pytest.fixture
-def bundle(small_run, tmp_path):
-    runs = train(small_run(weights="demo", epochs=1), SilentReporter()).folder.parent
-    return export_domain("signs", runs, tmp_path / "bundle").path
+@pytest.fixture(scope="module")
+def bundle(photos, tmp_path_factory):
+    """Shared, so never write into it."""
+    folder = tmp_path_factory.mktemp("trained")
+    options = TrainOptions(
+        domain="signs", data=str(photos), runs=folder / "runs", weights="demo", size=32, epochs=1, batch_size=8
+    )
+    train(options, SilentReporter())
+    return export_domain("signs", folder / "runs", folder / "bundle").path
 
 
 def test_base_install_brings_numpy_alone(fresh):

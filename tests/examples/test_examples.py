@@ -1,6 +1,6 @@
 """The examples run, as their first lines say."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,23 +9,28 @@ import pytest
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
-def run(name, *words):
-    return subprocess.run([sys.executable, EXAMPLES / name, *map(str, words)], capture_output=True, text=True)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Runs an example with these words as Python runs a script, in this process, and returns what it printed."""
+
+    def script(name, *words):
+        monkeypatch.setattr(sys, "argv", [name, *map(str, words)])
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+        return capsys.readouterr().out
+
+    return script
 
 
-def test_train_export_and_predict(photos, tmp_path):
+def test_train_export_and_predict(run, photos, tmp_path):
     for domain in ("first", "second"):
-        done = run("train_and_export.py", domain, photos, tmp_path, 2)
-        assert done.returncode == 0, done.stderr
-        assert "of PyTorch" in done.stdout
-    done = run("predict.py", tmp_path / "bundle", "first", "second", photos / "val" / "class0")
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+        assert "of PyTorch" in run("train_and_export.py", domain, photos, tmp_path, 1)
+    lines = run("predict.py", tmp_path / "bundle", "first", "second", photos / "val" / "class0").splitlines()
     assert [line.split(":")[0] for line in lines] == ["first"] * 3 + ["second"] * 3
     assert "of 17 blocks skipped" in lines[0]
 
 
 @pytest.mark.parametrize("name", ["predict.py", "train_and_export.py"])
-def test_usage(name):
-    done = run(name)
-    assert done.returncode == 1 and f"python examples/{name}" in done.stderr
+def test_usage(run, name):
+    with pytest.raises(SystemExit) as ended:
+        run(name)
+    assert f"python examples/{name}" in ended.value.code

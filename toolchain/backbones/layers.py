@@ -57,14 +57,17 @@ def fold(conv: nn.Module, bn: nn.Module, activation: str | None, read: Read = ge
     ``read`` gives a module's tensor by name, which need not be in the module.
     """
     assert isinstance(conv, ExplicitConv2d) and isinstance(bn, nn.BatchNorm2d)
-    scale = read(bn, "weight").detach().double() / torch.sqrt(read(bn, "running_var").double() + bn.eps)
-    bias = read(bn, "bias").detach().double() - read(bn, "running_mean").double() * scale
     given = read(conv, "weight").detach()
     weight = torch.empty(given.shape, memory_format=torch.channels_last)
-    at_once = max(1, _FOLD_AT_ONCE // given[0].numel())
-    for start in range(0, len(given), at_once):
-        rows = slice(start, start + at_once)
-        weight[rows] = given[rows].double() * scale[rows].view(-1, 1, 1, 1)
+    if given.is_meta:  # there are shapes only; arithmetic on them would import PyTorch's compiler
+        bias = torch.empty(len(given))
+    else:
+        scale = read(bn, "weight").detach().double() / torch.sqrt(read(bn, "running_var").double() + bn.eps)
+        bias = read(bn, "bias").detach().double() - read(bn, "running_mean").double() * scale
+        at_once = max(1, _FOLD_AT_ONCE // given[0].numel())
+        for start in range(0, len(given), at_once):
+            rows = slice(start, start + at_once)
+            weight[rows] = given[rows].double() * scale[rows].view(-1, 1, 1, 1)
     return FrozenConv(
         weight=weight,
         bias=bias.float(),

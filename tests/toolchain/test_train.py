@@ -316,7 +316,7 @@ def test_bad_options(changes, error, message, small_run, tmp_path, monkeypatch):
     [
         ({"data": "no/such/folder"}, DataError),
         ({"data": None}, TrainingError),
-        ({"memory_budget": "lots"}, TrainingError),
+        ({"memory_budget": "lots"}, Da3Error),
         ({"device": "tpu9"}, TrainingError),
         ({"domain": "there"}, TrainingError),
         ({"domain": "there", "resume": True, "epochs": 3}, TrainingError),

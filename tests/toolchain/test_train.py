@@ -346,6 +346,16 @@ def test_a_resumed_run_may_change_its_slices_and_nothing_else_of_memory(small_ru
     assert result.finished and result.config.memory.micro_batch == 3
 
 
+def test_an_unfinished_run_of_format_1_is_refused(small_run):
+    stop = Stops(1)
+    folder = train(small_run(), stop, stop).folder
+    rewrite_as_format_1(folder / "last.safetensors")
+    with pytest.raises(TrainingError, match="begun by an older da3.*start again with --overwrite") as caught:
+        train(small_run(resume=True), SilentReporter())
+    assert "\n" not in str(caught.value)
+    assert train(small_run(overwrite=True), SilentReporter()).finished
+
+
 def rewrite_as_format_1(path):
     """Make of a checkpoint what da3 wrote before format 2."""
     found, tensors = read(path), load_file(path)

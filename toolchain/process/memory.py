@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-from da3.runtime.system import memory as system_memory
+from da3.runtime import system
 
 _CLEAR_REFS = "/proc/self/clear_refs"
 _RESET_PEAK = "5"  # of proc(5): sets the peak resident set size to the current one
@@ -84,7 +84,7 @@ def peak_bytes(device: torch.device) -> int:
     """Most bytes held so far, or since ``reset_peak``: of PyTorch's allocator on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return int(_cuda().max_memory_allocated(device))
-    return system_memory.peak_bytes()
+    return system.peak_bytes()
 
 
 def reset_peak(device: torch.device) -> bool:

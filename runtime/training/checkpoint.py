@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file that says everything needed to go on from it, or to rebuild the model.
 
 Tensors are named `model.*` and `optimizer.*`; the metadata's entry `da3` is a JSON object with `format`, `config` (see
-`RunConfig`) and `progress` (see `Progress`). Format 1 called the configuration's memory settings `lean`.
+`RunConfig`) and `progress` (see `Progress`). Format 1 called the configuration's memory settings `lean`, and its runs
+drew other random numbers (see randomness.py): what they learnt is read, but an unfinished one cannot be resumed.
 """
 
 import json

@@ -141,16 +141,16 @@ def test_no_flip_never_mirrors():
     for flip, sides in ((False, {True}), (True, {True, False})):
         found = set()
         for seed in range(40):
-            out = Augmentation(flip)(picture, 32, np.random.default_rng(seed)).mean((0, 2))
+            out = Augmentation(flip)(picture, 32, np.random.RandomState(seed)).mean((0, 2))
             assert out.shape == (32,)
             found.add(bool(out[-1] > out[0]))
         assert found == sides
 
 
 def test_augmentation_stays_in_range_and_shape():
-    rng = np.random.default_rng(0)
+    rng = np.random.RandomState(0)
     for shape in ((300, 20, 3), (20, 300, 3), (5, 5, 3)):
-        out = Augmentation()(rng.integers(0, 256, shape, dtype=np.uint8), 64, rng)
+        out = Augmentation()(rng.randint(0, 256, shape, dtype=np.uint8), 64, rng)
         assert out.shape == (64, 64, 3) and out.dtype == np.uint8
 
 

@@ -238,14 +238,15 @@ def stripes(count, seed):
 def test_learns(name):
     """With its own learning rate, from the embedded backbone."""
     learner = learner_of(name, load_weights("demo", "mobilenet_v2"), size=32)
-    pixels, labels = stripes(36, 0)
+    pixels, labels = stripes(24, 0)
     learner.prepare([learner.normalise(pixels)])
     optimizer = torch.optim.AdamW(learner.parameters(), weight_decay=1e-4)
     losses = []
-    for i in range(60):
+    steps = 40
+    for i in range(steps):
         for group in optimizer.param_groups:
-            group["lr"] = learner.default_lr * schedule(i / 60, learner.warm_up)
-        learner.train_mode(i / 60)
+            group["lr"] = learner.default_lr * schedule(i / steps, learner.warm_up)
+        learner.train_mode(i / steps)
         optimizer.zero_grad()
         losses.append(learner.step(pixels, labels, 0.1).loss)
         optimizer.step()

@@ -316,7 +316,7 @@ def test_bad_options(changes, error, message, small_run, tmp_path, monkeypatch):
     [
         ({"data": "no/such/folder"}, DataError),
         ({"data": None}, TrainingError),
-        ({"memory_budget": "lots"}, TrainingError),
+        ({"memory_budget": "lots"}, Da3Error),
         ({"device": "tpu9"}, TrainingError),
         ({"domain": "there"}, TrainingError),
         ({"domain": "there", "resume": True, "epochs": 3}, TrainingError),
@@ -344,6 +344,16 @@ def test_a_resumed_run_may_change_its_slices_and_nothing_else_of_memory(small_ru
         train(small_run(resume=True, keep_precision="fp32"), SilentReporter())
     result = train(small_run(resume=True, micro_batch=3, workers=1), SilentReporter())
     assert result.finished and result.config.memory.micro_batch == 3
+
+
+def test_an_unfinished_run_of_format_1_is_refused(small_run):
+    stop = Stops(1)
+    folder = train(small_run(), stop, stop).folder
+    rewrite_as_format_1(folder / "last.safetensors")
+    with pytest.raises(TrainingError, match="begun by an older da3.*start again with --overwrite") as caught:
+        train(small_run(resume=True), SilentReporter())
+    assert "\n" not in str(caught.value)
+    assert train(small_run(overwrite=True), SilentReporter()).finished
 
 
 def rewrite_as_format_1(path):

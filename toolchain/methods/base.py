@@ -26,7 +26,8 @@ Photos = Callable[[int], Generator[Batch, None, None]]
 class Task:
     """What is to be learnt: ``classes`` classes from images of ``size`` pixels with the backbone ``arch``.
 
-    ``flops_budget`` is the share of the block FLOPs that may run on average, above 0 and up to 1.
+    ``flops_budget`` is the share of the block FLOPs that may run on average, above 0 and up to 1. ``seed`` decides what
+    da3 draws at random; the other methods draw from PyTorch's own generator.
     """
 
     arch: str
@@ -35,6 +36,7 @@ class Task:
     flops_budget: float
     adaptor: AdaptorSpec
     memory: MemorySettings = field(default_factory=MemorySettings)
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -113,15 +115,16 @@ class Learner(ABC):
 
     # -- one batch
 
-    def step(self, pixels: Tensor, labels: Tensor, smoothing: float) -> StepResult:
+    def step(self, pixels: Tensor, labels: Tensor, smoothing: float, number: int = 0) -> StepResult:
         """Forward and backward of a batch, in slices where the method allows; adds to every parameter's ``grad``.
 
-        pixels uint8 (B, S, S, 3), labels int64 (B,). Any slicing gives the same gradients up to rounding.
+        pixels uint8 (B, S, S, 3), labels int64 (B,); ``number`` is the step's in the run, from 0, and decides what is
+        random about it. Any slicing gives the same gradients up to rounding.
         """
         count = len(labels)
         loss = share = 0.0
         correct = 0
-        self.begin_batch(count)
+        self.begin_batch(count, number)
         for rows in self._slices(count):
             output = self.forward_slice(self.normalise(pixels[rows]), rows)
             slice_loss = self.loss(output, labels[rows], smoothing, count)
@@ -150,8 +153,8 @@ class Learner(ABC):
         size = self.micro_batch if self.sliceable else count
         return (slice(i, min(i + size, count)) for i in range(0, count, size))
 
-    def begin_batch(self, count: int) -> None:
-        """Draw what is random about a batch of ``count`` as a whole, so that slicing does not change it."""
+    def begin_batch(self, count: int, number: int = 0) -> None:
+        """Draw what is random about the batch of ``count`` of step ``number``, as a whole: no slicing changes it."""
 
     def forward_slice(self, images: Tensor, rows: slice) -> Output:
         """``forward`` of ``images``, the samples ``rows`` of the batch begun last."""

@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
+from da3.runtime.training.randomness import gate_draws
 from da3.runtime.training.recipe import (
     BUDGET_WEIGHT,
     CLOSED_BY,
@@ -49,7 +50,13 @@ class Da3(Learner):
         self.flops_budget = task.flops_budget
         self.gated = self.flops_budget < 1.0
         self.model = DomainModel(
-            backbone, task.adaptor, size=task.size, classes=task.classes, gated=self.gated, memory=task.memory
+            backbone,
+            task.adaptor,
+            size=task.size,
+            classes=task.classes,
+            gated=self.gated,
+            memory=task.memory,
+            seed=task.seed,
         )
         if self.flops_budget < self.model.least_share:
             raise TrainingError(
@@ -115,13 +122,13 @@ class Da3(Learner):
     def is_final(self, progress: float) -> bool:
         return not self.gated or progress >= NOISE_UNTIL
 
-    def begin_batch(self, count: int) -> None:
-        self._draws = self.draw_gates(count)
+    def begin_batch(self, count: int, number: int = 0) -> None:
+        self._draws = self.draw_gates(count, number)
 
-    def draw_gates(self, count: int) -> Tensor:
-        """The randomness of sampled gates for a batch of ``count``: (count, blocks), uniform in 0..1."""
+    def draw_gates(self, count: int, number: int) -> Tensor:
+        """The randomness of sampled gates for the batch of ``count`` of step ``number``: (count, blocks), in 0..1."""
         # They are drawn on the CPU, for the whole batch: every device and every slicing gets the same.
-        return torch.rand(count, len(self.model.backbone.blocks))
+        return torch.from_numpy(gate_draws(self.task.seed, number, count, len(self.model.backbone.blocks)))
 
     def forward_slice(self, images: Tensor, rows: slice) -> Output:
         output: Output = self.model(images, draws=self._draws[rows].to(images.device))

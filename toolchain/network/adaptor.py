@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from da3.runtime.training.randomness import initial_down
 from da3.toolchain.autograd.frozen import PooledInput, cell_means
 from da3.toolchain.autograd.saved import SavedTensor
 
@@ -94,17 +95,17 @@ class Adaptor(nn.Module):
     std: Tensor
     out_scale: Tensor
 
-    def __init__(self, *, cin: int, cout: int, mid: int, side: int, gated: bool):
+    def __init__(self, *, cin: int, cout: int, mid: int, side: int, gated: bool, seed: int = 0, block: int = 0):
+        """``seed`` and the index of the ``block`` decide what W_d starts from."""
         super().__init__()
         self.cin, self.cout, self.mid, self.side = cin, cout, mid, side
         self.register_buffer("mean", torch.zeros(cin))
         self.register_buffer("std", torch.ones(cin))
         self.register_buffer("out_scale", torch.ones(()))
-        self.down = nn.Parameter(torch.empty(mid, cin))
+        self.down = nn.Parameter(torch.from_numpy(initial_down(seed, block, mid, cin)))
         self.down_bias = nn.Parameter(torch.zeros(mid))
         self.up = nn.Parameter(torch.zeros(cout, mid))
         self.up_bias = nn.Parameter(torch.zeros(cout))
-        nn.init.kaiming_normal_(self.down, nonlinearity="relu")
         self.gate: nn.Parameter | None = nn.Parameter(torch.zeros(mid)) if gated else None
         self.gate_bias: nn.Parameter | None = nn.Parameter(torch.full((), OPEN_LOGIT)) if gated else None
 

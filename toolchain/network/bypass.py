@@ -4,11 +4,11 @@
     v = W_d [z, n]                          r channels, a quarter of the input's
     c = s (W_u v + b)                       added as repeat(c) where the gate is 0
 
-The rank is low because one full matrix would cost a sixth of what the block does. Bypasses are fitted to the cell means
-of F(x) by reduced-rank ridge regression before a gate is closed (Izenman 1975: the full solution, projected onto the
-leading principal directions of what it predicts), then trained with the rest. Where a gate is 1, its bypass gets no
-gradient, and the gate gets <dL/dy, F(x) - repeat(c)>: the block computes the first term, this file the second. Where a
-gate is 0, F(x) is not computed, so the gate gets no gradient.
+The rank is low because one full matrix would cost a sixth of what the block does. A bypass is fitted to the cell means
+of F(x) before its gate is closed, by reduced-rank ridge regression (Izenman 1975: the full solution, projected onto the
+leading principal directions of what it predicts), and then trained with the rest.
+Where a gate is 1, its bypass gets no gradient, and the gate gets <dL/dy, F(x) - repeat(c)>: the block computes the
+first term, this file the second. Where a gate is 0, F(x) is not computed, so the gate gets no gradient.
 """
 
 from __future__ import annotations

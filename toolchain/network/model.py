@@ -91,8 +91,12 @@ class DomainModel(nn.Module):
         classes: int,
         gated: bool,
         memory: MemorySettings = MemorySettings(),  # noqa: B008 (immutable)
+        seed: int = 0,
     ):
-        """Where ``gated`` is off, gates are there all the same, open and frozen, so that the graphs do not differ."""
+        """Where ``gated`` is off, gates are there all the same, open and frozen, so that the graphs do not differ.
+
+        ``seed`` decides what the adaptors start from.
+        """
         super().__init__()
         self.backbone, self.spec, self.size, self.memory = backbone, spec, size, memory
         self.gated, self.theta, self.gating = gated, 0.0, Gating.off()
@@ -108,6 +112,8 @@ class DomainModel(nn.Module):
                 mid=mid,
                 side=grid_side(heights[i + 1], spec.grid),
                 gated=i + 1 < len(flops) and self.gateable[i + 1],
+                seed=seed,
+                block=i,
             )
             self.adaptors[str(i)] = adaptor
             # Elsewhere a bypass would be larger than the rest of a domain, or have an activation to see past.

@@ -32,6 +32,7 @@ def task_of(config: RunConfig) -> Task:
         flops_budget=config.keep,
         adaptor=config.adaptor,
         memory=config.memory,
+        seed=config.seed,
     )
 
 

@@ -134,14 +134,15 @@ class Run:
     def _step(self, pixels: Tensor, labels: Tensor, stop: Callable[[], bool]) -> None:
         progress = self.progress
         done = progress.epoch * self.steps + progress.step
-        # Noise is a function of the step alone, so that a resumed run draws what an uninterrupted one would have.
+        # What is random is a function of the step alone, so that a resumed run draws what an uninterrupted one would
+        # have. PyTorch's own generator is for the dropout of methods that only PyTorch trains.
         torch.manual_seed((self.config.seed * 1_000_003 + done) % 2**63)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(done)
         self.learner.revise(done / self.total, lambda draw: self._again(done, draw, stop))
         self.learner.train_mode(done / self.total)
         self.optimizer.zero_grad(set_to_none=True)
-        result = self.learner.step(pixels, labels, self.config.label_smoothing)
+        result = self.learner.step(pixels, labels, self.config.label_smoothing, number=done)
         if not math.isfinite(result.loss):
             raise TrainingError(
                 f"the loss became {result.loss} in epoch {progress.epoch + 1}: try a lower --lr "

@@ -100,7 +100,7 @@ class FixedGates(Da3):
         if self.model.gating.mode == "sampled":
             self.model.gating = Gating.sampled(FIXED_NOISE)
 
-    def draw_gates(self, count: int) -> Tensor:
+    def draw_gates(self, count: int, number: int) -> Tensor:
         return self._gates[:count]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from da3.runtime.system.sizes import parse_bytes
-from da3.runtime.training.checkpoint import Checkpoint, read
+from da3.runtime.training.checkpoint import FORMAT, Checkpoint, read
 from da3.runtime.training.config import Row, RunConfig
 from da3.runtime.training.loading import default_workers
 from da3.runtime.training.photos import drop_unreadable, find_photos
@@ -67,7 +67,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         config = _fit_budget(options, budget, config, resumed is not None, reporter)
     if options.micro_batch is not None:
         config = config._replace(memory=config.memory._replace(micro_batch=options.micro_batch))
-    torch.manual_seed(config.seed)
+    torch.manual_seed(config.seed)  # for what methods draw that only PyTorch trains
     learner = method(config.method)(task_of(config), weights)  # before the photos are read: its errors are immediate
     learner.model.to(device)
     workers = options.workers or default_workers()
@@ -134,6 +134,11 @@ def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:
         )
     found = read(last)
     options.check_same(found.config)
+    if found.format < FORMAT and not found.progress.finished(found.config):
+        raise TrainingError(
+            f"{options.folder} was begun by an older da3, which drew other random numbers, so its run cannot be "
+            f"resumed: start again with --overwrite"
+        )
     return found
 
 

@@ -70,8 +70,7 @@ def test_training_loads_no_compiler(photos, weights_files, tmp_path):
         "import sys; from pathlib import Path; from da3.toolchain.training.options import TrainOptions\n"
         "from da3.toolchain.training.progress import SilentReporter; from da3.toolchain.training.train import train\n"
         "data, runs, weights = sys.argv[1:]\n"
-        "options = TrainOptions(domain='x', data=data, runs=Path(runs), weights=weights, method='linear', epochs=1, "
-        "size=32)\n"
+        "options = TrainOptions(domain='x', data=data, runs=Path(runs), weights=weights, method='linear', epochs=1)\n"
         "train(options, SilentReporter()); sys.exit('torch._dynamo' in sys.modules)"
     )
     words = [str(photos), str(tmp_path), str(weights_files["mobilenet_v2"])]

@@ -136,7 +136,7 @@ def test_seed_decides_everything(small_run):
     assert rows[0] == rows[1] != rows[2]
 
 
-def test_what_a_run_leaves(small_run):
+def test_what_a_run_leaves(small_run, curves_are_drawn):
     result = train(small_run(), SilentReporter())
     names = {p.name for p in result.folder.iterdir()}
     assert names == {"best.safetensors", "last.safetensors", "metrics.jsonl", "curves.png", "samples.npy"}

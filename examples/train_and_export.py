@@ -8,10 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from da3.export.exporter import export_domain
-from da3.toolchain.training.options import TrainOptions
-from da3.toolchain.training.progress import ConsoleReporter
-from da3.toolchain.training.train import train
+from da3.export import export_domain
+from da3.toolchain.training import ConsoleReporter, TrainOptions, train
 
 
 def main(domain: str, photos: str, out: Path, epochs: int = 15) -> None:

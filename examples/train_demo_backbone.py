@@ -9,7 +9,7 @@ has its own pose, colours, noise and blur.
 Licence: nothing is downloaded, so the weights are under this project's (Apache-2.0).
 Shipped run: the command above, 768,000 images, 25.5 minutes on one core of an AMD EPYC that was shared with other
 work. In evaluation mode 90.8 % right on drawings trained on, 91.3 % on drawings held out (one font or variant in
-eight). Frozen, with logistic regression on top: digits 93.3 %, glyphs 82.3 % (toolchain/demo_data.py).
+eight). Frozen, with logistic regression on top: digits 93.3 %, glyphs 82.3 % (toolchain/demo/photos.py).
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save as serialise
 from torch import nn
 
-from da3.runtime.system.atomic import write_atomically
+from da3.runtime.system import write_atomically
 from da3.toolchain.backbones import build_network, load_backbone, load_weights
 from da3.toolchain.backbones.weights import WeightsFile, backbone_keys
-from da3.toolchain.demo.photos import DOMAINS, write_domain
+from da3.toolchain.demo import DOMAINS, write_domain
 
 ARCH, WIDTH = "mobilenet_v2", 0.5
 OUT = Path(__file__).parent.parent / "toolchain" / "weights" / "demo.safetensors"

@@ -17,13 +17,11 @@ from numpy.typing import NDArray
 from da3.calib.errors import CalibrationError
 from da3.calib.ranges import Histogram, Watched, ranges_of
 from da3.runtime import Domain, Runtime
-from da3.runtime.backends.onnxruntime import OrtBackend
-from da3.runtime.bundle.bundle import Bundle, read_domain
-from da3.runtime.bundle.writer import file_entry, put_file, to_json
+from da3.runtime.backends import OrtBackend
+from da3.runtime.bundle import Bundle, file_entry, put_file, read_domain, to_json
 from da3.runtime.errors import ImageError
-from da3.runtime.images.paths import evenly, expand
-from da3.runtime.images.preprocess import Preprocessing
-from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, INT8_FORMAT
+from da3.runtime.images import Preprocessing, evenly, expand
+from da3.runtime.onnx_graph import INT8_FILE, INT8_FORMAT
 
 MOST_PHOTOS = 256  # of each domain: half to measure on, half to compare on
 # Measured, see docs/runtime.md: below 99.99 clipping costs accuracy; the maximum itself hangs on a single photo.

@@ -11,12 +11,9 @@ from numpy.typing import NDArray
 
 from da3.calib.errors import CalibrationError
 from da3.runtime import Domain
-from da3.runtime.backends.sessions import open_session
-from da3.runtime.bundle.bundle import Bundle
-from da3.runtime.onnx_graph.int8_ranges import Ranges, convolved
-from da3.runtime.onnx_graph.model import Info
-from da3.runtime.onnx_graph.reading import read_model
-from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.backends import open_session
+from da3.runtime.bundle import Bundle
+from da3.runtime.onnx_graph import Info, Ranges, convolved, read_model, write_model
 from da3.runtime.records import Step
 from da3.runtime.schedule.walk import inputs_of, walk
 

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 
 from da3.calib.errors import CalibrationError
 from da3.runtime import Bundle, Runtime
-from da3.runtime.bundle.packs import update_domain
+from da3.runtime.bundle import update_domain
 from da3.runtime.errors import ImageError
-from da3.runtime.images.paths import evenly, list_labelled
-from da3.runtime.schedule.flops import flops_share
+from da3.runtime.images import evenly, list_labelled
+from da3.runtime.schedule import flops_share
 
 MOST_PHOTOS = 1000  # enough to know a share of FLOPs to about a point; every candidate threshold runs them all
 SEARCH_STEPS = 12

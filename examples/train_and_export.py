@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from da3.export import export_domain
-from da3.toolchain.training import ConsoleReporter, TrainOptions, train
+from da3.toolchain.training import ConsoleReporter, TrainOptions
+from da3.toolchain.training.train import train
 
 
 def main(domain: str, photos: str, out: Path, epochs: int = 15) -> None:

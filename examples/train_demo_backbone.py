@@ -30,8 +30,7 @@ from safetensors.torch import save as serialise
 from torch import nn
 
 from da3.runtime.system import write_atomically
-from da3.toolchain.backbones import build_network, load_backbone, load_weights
-from da3.toolchain.backbones.weights import WeightsFile, backbone_keys
+from da3.toolchain.backbones import WeightsFile, backbone_keys, build_network, load_backbone, load_weights
 from da3.toolchain.demo import DOMAINS, write_domain
 
 ARCH, WIDTH = "mobilenet_v2", 0.5

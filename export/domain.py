@@ -8,11 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from da3.runtime.bundle.writer import as_stored
+from da3.runtime.bundle import as_stored
 from da3.runtime.records import Array, Domain
 from da3.toolchain.backbones import BackboneInfo
-from da3.toolchain.network.head import Head
-from da3.toolchain.network.model import DomainModel
+from da3.toolchain.network import DomainModel, Head
 
 
 @dataclass(frozen=True)

@@ -20,22 +20,18 @@ from da3.export.graph import checked_bytes
 from da3.export.segments import deploy, deploy_plain
 from da3.export.verify import relative_error, require, verify
 from da3.runtime import Runtime
-from da3.runtime.app.zipapp import write_run_engine
-from da3.runtime.backends.sessions import open_session
-from da3.runtime.bundle.bundle import Bundle
-from da3.runtime.bundle.format import MANIFEST
-from da3.runtime.bundle.packs import add_pack
-from da3.runtime.bundle.writer import domain_files, write_files
-from da3.runtime.images.preprocess import Preprocessing
-from da3.runtime.onnx_graph.whole import whole_model
+from da3.runtime.app import write_run_engine
+from da3.runtime.backends import open_session
+from da3.runtime.bundle import MANIFEST, Bundle, add_pack, domain_files, write_files
+from da3.runtime.images import Preprocessing
+from da3.runtime.onnx_graph import whole_model
 from da3.runtime.records import Array
-from da3.runtime.system.atomic import write_atomically
+from da3.runtime.system import write_atomically
 from da3.runtime.training.checkpoint import Checkpoint, read
-from da3.toolchain.backbones import WeightsFile
-from da3.toolchain.backbones.preprocessing import preprocessing_of
-from da3.toolchain.methods.ordinary import Ordinary
-from da3.toolchain.network.model import DomainModel
-from da3.toolchain.training.checkpoint import BackboneStore, learner_of
+from da3.toolchain.backbones import WeightsFile, preprocessing_of
+from da3.toolchain.methods import Ordinary
+from da3.toolchain.network import DomainModel
+from da3.toolchain.training import BackboneStore, learner_of
 
 
 @dataclass(frozen=True)

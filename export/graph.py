@@ -11,14 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import onnx
 
-from da3.runtime.onnx_graph.model import AttributeValue, Info, Model, Node
-from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.onnx_graph import AttributeValue, Info, Model, Node, write_model
 from da3.runtime.records import Array, Shape, Value
-from da3.toolchain.autograd.block import Block
-from da3.toolchain.autograd.conv import FrozenConv
-from da3.toolchain.backbones.split import Stem, Tail
-from da3.toolchain.network.adaptor import Adaptor
-from da3.toolchain.network.bypass import LowRankBypass
+from da3.toolchain.autograd import Block, FrozenConv
+from da3.toolchain.backbones import Stem, Tail
+from da3.toolchain.network import Adaptor, LowRankBypass
 
 OPSET, IR_VERSION = 13, 7
 

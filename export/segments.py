@@ -7,21 +7,25 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from da3.export.graph import Graph
-from da3.runtime.bundle.bundle import BundleContents
-from da3.runtime.bundle.format import FORMAT, MANIFEST
-from da3.runtime.bundle.manifest import Manifest
-from da3.runtime.bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS
-from da3.runtime.bundle.writer import file_entry, manifest_file
-from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.bundle import (
+    BATCH,
+    DOMAIN,
+    FORMAT,
+    IMAGE,
+    LOGITS,
+    MANIFEST,
+    BundleContents,
+    Manifest,
+    file_entry,
+    manifest_file,
+)
+from da3.runtime.images import Preprocessing
 from da3.runtime.records import Block as BlockRecord
 from da3.runtime.records import Segment, Shape, Step
-from da3.runtime.system.versions import distribution_version
-from da3.toolchain.autograd.block import Block
-from da3.toolchain.backbones import Backbone
-from da3.toolchain.backbones.split import Stem
-from da3.toolchain.network.adaptor import Adaptor
-from da3.toolchain.network.bypass import LowRankBypass
-from da3.toolchain.network.model import DomainModel
+from da3.runtime.system import distribution_version
+from da3.toolchain.autograd import Block
+from da3.toolchain.backbones import Backbone, Stem
+from da3.toolchain.network import Adaptor, DomainModel, LowRankBypass
 
 
 class Deployment(BundleContents):

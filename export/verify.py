@@ -12,13 +12,12 @@ from torch import Tensor
 from da3.export.checks import TOLERANCE, Check
 from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
-from da3.runtime.backends.sessions import open_session
-from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.backends import open_session
+from da3.runtime.bundle import Bundle
 from da3.runtime.records import Step
 from da3.runtime.schedule.walk import inputs_of
-from da3.toolchain.autograd.frozen import run_block
-from da3.toolchain.network.gating import Gating
-from da3.toolchain.network.model import DomainModel
+from da3.toolchain.autograd import run_block
+from da3.toolchain.network import DomainModel, Gating
 
 Array = NDArray[Any]
 

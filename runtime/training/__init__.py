@@ -1,28 +1,47 @@
-"""What every trainer shares, whatever computes its gradients: configuration, recipe, photos, checkpoints."""
+"""What every trainer shares, whatever computes its gradients: configuration, recipe, photos, checkpoints.
 
+The modules `checkpoint`, `randomness` and `recipe` are part of the face: their names mean little without theirs.
+"""
+
+from . import checkpoint, randomness, recipe
 from .augmentation import Augmentation
-from .checkpoint import Checkpoint, read, write
-from .config import AdaptorSpec, MemorySettings, Progress, RunConfig
-from .defaults import DEFAULTS
+from .config import (
+    BACKBONE_PRECISIONS,
+    CHOICES,
+    GRADIENTS,
+    KEEP_PRECISIONS,
+    AdaptorSpec,
+    MemorySettings,
+    Progress,
+    Row,
+    RunConfig,
+    slice_size,
+)
+from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
 from .photos import PhotoSet, drop_unreadable, find_photos
-from .randomness import stream
 
 __all__ = [
+    "BACKBONE_PRECISIONS",
+    "CHOICES",
     "DEFAULTS",
+    "GRADIENTS",
+    "KEEP_PRECISIONS",
     "AdaptorSpec",
     "Augmentation",
     "Batch",
-    "Checkpoint",
+    "CommonOptions",
     "Loader",
     "MemorySettings",
     "PhotoSet",
     "Progress",
+    "Row",
     "RunConfig",
+    "checkpoint",
     "default_workers",
     "drop_unreadable",
     "find_photos",
-    "read",
-    "stream",
-    "write",
+    "randomness",
+    "recipe",
+    "slice_size",
 ]

@@ -3,7 +3,7 @@
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.backbones.registry import NAMES, Network, build_network, freeze, load_backbone, random_weights
 from da3.toolchain.backbones.split import Backbone, BackboneInfo, Stem, Tail
-from da3.toolchain.backbones.weights import StoredTensors, WeightsFile, load_weights
+from da3.toolchain.backbones.weights import StoredTensors, WeightsFile, backbone_keys, load_weights
 
 __all__ = [
     "NAMES",
@@ -14,6 +14,7 @@ __all__ = [
     "StoredTensors",
     "Tail",
     "WeightsFile",
+    "backbone_keys",
     "build_network",
     "freeze",
     "load_backbone",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.images import Preprocessing
 from da3.toolchain.backbones.weights import WeightsFile
 
 CROP = 0.875  # share of the resized shorter side that evaluation looks at, as the backbones were trained

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from da3.runtime.system.atomic import write_atomically
-from da3.runtime.system.machine import conditions
+from da3.runtime.system import conditions, write_atomically
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.bench.accuracy_plan import AccuracyPlan
 from da3.toolchain.bench.earlier_runs import score_or_options

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from da3.runtime.system.machine import usable_cpus
-from da3.runtime.training.loading import default_workers
+from da3.runtime.system import usable_cpus
+from da3.runtime.training import default_workers
 from da3.toolchain.bench.scores import Key
 from da3.toolchain.bench.variants import Variant, memory_settings_of
 from da3.toolchain.errors import DataError, TrainingError

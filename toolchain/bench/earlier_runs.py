@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from da3.runtime.training import RunConfig, find_photos
 from da3.runtime.training import checkpoint as ckpt
-from da3.runtime.training.config import RunConfig
-from da3.runtime.training.photos import find_photos
 from da3.toolchain.backbones import WeightsFile
 from da3.toolchain.bench.scores import Key, Score
 from da3.toolchain.bench.variants import memory_settings_of

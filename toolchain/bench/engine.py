@@ -12,10 +12,9 @@ import numpy as np
 
 from da3.runtime.engine import Runtime
 from da3.runtime.errors import ImageError
-from da3.runtime.images.paths import evenly, expand
+from da3.runtime.images import evenly, expand
 from da3.runtime.records import Array
-from da3.runtime.system.machine import conditions
-from da3.runtime.system.percentiles import percentiles_ms
+from da3.runtime.system import conditions, percentiles_ms
 from da3.toolchain.bench.engine_cases import NAMES, Case, cases_of, mean_flops_share
 from da3.toolchain.bench.engine_process import start_fresh
 from da3.toolchain.bench.reports import Comparison, EngineReport, EngineRow

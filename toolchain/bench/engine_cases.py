@@ -8,15 +8,13 @@ from functools import partial
 
 import numpy as np
 
-from da3.runtime.backends.onnxruntime import OrtBackend
-from da3.runtime.backends.sessions import open_session
-from da3.runtime.bundle.plan import IMAGE, LOGITS
+from da3.runtime.backends import OrtBackend, open_session
+from da3.runtime.bundle import IMAGE, LOGITS
 from da3.runtime.engine import Runtime
 from da3.runtime.errors import BackendError
-from da3.runtime.onnx_graph.whole import whole_model
-from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.onnx_graph import whole_model, write_model
 from da3.runtime.records import Array, Block
-from da3.runtime.schedule.flops import flops_share
+from da3.runtime.schedule import flops_share
 
 NAMES = ("monolithic", "all-on", "gated", "skip-25", "skip-50", "skip-75")
 

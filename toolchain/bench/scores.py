@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from da3.runtime.training.config import Progress
+from da3.runtime.training import Progress
 from da3.toolchain.bench.reports import Accuracies, AccuracyRow, AccuracySummary, OverallRow
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from da3.runtime.system.machine import conditions
+from da3.runtime.system import conditions
 from da3.toolchain.backbones import NAMES, load_weights, random_weights
 from da3.toolchain.bench.progress import BenchReporter
 from da3.toolchain.bench.reports import Conditions, FailedMethod, TrainReport, TrainRow

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from da3.runtime.training.config import BACKBONE_PRECISIONS, GRADIENTS, KEEP_PRECISIONS, MemorySettings
+from da3.runtime.training import BACKBONE_PRECISIONS, GRADIENTS, KEEP_PRECISIONS, MemorySettings
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import METHODS, method
 

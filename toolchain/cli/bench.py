@@ -40,7 +40,7 @@ def bench_run(
 
     Example: da3 bench run bundle --domain flowers --images photos/flowers/val --plot run.png
     """
-    from da3.runtime.system.atomic import write_atomically
+    from da3.runtime.system import write_atomically
     from da3.toolchain.bench import bench_bundle, draw_run, run_table
 
     with Console(stderr=True).status("measuring"):
@@ -96,7 +96,7 @@ def bench_train(
 
     Example: da3 bench train --methods finetune,da3,da3:keep=0.6 --batch-size 4
     """
-    from da3.runtime.system.atomic import write_atomically
+    from da3.runtime.system import write_atomically
     from da3.toolchain.bench import ConsoleBenchReporter, TrainPlan, check_shared, draw_train, parse, train_table
     from da3.toolchain.bench import bench_train as measure
     from da3.toolchain.process import end_on_sigterm
@@ -163,7 +163,7 @@ def bench_accuracy(
 
     Example: da3 bench accuracy --data photos --methods finetune,linear,da3 --no-flip signs --jobs 2
     """
-    from da3.runtime.system.atomic import write_atomically
+    from da3.runtime.system import write_atomically
     from da3.toolchain.bench import AccuracyPlan, ConsoleBenchReporter, accuracy_table, domains_in, draw_accuracy, parse
     from da3.toolchain.bench import bench_accuracy as measure
     from da3.toolchain.process import stop_on_interrupt

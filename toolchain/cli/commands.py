@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from da3.runtime.app.commands import COMMANDS, Command
-from da3.runtime.app.commands import main as runtime_main
+from da3.runtime.app import COMMANDS, Command
+from da3.runtime.app import main as runtime_main
 from da3.runtime.errors import Da3Error
 from da3.toolchain.cli.bench import bench_app
 from da3.toolchain.cli.calibrate import calibrate

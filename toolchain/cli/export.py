@@ -27,8 +27,8 @@ def export(
 
     Example: da3 export --domain flowers
     """
+    from da3.export import export_domain, export_standalone
     from da3.export.errors import VerificationError
-    from da3.export.exporter import export_domain, export_standalone
     from da3.toolchain.cli.export_tables import checks_table, export_summary
 
     try:

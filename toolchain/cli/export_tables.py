@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from da3.export.checks import Check
-from da3.export.exporter import Exported
+from da3.export import Check, Exported
 
 
 def checks_table(checks: list[Check]) -> Table:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 
-from da3.runtime.app.commands import COMMANDS, is_for_the_runtime
-from da3.runtime.app.commands import main as runtime_main
+from da3.runtime.app import COMMANDS, is_for_the_runtime
+from da3.runtime.app import main as runtime_main
 
 
 def main() -> None:

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from da3.runtime.training.config import MemorySettings, slice_size
-from da3.runtime.training.defaults import DEFAULTS
+from da3.runtime.training import DEFAULTS, MemorySettings, slice_size
 from da3.runtime.training.recipe import LARGEST_BATCH
 from da3.toolchain.cli.console import out
 from da3.toolchain.cli.options import DomainOption, RunsOption

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 
-from da3.export.exporter import export_domain
+from da3.export import export_domain
 from da3.runtime import Runtime
-from da3.runtime.bundle.packs import write_pack
-from da3.runtime.images.paths import evenly, list_labelled
-from da3.runtime.system.atomic import write_atomically
+from da3.runtime.bundle import write_pack
+from da3.runtime.images import evenly, list_labelled
+from da3.runtime.system import write_atomically
 from da3.toolchain.bench import compare, switch_us
 from da3.toolchain.demo.photos import DOMAINS, write_domain
 from da3.toolchain.errors import TrainingError

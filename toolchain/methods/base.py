@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.runtime.training.config import AdaptorSpec, MemorySettings
+from da3.runtime.training import AdaptorSpec, MemorySettings
 from da3.toolchain.backbones.registry import build_network
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.network.model import Output

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from da3.runtime.schedule.decisions import opens
+from da3.runtime.schedule import opens
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.network.adaptor import OPEN_LOGIT
 from da3.toolchain.network.bypass import Fit

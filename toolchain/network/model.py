@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from da3.runtime.records import Block
-from da3.runtime.schedule.decisions import opens
-from da3.runtime.schedule.flops import saved_shares
-from da3.runtime.training.config import AdaptorSpec, MemorySettings
+from da3.runtime.schedule import opens, saved_shares
+from da3.runtime.training import AdaptorSpec, MemorySettings
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput, grid_side

@@ -7,7 +7,7 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
-from da3.runtime.system import memory as system_memory
+from da3.runtime import system
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ def peak_bytes(device: torch.device) -> int:
     """Most bytes held so far, or since ``reset_peak``: of PyTorch's allocator on a GPU, resident on a CPU."""
     if device.type == "cuda":
         return int(_cuda().max_memory_allocated(device))
-    return system_memory.peak_bytes()
+    return system.peak_bytes()
 
 
 def reset_peak(device: torch.device) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from da3.runtime.training.config import RunConfig
+from da3.runtime.training import RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 from da3.toolchain.process.worker import Worker

@@ -12,10 +12,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from da3.runtime.records import Array
-from da3.runtime.system.atomic import replace_file, write_atomically
+from da3.runtime.system import replace_file, write_atomically
+from da3.runtime.training import MemorySettings, Progress, RunConfig
 from da3.runtime.training import checkpoint as files
 from da3.runtime.training.checkpoint import Checkpoint
-from da3.runtime.training.config import MemorySettings, Progress, RunConfig
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.weights import StoredTensors
 from da3.toolchain.errors import CheckpointError

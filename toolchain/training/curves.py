@@ -6,8 +6,8 @@ import json
 from io import BytesIO
 from pathlib import Path
 
-from da3.runtime.system.atomic import write_atomically
-from da3.runtime.training.config import Row
+from da3.runtime.system import write_atomically
+from da3.runtime.training import Row
 
 
 def write_reports(folder: Path, history: list[Row], title: str) -> None:

@@ -14,14 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from da3.runtime.images.preprocess import Preprocessing
+from da3.runtime.images import Preprocessing
 from da3.runtime.records import Array
-from da3.runtime.system.atomic import write_atomically
-from da3.runtime.training.augmentation import Augmentation
+from da3.runtime.system import write_atomically
+from da3.runtime.training import Augmentation, Loader, PhotoSet, Progress, RunConfig
 from da3.runtime.training.checkpoint import Checkpoint
-from da3.runtime.training.config import Progress, RunConfig
-from da3.runtime.training.loading import Loader
-from da3.runtime.training.photos import PhotoSet
 from da3.runtime.training.randomness import SAMPLES, STATISTICS
 from da3.runtime.training.recipe import (
     BETAS,

@@ -6,8 +6,7 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from da3.runtime.training.config import CHOICES, AdaptorSpec, MemorySettings, RunConfig
-from da3.runtime.training.defaults import DEFAULTS, CommonOptions
+from da3.runtime.training import CHOICES, DEFAULTS, AdaptorSpec, CommonOptions, MemorySettings, RunConfig
 from da3.runtime.training.recipe import batch_size
 from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.errors import TrainingError

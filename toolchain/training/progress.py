@@ -8,9 +8,8 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from da3.runtime.training.config import Progress as RunProgress
-from da3.runtime.training.config import Row, RunConfig
-from da3.runtime.training.photos import PhotoSet
+from da3.runtime.training import PhotoSet, Row, RunConfig
+from da3.runtime.training import Progress as RunProgress
 
 
 class Reporter(Protocol):

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from da3.runtime.training.config import AdaptorSpec, MemorySettings
+from da3.runtime.training import AdaptorSpec, MemorySettings
 from da3.runtime.training.recipe import WEIGHT_DECAY
 from da3.toolchain.autograd import Block, FrozenConv, run_block
 from da3.toolchain.backbones import WeightsFile, load_weights

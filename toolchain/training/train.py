@@ -8,11 +8,9 @@ from pathlib import Path
 
 import torch
 
-from da3.runtime.system.sizes import parse_bytes
+from da3.runtime.system import parse_bytes
+from da3.runtime.training import Row, RunConfig, default_workers, drop_unreadable, find_photos
 from da3.runtime.training.checkpoint import FORMAT, Checkpoint, read
-from da3.runtime.training.config import Row, RunConfig
-from da3.runtime.training.loading import default_workers
-from da3.runtime.training.photos import drop_unreadable, find_photos
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.errors import TrainingError

@@ -137,8 +137,8 @@ def _blobs(rng: np.random.Generator, across: float, along: float, angle: float) 
     """Noise smoothed by a Gaussian of these widths (in pixels) in the Fourier domain, cut at its median."""
     fy, fx = np.meshgrid(np.fft.fftfreq(CANVAS), np.fft.fftfreq(CANVAS), indexing="ij")
     u, v = fx * math.cos(angle) + fy * math.sin(angle), fy * math.cos(angle) - fx * math.sin(angle)
-    keep = np.exp(-2 * math.pi**2 * ((u * across) ** 2 + (v * along) ** 2))
-    smooth = np.fft.ifft2(np.fft.fft2(rng.normal(size=(CANVAS, CANVAS))) * keep).real
+    gaussian = np.exp(-2 * math.pi**2 * ((u * across) ** 2 + (v * along) ** 2))
+    smooth = np.fft.ifft2(np.fft.fft2(rng.normal(size=(CANVAS, CANVAS))) * gaussian).real
     return (smooth > np.median(smooth)).astype(np.float64)
 
 

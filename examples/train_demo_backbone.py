@@ -9,7 +9,7 @@ has its own pose, colours, noise and blur.
 Licence: nothing is downloaded, so the weights are under this project's (Apache-2.0).
 Shipped run: the command above, 768,000 images, 25.5 minutes on one core of an AMD EPYC that was shared with other
 work. In evaluation mode 90.8 % right on drawings trained on, 91.3 % on drawings held out (one font or variant in
-eight). Frozen, with logistic regression on top: digits 93.3 %, glyphs 82.3 % (toolchain/demo_data.py).
+eight). Frozen, with logistic regression on top: digits 93.3 %, glyphs 82.3 % (toolchain/demo/photos.py).
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from da3.runtime.training.config import AdaptorSpec, MemorySettings
 from da3.toolchain.autograd.frozen import run_block
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.bench.progress import SilentBenchReporter
-from da3.toolchain.bench.train import Plan, bench_train
+from da3.toolchain.bench.train import TrainPlan, bench_train
 from da3.toolchain.bench.variants import parse
 from da3.toolchain.methods import METHODS, Task, method
 from da3.toolchain.process import memory
@@ -76,7 +76,7 @@ def test_little_is_kept_there_too():
 
 
 def test_the_bench_runs_on_it():
-    report = bench_train(
-        Plan(parse(["finetune,da3"], {}), "resnet18", size=64, steps=1, rounds=1, device="cuda"), SilentBenchReporter()
-    )
+    variants = parse(["finetune,da3"])
+    plan = TrainPlan(variants=variants, backbone="resnet18", size=64, steps=1, rounds=1, device="cuda")
+    report = bench_train(plan, SilentBenchReporter())
     assert [row["method"] for row in report["rows"]] == ["finetune", "da3"]

@@ -1,4 +1,4 @@
-"""What a benchmark shows while it measures: a bar where there is a terminal, and a line for each finished part."""
+"""What a benchmark shows while it measures: a bar where there is a terminal, and a line for each that is done."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class BenchReporter(Protocol):
     """Whoever is told how a benchmark goes."""
 
     def at(self, text: str, done: float, total: float) -> None:
-        """``done`` of ``total`` parts are measured; ``text`` says what is now."""
+        """``done`` of ``total`` measurements are done; ``text`` says which one is being made."""
 
     def note(self, text: str) -> None:
         """A line that stays."""

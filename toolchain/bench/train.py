@@ -89,7 +89,7 @@ def bench_train(plan: TrainPlan, reporter: BenchReporter) -> TrainReport:
             label, words = variant.label, f"round {turn + 1}/{plan.rounds}, {variant.label}"
             if label not in failed:
                 try:
-                    measured = _measure(plan, plan.request(variant, weights), _Part(words, done, total), reporter)
+                    measured = _measure(plan, plan.request(variant, weights), _Turn(words, done, total), reporter)
                 except WorkerError as error:
                     failed[label] = str(error)
                     reporter.note(f"error: {label}: {error}")
@@ -97,9 +97,9 @@ def bench_train(plan: TrainPlan, reporter: BenchReporter) -> TrainReport:
                     found[label].append(measured)
                     reporter.note(f"{words}: {_in_short(measured)}")
             done += 1
-    measurements = {label: parts for label, parts in found.items() if label not in failed}
+    complete = {label: measurements for label, measurements in found.items() if label not in failed}
     errors: list[FailedMethod] = [{"method": label, "error": error} for label, error in failed.items()]
-    return {"rows": _rows(measurements, plan), "failed": errors, "conditions": _conditions(plan, found)}
+    return {"rows": _rows(complete, plan), "failed": errors, "conditions": _conditions(plan, found)}
 
 
 @contextmanager
@@ -119,7 +119,7 @@ def _weights(plan: TrainPlan, reporter: BenchReporter) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class _Part:
+class _Turn:
     """One process among ``total``, of which ``done`` are done; ``words`` name it to people."""
 
     words: str
@@ -127,16 +127,16 @@ class _Part:
     total: int
 
 
-def _measure(plan: TrainPlan, request: Request, part: _Part, reporter: BenchReporter) -> Measured:
+def _measure(plan: TrainPlan, request: Request, turn: _Turn, reporter: BenchReporter) -> Measured:
     """What one process finds. Raises WorkerError, in one line, where it fails."""
-    reporter.at(f"{part.words}: building", part.done, part.total)
+    reporter.at(f"{turn.words}: building", turn.done, turn.total)
     with Worker(WORKER, request.to_json(), plan.threads) as worker:
         for answer in worker.answers():
             if "measured" in answer:
                 return Measured(**answer["measured"])
             step = answer["step"]
             what = f"step {step}/{plan.steps}" if step else "warmed up"
-            reporter.at(f"{part.words}: {what}", part.done + (step + 1) / (plan.steps + 2), part.total)
+            reporter.at(f"{turn.words}: {what}", turn.done + (step + 1) / (plan.steps + 2), turn.total)
     raise WorkerError("its process ended without a result")
 
 

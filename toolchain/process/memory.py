@@ -7,10 +7,10 @@ import functools
 import sys
 from typing import TYPE_CHECKING, Any
 
+from da3.runtime import system
+
 if TYPE_CHECKING:
     import torch
-
-from da3.runtime import system
 
 _CLEAR_REFS = "/proc/self/clear_refs"
 _RESET_PEAK = "5"  # of proc(5): sets the peak resident set size to the current one

@@ -48,6 +48,9 @@ def test_commands_and_options_exist(document):
         command, words = get_command(app), line.split()
         while words and hasattr(command, "commands"):
             word = words.pop(0)
+            if word.startswith("--"):
+                assert word in {name for p in command.params for name in p.opts}, f"{document.name}: da3 {line}"
+                break
             if not re.fullmatch(r"[a-z-]+", word) or "|" in word:
                 break
             assert word in command.commands, f"{document.name}: da3 {line}"

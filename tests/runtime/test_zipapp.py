@@ -138,8 +138,10 @@ def test_it_writes_itself(call, pyz, tmp_path):
 def test_every_module_imports(call, pyz, tmp_path):
     from test_imports import modules
 
+    names = [name for name in modules() if ".training" not in name]
+
     code = (
-        f"import sys; sys.path.insert(0, {str(pyz)!r})\nfor name in {list(modules())}: __import__(name)\n"
+        f"import sys; sys.path.insert(0, {str(pyz)!r})\nfor name in {names}: __import__(name)\n"
         "import da3.runtime; print(da3.runtime.__file__)"
     )
     assert call("-c", code, folder=tmp_path).stdout == f"{pyz}/da3/runtime/__init__.py\n"

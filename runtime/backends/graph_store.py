@@ -20,6 +20,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
 from ..bundle.plan import LOGITS
+from ..onnx_graph.subgraphs import subgraph_identity
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
 
@@ -119,7 +120,8 @@ def find_store(bundle: Bundle, layout: Layout, subgraphs: Sequence[Subgraph], or
         "cpu": cpu,
         "values": layout.values,
         "gates": layout.gates,
-        "subgraphs": [_made_of(subgraph, bundle.manifest) for subgraph in subgraphs],
+        # The names by which values are handed on as well: a single step's identity does not have them.
+        "subgraphs": [[subgraph_identity(s, bundle.manifest, "fp32"), s.inputs, s.outputs] for s in subgraphs],
     }
     name = "%s%s-%s" % (_PREFIX, ort.__version__, _digest(content)[:16])
     made_of = json.loads(json.dumps(content))  # with lists for tuples, as the index will give it
@@ -129,16 +131,6 @@ def find_store(bundle: Bundle, layout: Layout, subgraphs: Sequence[Subgraph], or
 def source_files(subgraphs: Sequence[Subgraph], manifest: Manifest) -> List[str]:
     """Sorted names of the bundle's files that the subgraphs are made of."""
     return sorted({manifest.segments[step.segment].file for subgraph in subgraphs for step in subgraph.steps})
-
-
-def _made_of(subgraph: Subgraph, manifest: Manifest) -> List[Any]:
-    """What one subgraph is joined of: the hash of each step's file, and how values are handed from step to step."""
-    segments = [manifest.segments[step.segment] for step in subgraph.steps]
-    steps = [
-        [manifest.files[segment.file].sha256, segment.inputs, segment.outputs, step.inputs, step.outputs]
-        for step, segment in zip(subgraph.steps, segments)
-    ]
-    return [steps, subgraph.segment.inputs, subgraph.segment.outputs, subgraph.inputs, subgraph.outputs]
 
 
 def _build(ort: Any) -> List[str]:

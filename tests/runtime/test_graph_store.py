@@ -66,7 +66,6 @@ def test_the_second_start_makes_nothing(bundle, made, monkeypatch, in_blocks):
     before = {path: path.stat().st_mtime_ns for path in bundle.rglob("*")}
     made.clear()
     np.testing.assert_array_equal(run(bundle), first)
-    np.testing.assert_array_equal(run(bundle, threads=1), first)
     assert not made and {path: path.stat().st_mtime_ns for path in bundle.rglob("*")} == before
     shutil.copytree(bundle / "domains" / "signs", bundle / "domains" / "more")
     with Bundle(bundle) as opened:

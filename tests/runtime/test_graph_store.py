@@ -189,7 +189,7 @@ def test_where_nothing_can_be_written(bundle, monkeypatch, failing, recwarn):
 
 
 def test_a_folder_left_behind_by_a_process_that_was_ended(bundle):
-    old, new = (bundle / "engines" / (".writing-onnxruntime-1.0-%d" % number) for number in (1, 2))
+    old, new = (bundle / "engines" / (f".writing-onnxruntime-1.0-{number}") for number in (1, 2))
     other = bundle / "engines" / "timing-1.cache"
     for folder in (old, new):
         folder.mkdir(parents=True)
@@ -213,5 +213,5 @@ def test_several_at_once(bundle):
     for thread in threads:
         thread.join()
     assert len(found) == 4 and len(stored(bundle)) == 1
-    for logits in found + [run(bundle)]:
+    for logits in [*found, run(bundle)]:
         np.testing.assert_array_equal(logits, expected)

@@ -38,7 +38,7 @@ def program(op, inputs, attributes=None, result=None, opset=13):
         out = TensorProto.BOOL
     nodes = [(op, names, ["y"], attributes or {})]
     data = graph(nodes, {"i0": (list(x.shape), kind)}, {"y": (shape, out)}, weights, opset)
-    return data, Program(read_model(data), "part p"), {"i0": x}
+    return data, Program(read_model(data), "subgraph p"), {"i0": x}
 
 
 def check(op, inputs, attributes=None, result=None, exact=False):
@@ -186,7 +186,7 @@ def test_every_operator_that_export_writes_is_known():
 
 
 def test_an_unknown_operator_is_named():
-    with pytest.raises(BackendError, match=r"^part p: the reference backend has no operator Softplus$"):
+    with pytest.raises(BackendError, match=r"^subgraph p: the reference backend has no operator Softplus$"):
         program("Softplus", [normal(2)])
 
 
@@ -204,7 +204,7 @@ def test_an_unknown_operator_is_named():
     ],
 )
 def test_what_is_refused(op, inputs, attributes, opset):
-    with pytest.raises(BackendError, match=f"^part p: .*{op}"):
+    with pytest.raises(BackendError, match=f"^subgraph p: .*{op}"):
         _, ours, feeds = program(op, inputs, attributes, opset=opset)
         ours.run(list(feeds.values()))
 
@@ -215,5 +215,5 @@ def test_what_is_refused(op, inputs, attributes, opset):
 def test_no_memory_beyond_an_array_is_read(attributes):
     _, ours, feeds = program("Conv", [normal(1, 1, 4, 4), normal(1, 1, 2, 2)], {})
     ours._instructions[0].node.attributes.update(attributes)
-    with pytest.raises(BackendError, match="^part p: Conv failed"):
+    with pytest.raises(BackendError, match="^subgraph p: Conv failed"):
         ours.run(list(feeds.values()))

@@ -4,6 +4,8 @@ import os
 import threading
 from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
+
 from .backends.interface import Backend
 from .bundle.bundle import Bundle, read_domain, unknown_domain
 from .bundle.domain import fitted, read_pack
@@ -201,7 +203,8 @@ class Runtime:
         opened, bound = self._opened(), self._bound(domain)
         images = as_batch(images, self.preprocessing.size)
         outcome = opened.scheduler.trace(bound, images, watched, self._overrides(force_all_blocks, gates))
-        return BatchResult(outcome.logits, outcome.blocks, bound.domain), outcome.values
+        left = np.zeros(len(images), np.int64)
+        return BatchResult(outcome.logits, outcome.blocks, bound.domain, left), outcome.values
 
     def prepare(self, images: Images, batch_size: int = 8) -> Iterator[Array]:
         """Whatever `run` takes -> float32 batches (at most batch_size, 3, size, size)."""
@@ -279,7 +282,7 @@ class Runtime:
         images = as_batch(images, self.preprocessing.size)
         with enough_memory("run %d images" % len(images)):
             outcome = opened.scheduler.run(bound, images, self._overrides(force_all_blocks, gates))
-        return BatchResult(outcome.logits, outcome.blocks, bound.domain)
+        return BatchResult(outcome.logits, outcome.blocks, bound.domain, np.zeros(len(images), np.int64))
 
     def _overrides(self, force_all_blocks: bool, gates: Optional[Overrides]) -> Optional[Overrides]:
         if not force_all_blocks:

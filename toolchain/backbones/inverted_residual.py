@@ -1,5 +1,5 @@
-"""Networks of inverted residuals: MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381) with its width multiplier, and the
-EfficientNet-Lites (EfficientNets, arXiv 1905.11946, with ReLU6 and without squeeze-and-excitation).
+"""Networks of inverted residuals: MobileNetV2 (Sandler et al. 2018, arXiv 1801.04381), and the EfficientNet-Lites,
+which are EfficientNets (Tan, Le 2019, arXiv 1905.11946) with ReLU6 and without squeeze-and-excitation.
 
 State-dict keys are those of torchvision's MobileNetV2; ``efficientnet_names`` translates the EfficientNets' own.
 """
@@ -107,7 +107,9 @@ class ConvBnRelu6(nn.Sequential):
         padding: str = "torch",
         eps: float = EPS,
     ):
-        super().__init__(*conv_bn(cin, cout, kernel, stride=stride, groups=groups, padding=padding, eps=eps), nn.ReLU6())
+        super().__init__(
+            *conv_bn(cin, cout, kernel, stride=stride, groups=groups, padding=padding, eps=eps), nn.ReLU6()
+        )
 
     def fold(self, read: Read) -> FrozenConv:
         return fold(self[0], self[1], "relu6", read)

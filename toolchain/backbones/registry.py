@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from da3.toolchain.backbones.layers import Read
 from da3.toolchain.backbones.inverted_residual import InvertedResidualNetwork, InvertedResiduals
+from da3.toolchain.backbones.layers import Read
 from da3.toolchain.backbones.resnet import ResNet
 from da3.toolchain.backbones.split import Backbone, BackboneInfo
 from da3.toolchain.backbones.table import entry

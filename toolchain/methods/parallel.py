@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from da3.toolchain.autograd.block import Block
 from da3.toolchain.autograd.conv import FrozenConv
-from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.backbones.inverted_residual import InvertedResidual
+from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.backbones.registry import Network
 from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.backbones.weights import WeightsFile

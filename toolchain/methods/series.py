@@ -16,8 +16,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.backbones.inverted_residual import InvertedResidual
+from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.backbones.registry import Network
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Task

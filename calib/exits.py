@@ -100,6 +100,16 @@ class ExitCalibration:
     unreadable: tuple[tuple[str, str], ...]
 
 
+class _Asked(NamedTuple):
+    """logits: float32 (N, K + 1, classes). labels: (N,). pixels: uint8 (n, S, S, 3), of the first few photos.
+    unreadable: (path, reason)."""
+
+    logits: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    pixels: NDArray[np.uint8]
+    unreadable: tuple[tuple[str, str], ...]
+
+
 class _Measured(NamedTuple):
     """What the engine said. answers: costs are shares of the block FLOPs. times: float64 (K + 1,), milliseconds, None
     if they were not measured. before: the domain's exits as they were. blocks: the last one that runs before each
@@ -178,7 +188,6 @@ def _folder(data: str | Path) -> Path:
 
 
 def _measure(bundle: str | Path, name: str, folder: Path, timed: bool, on_progress: Progress) -> _Measured:
-    """Every exit's answer to every photo."""
     with Runtime(Bundle(bundle, may_store=False)) as runtime:
         manifest = runtime.bundle.manifest
         domain = read_domain(runtime.bundle, name)
@@ -186,47 +195,53 @@ def _measure(bundle: str | Path, name: str, folder: Path, timed: bool, on_progre
         # No confidence is above 1: all run to the end, in the parts that they are run in when some leave.
         runtime.load(domain._replace(exits=tuple(rule._replace(threshold=NOBODY) for rule in domain.exits)))
         runtime.use(name)
-        found = evenly(list_labelled(folder, domain.classes)[1], MOST_PHOTOS)
-        exits = [step.outputs[0] for step in exit_steps(manifest.plan)]
-        logits, labels, unreadable = [], [], []
-        batch: list[NDArray[np.uint8]] = []
-        kept: list[NDArray[np.uint8]] = []  # to be timed
-        for done, (path, label) in enumerate(found, 1):
+        asked = _ask(runtime, domain, folder, on_progress)
+        if not np.isfinite(asked.logits).all():
+            raise CalibrationError(f"domain {name} gives numbers that are not finite: export it again")
+        times = None
+        if timed:
+            times = time_to_exits(runtime, asked.pixels, len(domain.exits), lambda n, of: on_progress("timing", n, of))
+    reached = reached_blocks(manifest.plan, len(manifest.blocks))
+    ran = reached.copy()
+    ran[:, list(domain.closed)] = False
+    return _Measured(
+        answers=Answers(asked.logits, asked.labels, flops_share(manifest.blocks, ran, reached)),
+        times=times,
+        before=Exits(
+            thresholds=tuple(rule.threshold for rule in domain.exits),
+            temperatures=(*(rule.temperature for rule in domain.exits), domain.temperature),
+        ),
+        blocks=tuple(int(np.flatnonzero(row).max()) for row in reached[:-1]),
+        unreadable=asked.unreadable,
+    )
+
+
+def _ask(runtime: Runtime, domain: Domain, folder: Path, on_progress: Progress) -> _Asked:
+    """The current domain's answers at every exit and at the end."""
+    exits = [step.outputs[0] for step in exit_steps(runtime.bundle.manifest.plan)]
+    found = evenly(list_labelled(folder, domain.classes)[1], MOST_PHOTOS)
+    labels: list[int] = []
+    pixels: list[NDArray[np.uint8]] = []
+    logits, unreadable = [], []
+    for start in range(0, len(found), BATCH):
+        batch = []
+        for path, label in found[start : start + BATCH]:
             try:
                 batch.append(runtime.preprocessing.load(path))
                 labels.append(label)
             except ImageError as error:
                 unreadable.append((path, str(error)))
-            if len(batch) == BATCH or (batch and done == len(found)):
-                kept += batch[: max(0, MOST_PICTURES - len(kept))]
-                result, values = runtime.trace(runtime.preprocessing.normalise(np.stack(batch)), exits)
-                logits.append(np.stack([*(values[exit] for exit in exits), result.logits], axis=1))
-                batch = []
-            on_progress("asking every exit", done, len(found))
-        if len(labels) < 2:
-            raise CalibrationError(
-                f"{folder}: {len(labels)} of {len(found)} photos can be read; calibration needs 2, and about 100 to tell "
-                f"much"
-            )
-        every = np.concatenate(logits)
-        if not np.isfinite(every).all():
-            raise CalibrationError(f"domain {name} gives numbers that are not finite: export it again")
-        times = None
-        if timed:
-            times = time_to_exits(runtime, np.stack(kept), len(exits), lambda n, of: on_progress("timing", n, of))
-    temperatures = (*(rule.temperature for rule in domain.exits), domain.temperature)
-    reached = reached_blocks(manifest.plan, len(manifest.blocks))
-    ran = reached.copy()
-    ran[:, list(domain.closed)] = False
-    return _Measured(
-        answers=Answers(every, np.array(labels), flops_share(manifest.blocks, ran, reached)),
-        times=times,
-        before=Exits(
-            tuple(r.threshold for r in domain.exits), (*(r.temperature for r in domain.exits), domain.temperature)
-        ),
-        blocks=tuple(int(np.flatnonzero(row).max()) for row in reached[:-1]),
-        unreadable=tuple(unreadable),
-    )
+        if batch:
+            pixels.extend(batch[: MOST_PICTURES - len(pixels)])
+            result, values = runtime.trace(runtime.preprocessing.normalise(np.stack(batch)), exits)
+            logits.append(np.stack([*(values[exit] for exit in exits), result.logits], axis=1))
+        on_progress("asking every exit", min(start + BATCH, len(found)), len(found))
+    if len(labels) < 2:
+        raise CalibrationError(
+            f"{folder}: {len(labels)} of {len(found)} photos can be read; calibration needs 2, and about 100 to tell "
+            f"much"
+        )
+    return _Asked(np.concatenate(logits), np.array(labels), np.stack(pixels), tuple(unreadable))
 
 
 def _report(domain: str, goal: str, measured: _Measured, choice: Choice, checked: CrossFit) -> ExitCalibration:

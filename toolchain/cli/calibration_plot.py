@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from da3.calib import ExitCalibration, Score
+from da3.calib import ExitCalibration
 from da3.runtime.calibration import Point, best_static
 from da3.toolchain.cli.calibration_tables import answer_name
 
@@ -74,11 +74,12 @@ def _panel(
         axis.annotate(
             answer_name(answer.block), (cost, 100 * answer.accuracy), (3, -11), textcoords="offset points", fontsize=7
         )
-    scores: list[tuple[str, Score, str]] = [("chosen", done.after, "o"), ("checked on other photos", done.checked, "D")]
-    for (name, score, marker), cost in zip(scores, chosen_costs, strict=True):
-        label = f"{name}: {score.accuracy:.1%}"
-        axis.plot(
-            [cost], [100 * score.accuracy], marker, color="C3" if marker == "o" else "C1", markersize=8, label=label
-        )
+    chosen, checked = chosen_costs
+    _mark(axis, chosen, done.after.accuracy, "chosen", marker="o", color="C3")
+    _mark(axis, checked, done.checked.accuracy, "checked on other photos", marker="D", color="C1")
     axis.margins(x=0.1)
     axis.grid(alpha=0.3)
+
+
+def _mark(axis: Axes, cost: float, accuracy: float, name: str, marker: str, color: str) -> None:
+    axis.plot([cost], [100 * accuracy], marker, color=color, markersize=8, label=f"{name}: {accuracy:.1%}")

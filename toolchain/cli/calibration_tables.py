@@ -41,7 +41,7 @@ def calibration_table(done: ExitCalibration) -> Table:
 def answers_table(done: ExitCalibration) -> Table:
     """Who leaves where, and what each answer costs and is worth if every photo takes it."""
     ms = ["ms"] if done.after.latency_ms is not None else []
-    last = ["accuracy", "temperature", "calibration error", "with temperature"]
+    last = ["accuracy", "temperature", "ECE before", "ECE after"]
     table = Table("answer after", "leave there", "block FLOPs", *ms, *last)
     for answer, share in zip(done.answers, done.after.left, strict=True):
         table.add_row(

@@ -57,26 +57,28 @@ def with_exits(spec: AdaptorSpec, network: SplitNetwork, size: int) -> AdaptorSp
 
 
 class _FeaturesPass(torch.autograd.Function):
-    """``Exit.compute`` with the p that the adaptor saved. With rows of B*G*G cells, and m where u is the maximum:
+    """``Exit.features`` with the p that the adaptor saved, and which cell had each maximum: from a p of lower precision
+    another might have it. With rows of B*G*G cells:
 
-    du = df_mean / G^2 + df_max where m, shared by equal ones      dW = du^T z where u > 0      dp = du W / std
+    du = df_mean / G^2, and df_max in the cell of the maximum      dW = du^T z where u > 0      dp = du W / std
     """
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, exit: Exit, saved: SavedTensor, *parameters: Tensor) -> Tensor:
         ctx.saved, ctx.exit, ctx.dtype, ctx.shape = saved, exit, p.dtype, p.shape
-        return exit.compute(p)
+        u = exit.hidden(exit.normalise(p))
+        largest, cell = u.max(1)
+        ctx.cell = cell.to(torch.int16)  # (B, E)
+        return torch.cat([u.mean(1), largest], 1)
 
     @staticmethod
     def backward(ctx: Any, d_f: Tensor) -> tuple[Tensor | None, ...]:
         exit: Exit = ctx.exit
         batch, cells, channels = ctx.shape
         z = exit.normalise(ctx.saved.restore(ctx.dtype))
-        u = exit.hidden(z)
-        largest = u == u.amax(1, keepdim=True)
         d_mean, d_max = d_f[:, None].chunk(2, 2)
-        d_u = largest * (d_max / largest.sum(1, keepdim=True)) + d_mean / cells
-        d_u = d_u.mul_(u > 0).view(batch * cells, -1)
+        d_u = (d_mean / cells).repeat(1, cells, 1).scatter_add_(1, ctx.cell[:, None].long(), d_max)
+        d_u = d_u.mul_(exit.hidden(z) > 0).view(batch * cells, -1)
         d_p = None
         if ctx.needs_input_grad[0]:
             d_p = (d_u @ (exit.down / exit.adaptor.std)).view(ctx.shape)

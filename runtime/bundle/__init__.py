@@ -6,7 +6,7 @@ from .format import DESCRIPTION, FORMAT, MANIFEST, WEIGHTS
 from .jsonfile import check_format, parse_object
 from .manifest import FileEntry, Manifest, parse_manifest
 from .packs import add_pack, list_domains, remove_domain, update_domain, write_pack
-from .plan import BATCH, DOMAIN, IMAGE, LOGITS, sized, with_skipped
+from .plan import BATCH, DOMAIN, IMAGE, LOGITS, closable, exit_steps, sized, with_skipped
 from .safetensors import parse_safetensors, write_safetensors
 from .writer import as_stored, domain_files, file_entry, manifest_file, put_file, to_json, write_files
 
@@ -26,7 +26,9 @@ __all__ = [
     "add_pack",
     "as_stored",
     "check_format",
+    "closable",
     "domain_files",
+    "exit_steps",
     "file_entry",
     "fitted",
     "list_domains",

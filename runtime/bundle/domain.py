@@ -2,18 +2,20 @@
 
 import hashlib
 import os
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 import numpy as np
 
 from ..errors import BundleError, DomainError
-from ..records import Array, Domain, Path, Shape
+from ..records import Array, Domain, ExitRule, Path, Shape
 from .files import Files
-from .format import DESCRIPTION, FORMAT, JSON_LIMIT, WEIGHTS, is_domain_name
-from .jsonfile import check_format, parse_object
+from .format import DESCRIPTION, FORMAT, GATED_FORMAT, JSON_LIMIT, WEIGHTS, is_domain_name
+from .jsonfile import Object, check_format, parse_object
 from .manifest import Manifest, sha256_entry
-from .plan import domain_inputs, logits_shape, sized, skip_tensors
+from .plan import closable, domain_inputs, exit_steps, exit_tensors, logits_shape, sized, skip_tensors
 from .safetensors import parse_safetensors
+
+_EXIT_SETTINGS = ("exits", "exit_width")  # of an adaptor: what a domain without exits does not have
 
 
 def read_pack(path: Path) -> Domain:
@@ -29,7 +31,7 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
     """The domain whose domain.json lies at `prefix` ("" or "domains/<name>/"); hash and numbers verified."""
     where = os.path.join(files.path, *(prefix + DESCRIPTION).split("/"))
     root = parse_object(files.read(prefix + DESCRIPTION, limit=JSON_LIMIT), where)
-    check_format(root, FORMAT)
+    number = check_format(root, FORMAT)
     name = root.text("name")
     if not is_domain_name(name):
         raise DomainError(
@@ -44,24 +46,55 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
     data = files.read(prefix + WEIGHTS, expected_bytes=entry.integer("bytes"))
     if hashlib.sha256(data).hexdigest() != sha256_entry(entry, "sha256"):
         raise BundleError("%s: the weights are not those domain.json names (wrong sha256); copy them again" % where)
-    return Domain(
+    domain = Domain(
         name=name,
         classes=tuple(classes),
-        theta=root.number("theta"),
-        gated=root.flag("gated"),
         backbone_sha256=sha256_entry(root, "backbone_sha256"),
         size=root.integer("size"),
         adaptor=root.plain("adaptor"),
         metrics=root.plain("metrics"),
         weights=_float32(parse_safetensors(data, where.replace(DESCRIPTION, WEIGHTS))[0], name),
     )
+    if number <= GATED_FORMAT:
+        return domain._replace(theta=root.number("theta"), gated=root.flag("gated"))
+    return _with_decisions(domain, root)
+
+
+def _with_decisions(domain: Domain, root: Object) -> Domain:
+    closed = root.items("closed")
+    if not all(type(block) is int for block in closed) or closed != sorted(set(closed)):
+        raise BundleError("%s: closed must hold different block numbers, ascending" % root.where)
+    rules: List[ExitRule] = []
+    for entry in root.objects("exits"):
+        threshold = None if entry.optional("threshold") is None else entry.number("threshold")
+        rules.append(ExitRule(threshold, entry.number("temperature")))
+    domain = domain._replace(
+        closed=tuple(closed),
+        exits=tuple(rules),
+        temperature=root.number("temperature"),
+        calibration=root.plain("calibration"),
+    )
+    check_rules(domain)
+    return domain
+
+
+def check_rules(domain: Domain) -> None:
+    """Raise DomainError for thresholds or temperatures that cannot be."""
+    for rule in domain.exits + (ExitRule(None, domain.temperature),):
+        if rule.threshold is not None and not 0 <= rule.threshold <= 1:
+            raise DomainError("domain %s: an exit's threshold is from 0 to 1, not %s" % (domain.name, rule.threshold))
+        if not 1e-3 <= rule.temperature <= 1e3:
+            raise DomainError(
+                "domain %s: a temperature is from 0.001 to 1000, not %s" % (domain.name, rule.temperature)
+            )
 
 
 def fitted(domain: Domain, manifest: Manifest) -> Domain:
     """The domain with a tensor for every `domain:` input of the plan.
 
-    Raises DomainError unless it was made for this backbone, input size and adaptor, with all its tensors. Where it
-    has no gates, those that only skipped blocks need may be missing, and are zeros.
+    Raises DomainError unless it was made for this backbone, input size and adaptor, with all its tensors. Those that
+    only blocks need which it never skips may be missing, and are zeros. So may be the exits' tensors of a domain whose
+    adaptor has none, where nobody leaves then: an exit of zeros adds nothing to the last answer.
     """
     if domain.backbone_sha256 != manifest.backbone_sha256:
         raise DomainError(
@@ -74,7 +107,9 @@ def fitted(domain: Domain, manifest: Manifest) -> Domain:
             "pack %s was trained at %d px; this bundle runs at %d px: export both at one size"
             % (domain.name, domain.size, manifest.preprocessing.size)
         )
-    if domain.adaptor != manifest.adaptor:
+    bare = {key: value for key, value in manifest.adaptor.items() if key not in _EXIT_SETTINGS}
+    without_exits = domain.adaptor == bare != manifest.adaptor
+    if domain.adaptor != manifest.adaptor and not without_exits:
         keys = sorted(
             k
             for k in set(domain.adaptor) | set(manifest.adaptor)
@@ -85,13 +120,34 @@ def fitted(domain: Domain, manifest: Manifest) -> Domain:
             "pack %s has another adaptor than this bundle (%s): train it with the bundle's"
             % (domain.name, "; ".join(differ))
         )
+    _check_decisions(domain, manifest, 0 if without_exits else len(exit_steps(manifest.plan)))
     wanted = domain_inputs(manifest.plan, manifest.segments)
-    idle = set() if domain.gated else skip_tensors(manifest.plan) - set(domain.weights)
-    shapes = {name: sized(wanted[name][0], {}) for name in idle}
+    idle: Set[str] = set() if domain.gated else skip_tensors(manifest.plan, domain.closed)
+    idle |= exit_tensors(manifest.plan) if without_exits else set()
+    classes = logits_shape(manifest.plan, manifest.segments)[-1]
+    sizes = {classes: len(domain.classes)} if isinstance(classes, str) else {}
+    shapes = {name: sized(wanted[name][0], sizes) for name in idle - set(domain.weights)}
     zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if shape is not None}
     domain = domain._replace(weights=dict(domain.weights, **zeros)) if zeros else domain
     _check_tensors(domain, wanted, manifest)
     return domain
+
+
+def _check_decisions(domain: Domain, manifest: Manifest, exits: int) -> None:
+    """Raise DomainError for blocks that cannot be closed, or rules for other exits than the domain's, of which there
+    are so many."""
+    check_rules(domain)
+    known = closable(manifest.plan)
+    for block in domain.closed:
+        if block not in known:
+            raise DomainError(
+                "domain %s closes block %d; blocks of this bundle that can be closed: %s"
+                % (domain.name, block, ", ".join(str(b) for b in sorted(known)) or "none")
+            )
+    if domain.exits and len(domain.exits) != exits:
+        raise DomainError(
+            "domain %s has rules for %d exits, and %d exits; export it again" % (domain.name, len(domain.exits), exits)
+        )
 
 
 def _check_tensors(domain: Domain, wanted: Dict[str, Tuple[Shape, ...]], manifest: Manifest) -> None:

@@ -2,7 +2,8 @@
 
 import re
 
-FORMAT = 1  # of manifest.json and of domain.json
+FORMAT = 2  # of manifest.json and of domain.json
+GATED_FORMAT = 1  # of a domain whose blocks are gated picture by picture
 MANIFEST = "manifest.json"
 DOMAINS = "domains"  # the folder of the domains, each in one of its own
 DESCRIPTION = "domain.json"

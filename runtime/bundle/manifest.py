@@ -6,7 +6,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 from ..errors import BundleError
 from ..images.preprocess import Preprocessing
 from ..records import Block, Segment, Step, Value
-from .format import FORMAT, is_safe_name
+from .format import FORMAT, GATED_FORMAT, is_safe_name
 from .jsonfile import Object, check_format, parse_object
 from .plan_check import check_plan
 
@@ -60,7 +60,7 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         adaptor=root.plain("adaptor"),
         blocks=tuple(_block(b) for b in root.objects("blocks")),
         segments=segments,
-        plan=tuple(_step(s) for s in root.objects("plan")),
+        plan=tuple(_step(s, number) for s in root.objects("plan")),
         files=files,
     )
     check_plan(manifest.plan, manifest.segments, manifest.blocks, manifest.preprocessing.size, where)
@@ -121,13 +121,14 @@ def _block(entry: Object) -> Block:
     return Block(entry.text("name"), flops, skip)
 
 
-def _step(entry: Object) -> Step:
+def _step(entry: Object, number: int) -> Step:
+    """number: the manifest's format."""
     inputs = tuple(entry.texts("inputs"))
     skip = entry.text("skip") if entry.optional("skip") is not None else None
     other = tuple(entry.texts("skip_inputs")) if entry.optional("skip_inputs") is not None else None
     if other is not None and skip is None:
         raise BundleError("%s: skip_inputs, but no skip" % entry.where)
-    return Step(
+    step = Step(
         segment=entry.text("segment"),
         inputs=inputs,
         outputs=tuple(entry.texts("outputs")),
@@ -135,4 +136,10 @@ def _step(entry: Object) -> Step:
         gate=entry.text("gate") if entry.optional("gate") is not None else None,
         skip=skip,
         skip_inputs=() if skip is None else inputs if other is None else other,
+        exit=entry.optional("exit") is not None and entry.flag("exit"),
     )
+    if number <= GATED_FORMAT and (step.exit or (step.gate is None) != (step.skip is None)):
+        raise BundleError(
+            "%s: format 1 has no exits, and a gateable step needs all of gate, skip and block" % entry.where
+        )
+    return step

@@ -10,16 +10,16 @@ import os
 import shutil
 import tempfile
 import zipfile
-from typing import Any, BinaryIO, Dict, List, Optional
+from typing import Any, BinaryIO, Dict, List, Optional, Sequence
 
 from ..errors import BundleError, DomainError
-from ..records import Domain, Path
+from ..records import Domain, ExitRule, Path
 from ..system.atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
 from .domain import fitted, read_domain_files
 from .files import Files
-from .format import DESCRIPTION, DOMAINS, WEIGHTS, domain_prefix
-from .writer import to_json, write_files
+from .format import DESCRIPTION, DOMAINS, FORMAT, GATED_FORMAT, WEIGHTS, domain_prefix
+from .writer import decisions, to_json, write_files
 
 
 def list_domains(bundle: Path) -> List[str]:
@@ -79,26 +79,51 @@ def remove_domain(bundle: Path, name: str) -> None:
 
 
 def update_domain(
-    bundle: Path, name: str, theta: Optional[float] = None, metrics: Optional[Dict[str, Any]] = None
+    bundle: Path,
+    name: str,
+    theta: Optional[float] = None,
+    metrics: Optional[Dict[str, Any]] = None,
+    *,
+    exits: Optional[Sequence[ExitRule]] = None,
+    temperature: Optional[float] = None,
+    closed: Optional[Sequence[int]] = None,
+    calibration: Optional[Dict[str, Any]] = None,
 ) -> Domain:
-    """Change a domain's threshold, and the metrics named, in a bundle directory; its weights stay as they are.
+    """Change what is given of a domain in a bundle directory, all of it or nothing; its weights stay as they are.
 
-    Returns the domain as it is now. A Runtime that has it loaded keeps the old one until its next `load`.
+    metrics: those named are changed, the others stay. Returns the domain as it is now. A Runtime that has it loaded
+    keeps the old one until its next `load`. Raises DomainError for what the domain cannot have, such as exits where it
+    has gates of format 1.
     """
     with Bundle(bundle) as opened:
         opened.require_directory()
         before = read_domain(opened, name)
         content = json.loads(opened.files.read(domain_prefix(name) + DESCRIPTION).decode("utf-8"))
         if theta is not None:
+            if content["format"] > GATED_FORMAT:
+                raise DomainError("domain %s has no gates, and so no theta" % name)
             if not math.isfinite(theta):
                 raise DomainError("theta of domain %s must be a finite number, not %s" % (name, theta))
             content["theta"] = float(theta)
+        changes: Dict[str, Any] = {
+            "exits": None if exits is None else tuple(exits),
+            "temperature": temperature,
+            "closed": None if closed is None else tuple(sorted(set(closed))),
+            "calibration": calibration,
+        }
+        changes = {key: value for key, value in changes.items() if value is not None}
+        if changes:
+            if before.gated:
+                raise DomainError("domain %s has gates of format 1: train and export it again for exits" % name)
+            after = fitted(before._replace(**changes), opened.manifest)
+            content = {key: value for key, value in content.items() if key not in ("theta", "gated")}
+            content.update(decisions(after), format=FORMAT)
         content["metrics"] = dict(before.metrics, **(metrics or {}))
         path = os.path.join(opened.path, DOMAINS, name, DESCRIPTION)
         try:
             data = to_json(content)
         except ValueError:
-            raise DomainError("metrics of domain %s must be finite numbers" % name)
+            raise DomainError("metrics and calibration of domain %s must hold finite numbers" % name)
         try:
             replace_file(path, lambda file: file.write(data))
         except OSError as error:

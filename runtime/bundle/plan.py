@@ -1,6 +1,6 @@
 """The words of a plan, and what can be read off it."""
 
-from typing import Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
+from typing import Collection, Dict, Iterable, List, Mapping, Optional, Sequence, Set, Tuple
 
 from ..errors import BundleError
 from ..records import Segment, Shape, Step
@@ -12,7 +12,7 @@ BATCH = "batch"
 
 
 def with_skipped(plan: Iterable[Step]) -> List[Step]:
-    """Every step, each that has a gate followed by what is done in its place."""
+    """Every step, each that can be skipped followed by what is done in its place."""
     return [one for step in plan for one in ([step] if step.skip is None else [step, step.skipped])]
 
 
@@ -27,11 +27,38 @@ def domain_inputs(plan: Sequence[Step], segments: Dict[str, Segment]) -> Dict[st
     return wanted
 
 
-def skip_tensors(plan: Sequence[Step]) -> Set[str]:
-    """The tensors that only skipped blocks need: a domain without gates may lack them."""
+def exit_steps(plan: Sequence[Step]) -> List[Step]:
+    """The plan's exits, in its order: exit number i is the i-th of them."""
+    return [step for step in plan if step.exit]
+
+
+def closable(plan: Sequence[Step]) -> Set[int]:
+    """Numbers of the blocks that can be skipped."""
+    return {step.block for step in plan if step.skip is not None and step.block is not None}
+
+
+def skip_tensors(plan: Sequence[Step], closed: Collection[int] = ()) -> Set[str]:
+    """The tensors that only skipped blocks other than those in `closed` need: a domain may lack them that skips no
+    other block."""
+    needed = [step.skipped if step.skip is not None and step.block in closed else step for step in plan]
     names = {name for step in with_skipped(plan) for name in step.inputs}
-    names -= {name for step in plan for name in step.inputs}
+    names -= {name for step in list(plan) + needed for name in step.inputs}
     return {name[len(DOMAIN) :] for name in names if name.startswith(DOMAIN)}
+
+
+def exit_tensors(plan: Sequence[Step]) -> Set[str]:
+    """The tensors of the exits: those that the last answer needs only because exits are carried on to it."""
+    exits = {name for step in exit_steps(plan) for name in step.outputs}
+    needed: Set[str] = {LOGITS}
+    for step in reversed(plan):
+        if not needed.isdisjoint(step.outputs):
+            needed.update(name for name in step.inputs + step.skip_inputs if name not in exits)
+            needed.update([] if step.gate is None else [step.gate])
+    own: Set[str] = set(exits)
+    for step in reversed(plan):
+        if not own.isdisjoint(step.outputs) and needed.isdisjoint(step.outputs):
+            own.update(step.inputs)
+    return {name[len(DOMAIN) :] for name in own - needed if name.startswith(DOMAIN)}
 
 
 def logits_shape(plan: Sequence[Step], segments: Dict[str, Segment]) -> Shape:

@@ -14,7 +14,7 @@ from ..errors import BundleError, DomainError
 from ..records import Array, Domain, Path, Step, Value
 from ..system.atomic import replace_file
 from .bundle import Bundle
-from .format import DESCRIPTION, FORMAT, MANIFEST, WEIGHTS
+from .format import DESCRIPTION, FORMAT, GATED_FORMAT, MANIFEST, WEIGHTS
 from .manifest import FileEntry, Manifest
 from .safetensors import write_safetensors
 
@@ -65,9 +65,13 @@ def _step(step: Step) -> Dict[str, Any]:
     if step.block is not None:
         content["block"] = step.block
     if step.gate is not None:
-        content.update(gate=step.gate, skip=step.skip)
+        content["gate"] = step.gate
+    if step.skip is not None:
+        content["skip"] = step.skip
         if step.skip_inputs != step.inputs:
             content["skip_inputs"] = step.skip_inputs
+    if step.exit:
+        content["exit"] = True
     return content
 
 
@@ -80,25 +84,37 @@ def as_stored(tensor: Array) -> Array:
 def domain_files(domain: Domain) -> Dict[str, bytes]:
     """weights.safetensors and domain.json of a domain: what a folder in a bundle, and a pack, holds.
 
-    Raises DomainError where theta or a metric is not a finite number.
+    It is of format 1 where the domain is gated picture by picture. Raises DomainError where a number is not finite.
     """
     weights = write_safetensors({name: as_stored(tensor) for name, tensor in domain.weights.items()})
-    description = {
-        "format": FORMAT,
+    description: Dict[str, Any] = {
+        "format": GATED_FORMAT if domain.gated else FORMAT,
         "name": domain.name,
         "classes": list(domain.classes),
-        "theta": domain.theta,
-        "gated": domain.gated,
         "backbone_sha256": domain.backbone_sha256,
         "size": domain.size,
         "adaptor": domain.adaptor,
         "metrics": domain.metrics,
         "weights": dict([("file", WEIGHTS)], **file_entry(weights)._asdict()),
     }
+    if domain.gated:
+        description.update(theta=domain.theta, gated=True)
+    else:
+        description.update(decisions(domain))
     try:
         return {WEIGHTS: weights, DESCRIPTION: to_json(description)}
     except ValueError:
-        raise DomainError("theta and metrics of domain %s must be finite numbers" % domain.name)
+        raise DomainError("the metrics and thresholds of domain %s must be finite numbers" % domain.name)
+
+
+def decisions(domain: Domain) -> Dict[str, Any]:
+    """The entries of a domain.json of format 2 that say which blocks its pictures run."""
+    return {
+        "closed": list(domain.closed),
+        "exits": [rule._asdict() for rule in domain.exits],
+        "temperature": domain.temperature,
+        "calibration": domain.calibration,
+    }
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

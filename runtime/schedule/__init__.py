@@ -1,13 +1,14 @@
 """What runs when: plans joined into subgraphs, walked step by step, and the one rule and count of which blocks run."""
 
-from .decisions import Overrides, check_overrides, forced, opens, threshold
-from .flops import flops_share, saved_shares
+from .decisions import Leaving, Overrides, check_overrides, forced, leaves, leaves_one, leaving, opens, threshold
+from .flops import flops_share, reached_blocks, result_shares, saved_shares
 from .layout import Call, Layout, Subgraph, free_sizes, join_plan, whole_plan
 from .walk import Visit, inputs_of, walk
 
 __all__ = [
     "Call",
     "Layout",
+    "Leaving",
     "Overrides",
     "Subgraph",
     "Visit",
@@ -17,7 +18,12 @@ __all__ = [
     "free_sizes",
     "inputs_of",
     "join_plan",
+    "leaves",
+    "leaves_one",
+    "leaving",
     "opens",
+    "reached_blocks",
+    "result_shares",
     "saved_shares",
     "threshold",
     "walk",

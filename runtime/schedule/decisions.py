@@ -1,13 +1,53 @@
-"""Whether a block runs: the one rule that everything which executes a plan follows."""
+"""Whether a block runs, and whether a picture leaves: the rules that everything which executes a plan follows."""
 
-from typing import Any, Collection, Mapping, Optional
+from typing import Any, Collection, Mapping, NamedTuple, Optional
 
 import numpy as np
 
 from ..errors import DomainError
+from ..records import Array, ExitRule
 
-# Block number -> True: the block runs, False: it is skipped, whatever its gate says. Other blocks ask their gates.
+# Block number -> True: the block runs, False: it is skipped, whatever its domain or its gate says of it.
 Overrides = Mapping[int, bool]
+
+
+class Leaving(NamedTuple):
+    """An ExitRule as logits are compared with it. scale: 1 / temperature. limit: 1 / threshold; 0, which no sum is
+    below, where nobody leaves."""
+
+    scale: float
+    limit: float
+
+
+def leaving(rule: ExitRule) -> Leaving:
+    """A rule made ready for comparing. Its numbers are rounded to float32, so that they compare alike with one
+    picture's numbers and with an array's."""
+    if rule.threshold is None:
+        limit = 0.0
+    else:
+        limit = float(np.float32(1 / rule.threshold)) if rule.threshold > 1e-30 else float("inf")
+    return Leaving(float(np.float32(1 / rule.temperature)), limit)
+
+
+def leaves(logits: Array, rule: ExitRule) -> Array:
+    """Which pictures leave at an exit: float32 logits (B, classes) -> bool (B,).
+
+    The largest probability, max softmax(logits / temperature), is 1 over the sum of exp((logits - largest) /
+    temperature). A picture with a NaN or +infinity among its logits never leaves.
+    """
+    with np.errstate(all="ignore"):
+        return leaves_rows(logits, *leaving(rule))
+
+
+def leaves_rows(logits: Array, scale: float, limit: float) -> Array:
+    """`leaves` with the numbers of a `Leaving`. numpy may warn of infinite logits."""
+    sure: Array = np.exp((logits - logits.max(axis=1, keepdims=True)) * scale).sum(axis=1) < limit
+    return sure
+
+
+def leaves_one(logits: Array, scale: float, limit: float) -> Any:
+    """`leaves_rows` for one picture, logits (1, classes): a bool, in few calls of numpy."""
+    return np.exp((logits - logits.max()) * scale).sum() < limit
 
 
 def threshold(theta: float) -> float:
@@ -41,9 +81,9 @@ def forced(gate: Optional[str], block: Optional[int], gated: bool, overrides: Ov
 
 
 def check_overrides(overrides: Overrides, blocks: int, gateable: Collection[int]) -> None:
-    """Raise DomainError if one names a block that is not there, or skips one that has no gate.
+    """Raise DomainError if one names a block that is not there, or skips one that cannot be skipped.
 
-    blocks: how many there are. gateable: numbers of those that have a gate.
+    blocks: how many there are. gateable: numbers of those that can be skipped.
     """
     for block, runs in overrides.items():
         if not 0 <= block < blocks or (not runs and block not in gateable):

@@ -26,6 +26,19 @@ def bundle(built, tmp_path):
     return Path(shutil.copytree(built[0], tmp_path / "bundle"))
 
 
+@pytest.fixture(scope="session")
+def built_with_exits(tmp_path_factory):
+    """(folder, {domain: weights}) of a bundle with exits; shared, so never write into it."""
+    folder = tmp_path_factory.mktemp("built") / "exits"
+    return folder, synthetic_bundle.write_exits_bundle(folder)
+
+
+@pytest.fixture
+def exits_bundle(built_with_exits, tmp_path):
+    """A bundle with exits of one's own."""
+    return Path(shutil.copytree(built_with_exits[0], tmp_path / "exits"))
+
+
 @pytest.fixture
 def weights(built):
     return built[1]

@@ -3,6 +3,9 @@
 stem -> block 0 (always runs) -> block 1 (gated) -> block 2 (gated) -> tail -> head, 16 px images, 4 channels;
 one adaptor graph serves the three blocks, its weights being inputs. Where block 2 is skipped, a tensor of the domain is
 added; where block 1 is, nothing.
+
+`write_exits_bundle` writes the same network with exits after blocks 0 and 1 in the place of gates; blocks 1 and 2 can
+be closed.
 """
 
 import hashlib
@@ -42,6 +45,18 @@ VALUES = {
 
 
 SHIFT = "substitutes.2.shift"
+EXIT_WIDTH, CARRY = 6, 0.5
+EXITS = (0, 1)  # the blocks behind which they are
+EXIT_ADAPTOR = dict(ADAPTOR, exits=list(EXITS), exit_width=EXIT_WIDTH)
+VALUES.update(
+    {
+        "e": ["batch", EXIT_WIDTH],
+        "exit_down": [CHANNELS, EXIT_WIDTH],
+        "exit_bias": [EXIT_WIDTH],
+        "exit_weight": [EXIT_WIDTH, "classes"],
+        "carry": ["batch", "classes"],
+    }
+)
 
 
 class Backbone:
@@ -72,6 +87,43 @@ class Backbone:
             ran.append(row)
         return np.array(logits, np.float32), np.array(ran)
 
+    def answers(self, images, weights, closed=()):
+        """float32 (exits + 1, B, classes): what each exit answers, and the end, where nobody leaves."""
+        answers = []
+        for image in images:
+            x = np.maximum(conv(image, self.stem, 2), 0)
+            rows, carry = [], 0
+            for i, kernel in enumerate(self.blocks):
+                hidden = np.maximum(x.mean((1, 2)) @ weights[f"adaptors.{i}.down"], 0)
+                added = (hidden @ weights[f"adaptors.{i}.up"])[:, None, None]
+                instead = weights[SHIFT] if i == 2 else 0
+                x = np.maximum(x + added + (instead if i in closed else conv(x, kernel, 1)), 0)
+                if i in EXITS:
+                    e = np.maximum(x.mean((1, 2)) @ weights[f"exits.{i}.down"] + weights[f"exits.{i}.down_bias"], 0)
+                    carry = e @ weights[f"exits.{i}.weight"] + weights[f"exits.{i}.bias"] + CARRY * carry
+                    rows.append(carry)
+            rows.append(x.mean((1, 2)) @ weights["head.weight"] + weights["head.bias"] + CARRY * carry)
+            answers.append(rows)
+        return np.array(answers, np.float32).swapaxes(0, 1)
+
+
+def confidence(logits, temperature=1.0):
+    """(B, classes) -> (B,), the largest probability, in float64."""
+    exp = np.exp((logits - logits.max(1, keepdims=True)).astype(np.float64) / temperature)
+    return 1 / exp.sum(1)
+
+
+def expected(answers, thresholds, closed=()):
+    """(logits, ran, left) of what `Backbone.answers` gives, where pictures leave at these thresholds (None: nobody)."""
+    end = len(thresholds)
+    left = np.full(answers.shape[1], end)
+    for number in reversed(range(end)):
+        if thresholds[number] is not None:
+            left[confidence(answers[number]) > thresholds[number]] = number
+    last = np.array([*EXITS, len(BLOCKS)])[left]  # the last block that was come by
+    ran = np.array([[i <= stop and i not in closed for i in range(len(BLOCKS))] for stop in last])
+    return answers[left, np.arange(len(left))], ran, left
+
 
 def conv(x, kernel, stride):
     """3x3 convolution, padding 1: (C, H, W) -> (C', H/stride, W/stride)."""
@@ -97,6 +149,11 @@ def random_weights(classes, seed=0):
         weights[f"adaptors.{i}.gate_weight"] = rng.normal(0, 1, (MID, 1))
         weights[f"adaptors.{i}.gate_bias"] = np.zeros(1)
     weights[SHIFT] = rng.normal(0, 1, (CHANNELS, 1, 1))
+    for i in EXITS:
+        weights[f"exits.{i}.down"] = rng.normal(0, 0.5, (CHANNELS, EXIT_WIDTH))
+        weights[f"exits.{i}.down_bias"] = rng.normal(0, 0.5, (EXIT_WIDTH,))
+        weights[f"exits.{i}.weight"] = rng.normal(0, 0.5, (EXIT_WIDTH, classes))
+        weights[f"exits.{i}.bias"] = rng.normal(0, 0.5, (classes,))
     # As float16, so that what is stored is what the reference computes with.
     weights = {k: v.astype(np.float16).astype(np.float32) for k, v in weights.items()}
     images = np.random.RandomState(9).normal(0, 1, (64, 3, SIZE, SIZE)).astype(np.float32)
@@ -128,6 +185,83 @@ def images(count, seed=1):
 def write_bundle(folder, domains=("flowers", "signs"), seed=0):
     """Write the bundle; returns {domain name: its weights}."""
     folder = Path(folder)
+    graphs = backbone_graphs(seed)
+    write_graphs(folder, graphs)
+    write_manifest(folder, manifest(graphs, folder))
+    weights = {}
+    for number, name in enumerate(domains):
+        weights[name] = random_weights(classes=3 + number, seed=number)
+        write_domain(folder / "domains" / name, name, weights[name])
+    return weights
+
+
+def write_exits_bundle(folder, domains=("flowers", "signs"), seed=0):
+    """Write the bundle with exits, at which nobody leaves yet; returns {domain name: its weights}."""
+    folder = Path(folder)
+    graphs = dict(backbone_graphs(seed), **exit_graphs())
+    write_graphs(folder, graphs)
+    write_manifest(folder, exits_manifest(graphs, folder))
+    weights = {}
+    for number, name in enumerate(domains):
+        weights[name] = random_weights(classes=3 + number, seed=number)
+        write_exits_domain(folder / "domains" / name, name, weights[name])
+    return weights
+
+
+def write_graphs(folder, graphs):
+    for name, model in graphs.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(model.SerializeToString())
+
+
+def exit_graphs():
+    """What the bundle with exits has beside the others, or in their place."""
+    classify = [("MatMul", ["e", "exit_weight"], "m", {}), ("Add", ["m", "bias"], "{}", {})]
+    head = [("MatMul", ["features", "weight"], "m", {}), ("Add", ["m", "bias"], "{}", {})]
+    carry = [("Mul", ["carry", "half"], "c", {}), ("Add", ["own", "c"], "logits", {})]
+    half = {"half": np.array(CARRY, np.float32)}
+
+    def ending(nodes, name):
+        return [
+            (op, inputs, name if output == "{}" else output, attributes) for op, inputs, output, attributes in nodes
+        ]
+
+    return {
+        "adaptors/adaptor.onnx": _graph(
+            ["x", "down", "up"],
+            ["a"],
+            [
+                ("ReduceMean", ["x"], "p", {"axes": [2, 3], "keepdims": 0}),
+                ("MatMul", ["p", "down"], "d", {}),
+                ("Relu", ["d"], "h", {}),
+                ("MatMul", ["h", "up"], "u", {}),
+                ("Unsqueeze", ["u", "axes"], "a", {}),
+            ],
+            {"axes": np.array([2, 3])},
+        ),
+        "adaptors/exit.onnx": _graph(
+            ["x", "exit_down", "exit_bias"],
+            ["e"],
+            [
+                ("ReduceMean", ["x"], "p", {"axes": [2, 3], "keepdims": 0}),
+                ("MatMul", ["p", "exit_down"], "d", {}),
+                ("Add", ["d", "exit_bias"], "b", {}),
+                ("Relu", ["b"], "e", {}),
+            ],
+            {},
+        ),
+        "adaptors/classifier.onnx": _graph(["e", "exit_weight", "bias"], ["logits"], ending(classify, "logits"), {}),
+        "adaptors/classifier_carry.onnx": _graph(
+            ["e", "exit_weight", "bias", "carry"], ["logits"], ending(classify, "own") + carry, half
+        ),
+        "adaptors/head_carry.onnx": _graph(
+            ["features", "weight", "bias", "carry"], ["logits"], ending(head, "own") + carry, half
+        ),
+    }
+
+
+def backbone_graphs(seed=0):
+    """The graphs of the bundle with gates, by file name."""
     backbone = Backbone(seed)
     graphs = {
         "backbone/stem.onnx": _graph(
@@ -180,15 +314,32 @@ def write_bundle(folder, domains=("flowers", "signs"), seed=0):
             ],
             {"k": kernel},
         )
-    for name, model in graphs.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(model.SerializeToString())
-    write_manifest(folder, manifest(graphs, folder))
-    weights = {}
-    for number, name in enumerate(domains):
-        weights[name] = random_weights(classes=3 + number, seed=number)
-        write_domain(folder / "domains" / name, name, weights[name])
-    return weights
+    return graphs
+
+
+def exits_manifest(graphs, folder):
+    content = manifest(graphs, folder)
+    plan, carried = [], []
+    for step in content["plan"][:-1]:
+        step.pop("gate", None)
+        if step["segment"] == "adaptor":
+            step.update(inputs=step["inputs"][:3], outputs=step["outputs"][:1])
+        plan.append(step)
+        i = step.get("block")
+        if i in EXITS:
+            tensors = [f"domain:exits.{i}.{t}" for t in ("down", "down_bias", "weight", "bias")]
+            plan.append({"segment": "exit", "inputs": [f"x{i + 1}", *tensors[:2]], "outputs": [f"e{i}"]})
+            classifier = {
+                "segment": "classifier_carry" if carried else "classifier",
+                "inputs": [f"e{i}", *tensors[2:], *carried],
+                "outputs": [f"logits{i}"],
+                "exit": True,
+            }
+            plan.append(classifier)
+            carried = classifier["outputs"]
+    head = dict(content["plan"][-1], segment="head_carry")
+    plan.append(dict(head, inputs=head["inputs"] + carried))
+    return dict(content, format=2, adaptor=EXIT_ADAPTOR, plan=plan)
 
 
 def manifest(graphs, folder):
@@ -268,6 +419,23 @@ def write_domain(folder, name, weights, /, dtype=np.float16, **changes):
     }
     content.update(changes)
     (folder / "domain.json").write_text(json.dumps(content))
+    return folder
+
+
+def write_exits_domain(folder, name, weights, /, thresholds=(None, None), **changes):
+    """One domain folder of format 2. thresholds: of its exits; temperatures are 1."""
+    content = {
+        "format": 2,
+        "adaptor": EXIT_ADAPTOR,
+        "closed": [],
+        "exits": [{"threshold": t, "temperature": 1.0} for t in thresholds],
+        "temperature": 1.0,
+        "calibration": {},
+    }
+    folder = write_domain(folder, name, weights, **dict(content, **changes))
+    described = json.loads((folder / "domain.json").read_text())
+    described = {key: value for key, value in described.items() if key not in ("theta", "gated")}
+    (folder / "domain.json").write_text(json.dumps(described))
     return folder
 
 

@@ -102,7 +102,7 @@ def put(content, *path_and_value):
 
 TRAVERSAL = {"sha256": "0" * 64, "bytes": 1}
 WRONG = {
-    "newer format": (lambda m: put(m, "format", 2), "format 2, written by a newer da3.*upgrade"),
+    "newer format": (lambda m: put(m, "format", 3), "format 3, written by a newer da3.*upgrade"),
     "format 0": (lambda m: put(m, "format", 0), "format must be 1 or more"),
     "format true": (lambda m: put(m, "format", True), "format must be an integer, not true"),
     "traversal": (lambda m: put(m, "files", "backbone/../../x", TRAVERSAL), "unsafe file name"),

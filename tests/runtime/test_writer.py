@@ -13,21 +13,29 @@ from da3.runtime.bundle.domain import read_pack
 from da3.runtime.bundle.manifest import parse_manifest
 from da3.runtime.bundle.writer import as_stored, domain_files, manifest_file, put_file, write_files
 from da3.runtime.errors import BundleError, DomainError
+from da3.runtime.records import ExitRule
 
 
-def test_a_manifest_comes_back(built):
-    with Bundle(built[0]) as bundle:
+@pytest.mark.parametrize("fixture", ["built", "built_with_exits"])
+def test_a_manifest_comes_back(fixture, request):
+    folder = request.getfixturevalue(fixture)[0]
+    with Bundle(folder) as bundle:
         manifest = bundle.manifest
     data = manifest_file(manifest)
     assert parse_manifest(data, "m") == manifest and manifest_file(parse_manifest(data, "m")) == data
-    assert json.loads(data) == synthetic_bundle.read_manifest(built[0])
+    assert json.loads(data) == synthetic_bundle.read_manifest(folder)
 
 
-@pytest.mark.parametrize("gated", [True, False])
-def test_a_domain_comes_back(built, tmp_path, gated):
+RULES = (ExitRule(0.75, 1.5), ExitRule(None, 1.0))
+FORMAT_2 = {"gated": False, "closed": (1, 2), "exits": RULES, "temperature": 0.5, "calibration": {"photos": 300}}
+
+
+@pytest.mark.parametrize("change", [{"theta": 0.25}, {"gated": False}, FORMAT_2])
+def test_a_domain_comes_back(built, tmp_path, change):
     with Bundle(built[0]) as bundle:
-        domain = read_domain(bundle, "flowers")._replace(theta=0.25, gated=gated)
+        domain = read_domain(bundle, "flowers")._replace(**change)
     files = domain_files(domain)
+    assert json.loads(files["domain.json"])["format"] == (1 if domain.gated else 2)
     write_files(tmp_path / "flowers", files)
     assert files == domain_files(read_pack(tmp_path / "flowers"))
     found = read_pack(tmp_path / "flowers")
@@ -48,7 +56,7 @@ def test_what_float16_cannot_hold_is_stored_as_float32():
 def test_numbers_that_json_has_not(built, change):
     with Bundle(built[0]) as bundle:
         domain = read_domain(bundle, "flowers")._replace(**change)
-    with pytest.raises(DomainError, match="theta and metrics of domain flowers must be finite numbers"):
+    with pytest.raises(DomainError, match="metrics and thresholds of domain flowers must be finite numbers"):
         domain_files(domain)
 
 

@@ -1,0 +1,35 @@
+"""Where pictures may leave: levels of confidence for a goal, from answers to labelled photos, and checks of the choice.
+
+Arithmetic on arrays alone: what made the answers, PyTorch or an engine, does not matter.
+"""
+
+from .answers import Answers, Exits, Outcome, decide, outcome
+from .checks import CrossFit, Permuted, best_static, cross_fit, halves, permuted
+from .choice import NOBODY, Choice, Goal, Point, choose, curve, expected_drops
+from .confidence import calibration_error, confidence, fit_temperature, fit_temperatures, softmax
+
+__all__ = [
+    "NOBODY",
+    "Answers",
+    "Choice",
+    "CrossFit",
+    "Exits",
+    "Goal",
+    "Outcome",
+    "Permuted",
+    "Point",
+    "best_static",
+    "calibration_error",
+    "choose",
+    "confidence",
+    "cross_fit",
+    "curve",
+    "decide",
+    "expected_drops",
+    "fit_temperature",
+    "fit_temperatures",
+    "halves",
+    "outcome",
+    "permuted",
+    "softmax",
+]

@@ -59,7 +59,8 @@ class Score:
 
 @dataclass(frozen=True)
 class Answer:
-    """One exit, or the end. ``block``: the last one that runs before it (None: the end). ``accuracy``: if every photo
+    """One exit, or the end. ``block``: the last one that runs before it (None: the end). ``threshold``: confidence above
+    which a picture leaves there (None: nobody does). ``accuracy``: if every photo
     took this answer. ``error_before``, ``error_after``: expected calibration error without a temperature, and with one
     that was fitted to other photos."""
 
@@ -67,6 +68,7 @@ class Answer:
     flops_share: float
     latency_ms: float | None
     accuracy: float
+    threshold: float | None
     temperature: float
     error_before: float
     error_after: float
@@ -76,7 +78,7 @@ class Answer:
 class ExitCalibration:
     """What was chosen, and what it is worth.
 
-    ``level``: confidence above which a photo leaves, 1 if nobody is to. ``before``, ``after``, ``all_run``: on all
+    ``level``: see da3.runtime.calibration.choice. ``before``, ``after``, ``all_run``: on all
     photos, with the domain's exits as they were, as they are now, and if nobody left. ``checked``: exits chosen on one
     half of the photos and asked about the other, means over halvings. ``static``: accuracy of the best choice that does
     not look at the picture, at the FLOPs (or milliseconds) of ``checked``; ``dealt``: of the decisions of ``after``
@@ -277,6 +279,7 @@ def _report(domain: str, goal: str, measured: _Measured, choice: Choice, checked
                 flops_share=float(answers.costs[number]),
                 latency_ms=None if times is None else float(times[number]),
                 accuracy=float(accuracies[number]),
+                threshold=(*choice.exits.thresholds, None)[number],
                 temperature=temperatures[number],
                 error_before=calibration_error(answers.logits[:, number], answers.labels),
                 error_after=checked.errors[number],

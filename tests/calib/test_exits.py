@@ -104,7 +104,7 @@ def test_the_domain_says_how_its_exits_came_about(bundle, photos):
     assert before.keys() == after.keys()
     assert [path.parent.name for path in before if before[path] != after[path]] == ["flowers"]
     content = described(bundle)
-    assert [rule["threshold"] for rule in content["exits"]] == [done.level] * 2
+    assert [rule["threshold"] for rule in content["exits"]] == [answer.threshold for answer in done.answers[:-1]]
     assert [rule["temperature"] for rule in content["exits"]] == [answer.temperature for answer in done.answers[:-1]]
     assert content["temperature"] == done.answers[-1].temperature
     told = content["calibration"]

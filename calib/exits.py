@@ -59,10 +59,12 @@ class Score:
 
 @dataclass(frozen=True)
 class Answer:
-    """One exit, or the end. ``block``: the last one that runs before it (None: the end). ``threshold``: confidence above
-    which a picture leaves there (None: nobody does). ``accuracy``: if every photo
-    took this answer. ``error_before``, ``error_after``: expected calibration error without a temperature, and with one
-    that was fitted to other photos."""
+    """One exit, or the end.
+
+    ``block``: the last one that runs before it (None: the end). ``threshold``: confidence above which a picture leaves
+    there (None: nobody does). ``accuracy``: if every photo took this answer. ``error_before``, ``error_after``:
+    expected calibration error without a temperature, and with one that was fitted to other photos.
+    """
 
     block: int | None
     flops_share: float

@@ -4,10 +4,10 @@ One number, the level, sets the thresholds of all exits, compared with confidenc
 
     1 - threshold_k = (1 - level) w_k        w_k evenly spaced from 1 - SPREAD at the first exit to 1 + SPREAD
 
-so earlier exits are asked to be surer. On validation photos of 24 networks that generalised best. A threshold of its own
-for each exit, fitted to a hundred photos, lost up to a point at equal cost; scores learnt from confidence, margin,
-entropy and agreement (EENet, arXiv 2301.07099), margin or entropy in the place of the largest probability, averages of
-passed exits and asking two exits to agree gained nothing or lost where most pictures leave.
+so earlier exits are asked to be surer. On validation photos of 24 networks that generalised best. A threshold of its
+own for each exit, fitted to a hundred photos, lost up to a point at equal cost. Margin or entropy in the place of the
+largest probability, scores learnt from both and from agreement (EENet, arXiv 2301.07099), averages of passed exits, and
+asking two exits to agree gained nothing, or lost where most pictures leave.
 """
 
 from typing import List, NamedTuple, Optional, Tuple
@@ -34,7 +34,7 @@ class Goal(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One level, at most NOBODY: its accuracy and mean cost on the photos, and `expected_drop`, see `expected_drops`."""
+    """One level, at most NOBODY: its accuracy and mean cost on the photos, and its mean of `expected_drops`."""
 
     level: float
     accuracy: float

@@ -9,7 +9,7 @@ from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
 import numpy as np
 
 from ..bundle.manifest import Manifest
-from ..bundle.plan import BATCH, DOMAIN, IMAGE
+from ..bundle.plan import BATCH, DOMAIN, IMAGE, closable
 from ..records import Array, Domain, Step
 from .decisions import Overrides, check_overrides, forced, opens, threshold
 
@@ -38,12 +38,13 @@ def walk(
     """The plan's steps in order, each done when the iterator is advanced to it.
 
     domain: `fitted` to the manifest. images: float32 (B, 3, size, size), preprocessed. run_step: called with a step, or
-    with what is done in its place, and with the rows of the images that need it. Raises DomainError for overrides of
-    blocks that cannot be skipped.
+    with what is done in its place, and with the rows of the images that need it. overrides come before what the domain
+    closes. No picture leaves at an exit: all see the whole plan. Raises DomainError for overrides of blocks that cannot
+    be skipped.
     """
-    overrides = {} if overrides is None else overrides
-    gateable = {step.block for step in manifest.plan if step.gate is not None and step.block is not None}
-    check_overrides(overrides, len(manifest.blocks), gateable)
+    chosen_blocks: Dict[int, bool] = dict.fromkeys(domain.closed, False)
+    chosen_blocks.update({} if overrides is None else overrides)
+    check_overrides(chosen_blocks, len(manifest.blocks), closable(manifest.plan))
     theta = threshold(domain.theta)
     values: Dict[str, Array] = {IMAGE: images}
 
@@ -55,7 +56,10 @@ def walk(
         return run_step(one, inputs)
 
     for step in manifest.plan:
-        decided = forced(step.gate, step.block, domain.gated, overrides)
+        if step.gate is None and step.skip is not None and step.block is not None:
+            decided: Optional[bool] = chosen_blocks.get(step.block, True)
+        else:
+            decided = forced(step.gate, step.block, domain.gated, chosen_blocks)
         if decided is None:
             assert step.gate is not None
             ran: Array = opens(values[step.gate], theta)

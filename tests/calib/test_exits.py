@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import synthetic_bundle
 from PIL import Image
+from typer.testing import CliRunner
 
 from da3.calib import CalibrationError, calibrate, reset
 from da3.runtime import Bundle, Runtime
 from da3.runtime.bundle import update_domain
 from da3.runtime.calibration import NOBODY
+from da3.runtime.errors import Da3Error
 from da3.runtime.images import list_labelled
+from da3.toolchain.cli.commands import app
 
 PHOTOS, CLASSES = 120, 4
 SHARES = [100 / 600, 300 / 600, 1.0]  # of the block FLOPs, at the exits after blocks 0 and 1, and at the end
@@ -213,3 +216,44 @@ def test_numbers_that_are_not_finite_are_refused(bundle, photos):
     synthetic_bundle.write_exits_domain(bundle / "domains" / "flowers", "flowers", weights, dtype=np.float32)
     with pytest.raises(CalibrationError, match="gives numbers that are not finite"):
         calibrate(bundle, "flowers", photos, max_drop=1.0)
+
+
+def command(bundle, *words):
+    """`da3 calibrate` in this process, wide enough for its tables."""
+    words = ["calibrate", "--bundle", bundle, "--domain", "flowers", *words]
+    return CliRunner(env={"COLUMNS": "140"}).invoke(app, [str(word) for word in words])
+
+
+def test_the_command_says_what_it_did(bundle, photos, tmp_path):
+    before = contents(bundle)
+    done = command(bundle, "--data", photos, "--target-skip", 0.3, "--dry-run", "--plot", tmp_path / "curve.png")
+    assert done.exit_code == 0, done.output
+    for words in ("30 % of the block FLOPs saved", "checked on other photos", "blind", "ECE after", "ms", "dry run"):
+        assert words in done.output
+    assert contents(bundle) == before
+    assert Image.open(tmp_path / "curve.png").size[0] > 800
+    done = command(bundle, "--data", photos, "--max-drop", 5)
+    assert done.exit_code == 0 and "mean ms" not in done.output and "dry run" not in done.output
+    assert described(bundle)["calibration"]["goal"] == {"max_drop": 5.0}
+    done = command(bundle, "--reset")
+    assert done.output == "flowers: no picture leaves early any more\n" and described(bundle)["calibration"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "PHOTOS", "--target-skip", 0.9], "flowers can save 0.833 of its block FLOPs at most"),
+        (["--data", "PHOTOS"], "choose one: a goal"),
+        (["--data", "PHOTOS", "--max-drop", 1, "--reset"], "choose one: a goal"),
+        (["--data", "PHOTOS", "--max-drop", 1, "--latency-ms", 3], "choose one: a goal"),
+        (["--max-drop", 1], "1 --domain and 0 --data"),
+        (["--domain", "signs", "--reset"], "one --domain at a time"),
+        (["--data", "nowhere", "--max-drop", 1], "nowhere is not a folder"),
+    ],
+)
+def test_the_command_refuses_in_a_line(words, message, bundle, photos):
+    before = contents(bundle)
+    done = command(bundle, *[photos if word == "PHOTOS" else word for word in words])
+    assert isinstance(done.exception, Da3Error) and done.output == ""
+    assert message in str(done.exception) and "\n" not in str(done.exception)
+    assert contents(bundle) == before

@@ -1,5 +1,7 @@
 """Whether a block runs, what that saves, and a plan walked step by step: against the engine and the numpy reference."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from synthetic_bundle import Backbone, images, write_domain
 
 from da3.runtime import Bundle, DomainError, Runtime
 from da3.runtime.backends.sessions import open_session
+from da3.runtime.bundle import exit_steps, update_domain
 from da3.runtime.bundle.bundle import read_domain
-from da3.runtime.records import Block
+from da3.runtime.records import Block, ExitRule
 from da3.runtime.schedule.decisions import check_overrides, forced, opens, threshold
 from da3.runtime.schedule.flops import flops_share, saved_shares
 from da3.runtime.schedule.walk import inputs_of, walk
@@ -145,3 +148,26 @@ def test_what_a_step_reads(built):
     assert inputs_of(step, values, domain) == [values["x2"], values["a2"]]
     inputs = inputs_of(step.skipped, values, domain)
     assert inputs[:2] == [values["x2"], values["a2"]] and inputs[2] is domain.weights["substitutes.2.shift"]
+
+
+@pytest.mark.parametrize(
+    ("closed", "gates", "ran"),
+    [
+        ((), None, [1, 1, 1]),
+        ((1,), None, [1, 0, 1]),
+        ((1, 2), None, [1, 0, 0]),
+        ((1,), {1: True}, [1, 1, 1]),
+        ((), {2: False}, [1, 1, 0]),
+    ],
+)
+def test_a_walk_leaves_out_what_a_domain_closes_and_goes_by_every_exit(built_with_exits, tmp_path, closed, gates, ran):
+    folder = shutil.copytree(built_with_exits[0], tmp_path / "bundle")
+    update_domain(folder, "flowers", closed=closed, exits=[ExitRule(0.0)] * 2)
+    x, shut = images(4), [block for block in range(3) if not ran[block]]
+    with Bundle(folder) as bundle:
+        logits, found, values, _ = walked(bundle, "flowers", x, gates)
+        exits = [step.outputs[0] for step in exit_steps(bundle.manifest.plan)]
+    assert found.tolist() == [[bool(one) for one in ran]] * 4
+    answers = Backbone().answers(x, built_with_exits[1]["flowers"], shut)
+    for expected, answer in zip(answers, [*(values[name] for name in exits), logits], strict=True):
+        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4)

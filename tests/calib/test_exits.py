@@ -112,8 +112,10 @@ def test_the_domain_says_how_its_exits_came_about(bundle, photos):
     assert content["temperature"] == done.answers[-1].temperature
     told = content["calibration"]
     assert told["goal"] == {"target_skip": 0.3} and told["photos"] == PHOTOS and told["folder"] == "photos/val"
-    assert told["accuracy"] == content["metrics"]["val_accuracy"] == done.checked.accuracy
-    assert told["flops_share"] == content["metrics"]["flops_share"] == done.checked.flops_share
+    checked = told["cross_fit"]
+    assert checked["accuracy"] == content["metrics"]["val_accuracy"] == done.checked.accuracy
+    assert checked["flops_share"] == content["metrics"]["flops_share"] == done.checked.flops_share
+    assert checked["all_blocks_accuracy"] == done.all_run.accuracy and "latency_ms" not in checked
 
 
 def test_a_second_goal_starts_from_the_network_not_from_the_first(bundle, photos):
@@ -129,7 +131,7 @@ def test_latency_is_measured_where_it_is_asked_for(bundle, photos):
     times = [answer.latency_ms for answer in done.answers]
     assert times == sorted(times) and times[0] > 0
     assert done.level == NOBODY and done.after.latency_ms == pytest.approx(times[-1])
-    assert described(bundle)["calibration"]["latency_ms"] == done.checked.latency_ms
+    assert described(bundle)["calibration"]["cross_fit"]["latency_ms"] == done.checked.latency_ms
     assert all(rule["threshold"] is None for rule in described(bundle)["exits"])
     for what in ("asking every exit", "timing"):
         steps = [(n, total) for w, n, total in calls if w == what]

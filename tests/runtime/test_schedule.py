@@ -1,7 +1,5 @@
 """Whether a block runs, what that saves, and a plan walked step by step: against the engine and the numpy reference."""
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -9,11 +7,10 @@ from synthetic_bundle import Backbone, images, write_domain
 
 from da3.runtime import Bundle, DomainError, Runtime
 from da3.runtime.backends.sessions import open_session
-from da3.runtime.bundle import exit_steps, update_domain
 from da3.runtime.bundle.bundle import read_domain
-from da3.runtime.records import Block, ExitRule
-from da3.runtime.schedule.decisions import check_overrides, forced, opens, threshold
-from da3.runtime.schedule.flops import flops_share, saved_shares
+from da3.runtime.records import Block, Step
+from da3.runtime.schedule.decisions import check_overrides, closed_blocks, forced, opens, threshold
+from da3.runtime.schedule.flops import flops_share, reached_blocks, saved_shares
 from da3.runtime.schedule.walk import inputs_of, walk
 
 BLOCKS = (Block("stem", 100, None), Block("gated", 200, 20), Block("bare", 300, 0))
@@ -33,6 +30,20 @@ def test_one_logit_and_a_batch_decide_alike():
     assert float(np.float32(0.1)) > 0.1
     assert not opens(logits[0], theta) and not opens(logits, theta).any()
     assert not opens(float(logits[0]), theta)
+
+
+@pytest.mark.parametrize(
+    ("closed", "overrides", "gated", "expected"),
+    [
+        ((), {}, (), ()),
+        ((1, 3), {}, (), (1, 3)),
+        ((1, 3), {3: True, 4: True}, (), (1,)),
+        ((1,), {2: False, 3: True}, (), (1, 2)),
+        ((1,), {1: False, 2: False}, (2, 4), (1,)),  # a gate is asked, and told so
+    ],
+)
+def test_which_blocks_are_closed(closed, overrides, gated, expected):
+    assert closed_blocks(closed, overrides, gated) == set(expected)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +81,22 @@ def test_a_block_without_a_gate_that_did_not_run_costs_nothing():
     assert flops_share(BLOCKS, ran)[0] == 1.0
     np.testing.assert_allclose(saved_shares(BLOCKS), [100 / 600, 180 / 600, 300 / 600])
     np.testing.assert_allclose(1 - ~ran @ saved_shares(BLOCKS), flops_share(BLOCKS, ran))
+
+
+def test_what_a_picture_has_not_come_by_costs_nothing():
+    plan = (
+        Step("stem", ("image",), ("x",)),
+        Step("a", ("x",), ("y",), block=1),
+        Step("exit", ("y",), ("first",), exit=True),
+        Step("b", ("y",), ("z",), block=2, skip="s", skip_inputs=("y",)),
+        Step("exit", ("z",), ("second",), exit=True),
+        Step("head", ("z",), ("logits",)),
+    )
+    reached = reached_blocks(plan, 3)
+    assert reached.tolist() == [[True, True, False], [True, True, True], [True, True, True]]
+    ran = np.array([[True, True, False]] * 3)
+    np.testing.assert_allclose(flops_share((*BLOCKS[:2], Block("c", 300, 30)), ran, reached), [0.5, 0.55, 0.55])
+    assert reached_blocks(plan[:2], 3).tolist() == [[True] * 3]
 
 
 def test_blocks_without_flops():
@@ -148,26 +175,3 @@ def test_what_a_step_reads(built):
     assert inputs_of(step, values, domain) == [values["x2"], values["a2"]]
     inputs = inputs_of(step.skipped, values, domain)
     assert inputs[:2] == [values["x2"], values["a2"]] and inputs[2] is domain.weights["substitutes.2.shift"]
-
-
-@pytest.mark.parametrize(
-    ("closed", "gates", "ran"),
-    [
-        ((), None, [1, 1, 1]),
-        ((1,), None, [1, 0, 1]),
-        ((1, 2), None, [1, 0, 0]),
-        ((1,), {1: True}, [1, 1, 1]),
-        ((), {2: False}, [1, 1, 0]),
-    ],
-)
-def test_a_walk_leaves_out_what_a_domain_closes_and_goes_by_every_exit(built_with_exits, tmp_path, closed, gates, ran):
-    folder = shutil.copytree(built_with_exits[0], tmp_path / "bundle")
-    update_domain(folder, "flowers", closed=closed, exits=[ExitRule(0.0)] * 2)
-    x, shut = images(4), [block for block in range(3) if not ran[block]]
-    with Bundle(folder) as bundle:
-        logits, found, values, _ = walked(bundle, "flowers", x, gates)
-        exits = [step.outputs[0] for step in exit_steps(bundle.manifest.plan)]
-    assert found.tolist() == [[bool(one) for one in ran]] * 4
-    answers = Backbone().answers(x, built_with_exits[1]["flowers"], shut)
-    for expected, answer in zip(answers, [*(values[name] for name in exits), logits], strict=True):
-        np.testing.assert_allclose(answer, expected, rtol=1e-4, atol=1e-4)

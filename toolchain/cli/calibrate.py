@@ -80,7 +80,7 @@ def calibrate(
     photos = _pairs(domain, data or [], len(goals), reset, int8)
     if (reset or int8) and (dry_run or plot is not None):
         raise CalibrationError(
-            "--dry-run and --plot go with a goal: leave them out, or give one, such as --max-drop 0.5"
+            "--dry-run and --plot go with a goal: give one, such as --max-drop 0.5, or leave them out"
         )
     if reset:
         reset_domain(bundle, domain[0])

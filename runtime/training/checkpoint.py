@@ -1,8 +1,9 @@
 """Checkpoints: one safetensors file that says everything needed to go on from it, or to rebuild the model.
 
 Tensors are named `model.*` and `optimizer.*`; the metadata's entry `da3` is a JSON object with `format`, `config` (see
-`RunConfig`) and `progress` (see `Progress`). Format 1 called the configuration's memory settings `lean`, and its runs
-drew other random numbers (see randomness.py): what they learnt is read, but an unfinished one cannot be resumed.
+`RunConfig`) and `progress` (see `Progress`). Format 1 called the configuration's memory settings `lean`, and formats 1
+and 2 had a gate beside each block and no exits: what they learnt without using gates is read, but an unfinished run
+cannot be resumed.
 """
 
 import json
@@ -17,7 +18,7 @@ from ..records import Array
 from ..system.atomic import write_atomically
 from .config import Progress, RunConfig
 
-FORMAT = 2
+FORMAT = 3
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 

@@ -14,28 +14,39 @@ CHOICES = {"keep_precision": KEEP_PRECISIONS, "backbone_precision": BACKBONE_PRE
 FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
 
 # The figures of one epoch: epoch (from 1), train_loss, train_accuracy, train_share, val_loss, val_accuracy, val_share
-# (accuracies and shares of block FLOPs are 0 to 1), lr, seconds, images_per_second, memory_mb.
+# (accuracies and shares of block FLOPs are 0 to 1; of the last answer, so all blocks ran but closed ones), lr, seconds,
+# images_per_second, memory_mb. Where exits were calibrated on the epoch's validation photos, also kept_accuracy and
+# kept_share: those of photos that leave at exits, each half by what was chosen on the other half.
 Row = Dict[str, float]
 
 
 class AdaptorSpec(NamedTuple):
-    """The shape of every adaptor: `grid` cells a side at most, as many mid channels as input channels up to `mid`.
-
-    Blocks before `first` have no adaptor, so no gradient is needed there.
+    """What is added to a backbone. Adaptors: `grid` cells a side at most, as many mid channels as input channels up to
+    `mid`. Blocks before `first` have none, so no gradient is needed there. Exits: after the blocks `exits`, in order,
+    each of `exit_width` hidden channels; each reads the cells of the next block's adaptor.
     """
 
     grid: int = 8
     mid: int = 320
     first: int = 0
+    exits: Tuple[int, ...] = ()
+    exit_width: int = 0
 
     @classmethod
     def of(cls, arch: str) -> "AdaptorSpec":
-        """What suits the backbone `arch`."""
+        """What suits the backbone `arch`, without exits: their places depend on what its blocks cost."""
         # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
         return cls(grid=16) if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
 
     def to_json(self) -> Dict[str, Any]:
-        return dict(self._asdict())
+        """The fields; without exits, in the words of what was written before there were any."""
+        adaptors = {"grid": self.grid, "mid": self.mid, "first": self.first}
+        return dict(adaptors, exits=list(self.exits), exit_width=self.exit_width) if self.exits else adaptors
+
+    @classmethod
+    def from_json(cls, data: Dict[str, Any]) -> "AdaptorSpec":
+        """The reverse of `to_json`. Raises TypeError for what no `to_json` gives."""
+        return cls(**dict(data, exits=tuple(data.get("exits", ()))))
 
 
 class MemorySettings(NamedTuple):
@@ -72,7 +83,7 @@ class RunConfig(NamedTuple):
     """Everything that decides what a run learns. Two runs with equal configurations give equal results.
 
     data: the folder of photos, absolute. weights_sha256: the identity of the backbone. size: side of the images in
-    pixels. lr: the highest learning rate. keep: share of the block FLOPs to run; 1 trains no gates. flip: whether
+    pixels. lr: the highest learning rate. keep: share of the block FLOPs to run on average; with 1 every block runs for every photo. flip: whether
     photos are mirrored at random.
     """
 
@@ -101,7 +112,7 @@ class RunConfig(NamedTuple):
         """The reverse of `to_json`. Raises KeyError or TypeError for what no `to_json` gives."""
         values = {name: data[name] for name in cls._fields if name != "memory"}
         values["classes"] = tuple(values["classes"])
-        values["adaptor"] = AdaptorSpec(**values["adaptor"])
+        values["adaptor"] = AdaptorSpec.from_json(values["adaptor"])
         # Checkpoints of format 1 say "lean", and the first of them nothing.
         values["memory"] = MemorySettings(**data.get("memory", data.get("lean", {})))
         return cls(**values)
@@ -111,7 +122,8 @@ class Progress:
     """Where a run stands: `step` batches of `epoch` (from 0) are done.
 
     sums: of that epoch so far: photos, loss, correct and share, each summed over photos. history: one `Row` for each
-    epoch that is done. best: the row of the best epoch that met the task; None before the first.
+    epoch that is done. best: the row of the best epoch that met the task; None before the first. calibration: at which
+    exits its photos leave, as the calibration's `to_json` has it; None where nobody leaves.
     """
 
     def __init__(
@@ -121,8 +133,9 @@ class Progress:
         sums: Optional[Dict[str, float]] = None,
         history: Optional[List[Row]] = None,
         best: Optional[Row] = None,
+        calibration: Optional[Dict[str, Any]] = None,
     ) -> None:
-        self.epoch, self.step, self.best = epoch, step, best
+        self.epoch, self.step, self.best, self.calibration = epoch, step, best, calibration
         self.sums: Dict[str, float] = {} if sums is None else sums
         self.history: List[Row] = [] if history is None else history
 

@@ -6,7 +6,7 @@ from .recipe import LABEL_SMOOTHING
 
 
 class CommonOptions(NamedTuple):
-    """The options that have a default. keep: share of the block FLOPs to run; 1 trains no gates."""
+    """The options that have a default. keep: share of the block FLOPs to run on average."""
 
     method: str = "da3"
     backbone: str = "mobilenet_v2"

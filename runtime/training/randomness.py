@@ -22,8 +22,8 @@ ORDER = 2  # of the photos in an epoch [epoch]
 AUGMENTATION = 3  # of one photo [epoch, its index]
 STATISTICS = 4  # which photos are looked at before the first step
 SAMPLES = 5  # which validation photos are kept beside the checkpoint
-GATES = 6  # the noise of sampled gates [step]
-INITIAL = 7  # what adaptors start from [block]
+INITIAL = 7  # what adaptors start from [block]; 6 was the noise of gates
+EXITS = 8  # what exits start from [the block before]
 
 Stream = np.random.RandomState
 
@@ -44,18 +44,12 @@ def stream(seed: int, purpose: int, *numbers: int) -> Stream:
     return Stream(words)
 
 
-def gate_draws(seed: int, step: int, count: int, blocks: int) -> Array:
-    """The randomness of the sampled gates of a batch at a step (from 0) of the run: float32 (count, blocks), uniform in
-    0..1."""
-    draws: Array = stream(seed, GATES, step).random_sample((count, blocks)).astype(np.float32)
-    return draws
-
-
-def initial_down(seed: int, block: int, mid: int, channels: int) -> Array:
-    """What W_d of the adaptor of a block starts from: float32 (mid, channels), normal with variance 2 / channels.
+def initial_down(seed: int, block: int, mid: int, channels: int, purpose: int = INITIAL) -> Array:
+    """What W_d of the adaptor of a block (or, for EXITS, of the exit behind it) starts from: float32 (mid, channels),
+    normal with variance 2 / channels.
 
     This keeps the variance through the ReLU that follows (He et al. 2015, arXiv 1502.01852).
     """
-    normal = stream(seed, INITIAL, block).standard_normal((mid, channels))
+    normal = stream(seed, purpose, block).standard_normal((mid, channels))
     down: Array = (math.sqrt(2.0 / channels) * normal).astype(np.float32)
     return down

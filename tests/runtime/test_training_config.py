@@ -40,6 +40,9 @@ def test_a_configuration_comes_back_from_json():
         "micro_batch": 4,
     }
     assert CONFIG.to_json()["adaptor"] == {"grid": 8, "mid": 32, "first": 4}
+    exits = CONFIG._replace(adaptor=CONFIG.adaptor._replace(exits=(6, 9), exit_width=128))
+    assert exits.to_json()["adaptor"] == {"grid": 8, "mid": 32, "first": 4, "exits": [6, 9], "exit_width": 128}
+    assert RunConfig.from_json(through_json(exits.to_json())) == exits
 
 
 def test_the_words_of_format_1_are_read():
@@ -59,7 +62,7 @@ def test_a_configuration_that_lacks_something_is_refused():
 
 def test_progress_comes_back_from_json():
     row = {"epoch": 1, "val_accuracy": 0.5}
-    progress = Progress(1, 2, {"photos": 32.0}, [row], row)
+    progress = Progress(1, 2, {"photos": 32.0}, [row], row, {"exits": [{"threshold": None, "temperature": 1.5}]})
     again = Progress.from_json(through_json(progress.to_json()))
     assert vars(again) == vars(progress)
     assert not again.finished(CONFIG) and Progress(epoch=4).finished(CONFIG)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from da3.runtime.training.recipe import batch_size, ramp, rank, schedule
+from da3.runtime.training.recipe import batch_size, closing_share, ramp, rank, schedule
 
 
 def test_schedule():
@@ -18,6 +18,11 @@ def test_schedule():
 def test_ramp():
     assert [ramp(progress, 0.2, 0.6) for progress in (0.0, 0.2, 0.6, 1.0)] == [0, 0, 1, 1]
     assert ramp(0.3, 0.2, 0.6) == pytest.approx(0.25)
+
+
+def test_closed_blocks_leave_something_to_the_exits():
+    shares = [closing_share(keep) for keep in (0.0, 0.4, 0.5, 0.59, 0.6, 0.8, 1.0)]
+    assert shares == pytest.approx([0.25, 0.65, 0.75, 0.84, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize(("photos", "batch"), [(1, 8), (10, 8), (100, 12), (300, 32), (10_000, 32)])

@@ -1,4 +1,4 @@
-"""The autograd functions of frozen blocks against stock autograd in float64, for every kind of block and gates."""
+"""The autograd functions of frozen blocks against stock autograd in float64, for every kind of block, run or left out."""
 
 import copy
 
@@ -23,7 +23,6 @@ CASES = [
     ("resnet50", {}, (0, 1, 3, 4)),
 ]
 BLOCKS = [(arch, options, i) for arch, options, indices in CASES for i in indices]
-GATES = {"none": None, "all": [1, 1, 1], "some": [0, 1, 0], "nobody": [0, 0, 0]}
 
 
 @pytest.fixture(scope="module")
@@ -45,18 +44,13 @@ def stock_conv(conv, x):
     return {None: lambda t: t, "relu": F.relu, "relu6": F.relu6}[conv.activation](y)
 
 
-def stock_block(block, x, added, gate):
-    """The docstring's formula in ordinary operations. The gate multiplies the branch's cell means, for its gradient."""
-    branch = x
+def stock_block(block, x, added, run=True):
+    """The docstring's formula in ordinary operations."""
+    y = x
     for conv in block.convs:
-        branch = stock_conv(conv, branch)
-    if gate is not None:
-        run = gate.detach().view(-1, 1, 1, 1)
-        means = F.avg_pool2d(branch, branch.shape[-1] // SIDE).detach()
-        # Worth zero, and its gradient by the gate is that of gate * (cell means), for the samples that ran.
-        slope = F.interpolate(means, scale_factor=branch.shape[-1] // SIDE) * run
-        branch = run * branch + (gate - gate.detach()).view(-1, 1, 1, 1) * slope
-    y = branch
+        y = stock_conv(conv, y)
+    if not run:
+        y = torch.zeros_like(y)
     if block.projection is not None:
         y = y + stock_conv(block.projection, x)
     elif block.has_shortcut:
@@ -78,26 +72,24 @@ def assert_close(found, expected):
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("pattern", GATES)
+@pytest.mark.parametrize("run", [True, False])
 @pytest.mark.parametrize(("arch", "options", "index"), BLOCKS, ids=lambda v: str(v))
-def test_gradients_equal_stock_autograd(arch, options, index, pattern, layout, backbones):
+def test_gradients_equal_stock_autograd(arch, options, index, run, layout, backbones):
     block = backbones(arch, options).blocks[index]
-    if GATES[pattern] is not None and not block.has_shortcut:
-        pytest.skip("no shortcut, so no gate")
+    if not run and not block.has_shortcut:
+        pytest.skip("no shortcut, so it cannot be left out")
     torch.manual_seed(index)
     x = torch.randn(3, block.in_channels, 8, 8, dtype=torch.float64).to(memory_format=layout)
     height = block.out_height(8)
     added = torch.randn(3, block.out_channels, SIDE, SIDE, dtype=torch.float64)
     weight = torch.randn(3, block.out_channels, height, height, dtype=torch.float64).to(memory_format=layout)
     inputs = [x, added]
-    if GATES[pattern] is not None:
-        inputs.append(torch.tensor(GATES[pattern], dtype=torch.float64))
 
-    def stock(x, added, gate=None):
-        return stock_block(block, x, added, gate)
+    def stock(x, added):
+        return stock_block(block, x, added, run)
 
-    def ours(x, added, gate=None):
-        return run_block(block, x, added, gate)
+    def ours(x, added):
+        return run_block(block, x, added, run=run)
 
     out, found = gradients(ours, inputs, weight)
     expected_out, expected = gradients(stock, inputs, weight)
@@ -117,7 +109,7 @@ def test_biases_get_their_gradients(arch, options, index, backbones):
     try:
         biases = [conv.bias for conv in block.every_conv]
         found = torch.autograd.grad(run_block(block, x).square().sum(), biases)
-        expected = torch.autograd.grad(stock_block(block, x, None, None).square().sum(), biases)
+        expected = torch.autograd.grad(stock_block(block, x, None).square().sum(), biases)
     finally:
         for conv in block.every_conv:
             conv.bias.requires_grad_(False)
@@ -137,7 +129,7 @@ def test_skip_path_leaves_the_branch_out_of_the_gradient(arch, options, index, s
 
     def stock(x, added):
         if not block.has_shortcut:  # there the branch is the only way
-            return stock_block(block, x, added, None)
+            return stock_block(block, x, added)
         branch = x
         for conv in block.convs:
             branch = stock_conv(conv, branch)
@@ -169,7 +161,7 @@ def test_tail_and_lone_convolutions(backbones):
 @pytest.mark.parametrize("precision", KEEP_PRECISIONS)
 def test_adaptor_gradients(precision):
     torch.manual_seed(0)
-    adaptor = Adaptor(cin=6, cout=5, mid=4, side=SIDE, gated=True).double()
+    adaptor = Adaptor(cin=6, cout=5, mid=4, side=SIDE).double()
     with torch.no_grad():
         for parameter in adaptor.parameters():
             parameter.normal_()
@@ -178,12 +170,11 @@ def test_adaptor_gradients(precision):
 
     def outcome(x, ours):
         if ours:
-            same, p, a, logit = adaptor(x, precision)
+            same, p, a, _ = adaptor(x, precision)
         else:
             p = F.avg_pool2d(x, 4).flatten(2).transpose(1, 2)
-            a, logit = adaptor.compute(p)
-            same = x
-        return same.square().sum() + p.pow(3).sum() + a.square().sum() + logit.square().sum()
+            a, same = adaptor.compute(p), x
+        return same.square().sum() + p.pow(3).sum() + a.square().sum()
 
     results = []
     for ours in (True, False):
@@ -193,10 +184,7 @@ def test_adaptor_gradients(precision):
     for a, b in zip(*results, strict=True):
         assert (a - b).abs().max() <= tolerance * max(1.0, float(b.abs().max()))
     with torch.no_grad():
-        _, _, a, logit = adaptor(x)
-        expected_a, expected_logit = adaptor.compute(F.avg_pool2d(x, 4).flatten(2).transpose(1, 2))
-    assert_close(a, expected_a)
-    assert_close(logit, expected_logit)
+        assert_close(adaptor(x).a, adaptor.compute(F.avg_pool2d(x, 4).flatten(2).transpose(1, 2)))
 
 
 @pytest.mark.parametrize(("precision", "error"), [("fp32", 0.0), ("bf16", 2.0**-8), ("int8", 1.02 / 254)])
@@ -249,7 +237,7 @@ def test_bits_are_packed_the_same_everywhere(count):
     assert torch.equal(kernels.unpack(bits, count), passed)
 
 
-def test_samples_whose_gate_is_off_are_left_out_both_ways(backbones, monkeypatch):
+def test_a_block_that_is_not_run_costs_nothing_either_way(backbones, monkeypatch):
     block = backbones("resnet50", {}).blocks[1]
     seen = []
     for name in ("convolve", "input_gradient"):
@@ -258,22 +246,21 @@ def test_samples_whose_gate_is_off_are_left_out_both_ways(backbones, monkeypatch
             frozen, name, lambda conv, x, *rest, real=real, **more: seen.append(len(x)) or real(conv, x, *rest, **more)
         )
     x = torch.randn(5, block.in_channels, 8, 8, dtype=torch.float64, requires_grad=True)
-    gate = torch.tensor([0, 1, 0, 0, 1.0], dtype=torch.float64, requires_grad=True)
     added = torch.zeros(5, block.out_channels, SIDE, SIDE, dtype=torch.float64)
-    run_block(block, x, added, gate).sum().backward()
-    assert seen == [2] * 6, "three convolutions forward and three backward, on two samples each"
-    assert (gate.grad[[0, 2, 3]] == 0).all() and (gate.grad[[1, 4]] != 0).all()
+    run_block(block, x, added, run=False).sum().backward()
+    assert not seen
+    run_block(block, x, added).sum().backward()
+    assert seen == [5] * 6, "three convolutions forward and three backward"
 
 
 def test_a_block_saves_bits_and_cells_only(backbones):
     """What autograd holds between forward and backward, in bytes."""
     block = backbones("resnet50", {}).blocks[1].float()
     x = torch.randn(2, block.in_channels, 16, 16).contiguous(memory_format=torch.channels_last)
-    y = run_block(block, x.requires_grad_(True), None, None)
+    y = run_block(block, x.requires_grad_(True))
     saved = y.grad_fn.saved
     masks = [*saved.inner, saved.outer]
     assert sum(mask.bits.nbytes for mask in masks) == (64 + 64 + 256) * 16 * 16 * 2 / 8
-    assert saved.mean_branch is None and saved.ran is None
     held = {t.numel() for t in vars(y.grad_fn).values() if isinstance(t, torch.Tensor)}
     assert not held and y.grad_fn.saved_tensors == ()
     block.double()

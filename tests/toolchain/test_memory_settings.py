@@ -8,8 +8,9 @@ import torch
 from da3.runtime.training.config import AdaptorSpec, MemorySettings, slice_size
 from da3.toolchain.backbones import random_weights
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.methods import Task, method
+from da3.toolchain.methods import Task, adaptor_spec, method
 from da3.toolchain.network.slicing import images_a_slice
+from da3.toolchain.training.step_worker import close_to
 
 WIDTH = {"mobilenet_v2": 0.35}
 
@@ -23,9 +24,18 @@ def step(name, arch, settings, keep=1.0, batch=6, spec=None):
     """Loss and gradients, by name, of one training step."""
     torch.manual_seed(0)
     learner = method(name)(
-        Task(arch=arch, size=64, classes=5, flops_budget=keep, adaptor=spec or AdaptorSpec.of(arch), memory=settings),
+        Task(
+            arch=arch,
+            size=64,
+            classes=5,
+            flops_budget=keep,
+            adaptor=spec or adaptor_spec(arch, weights_of(arch), 64),
+            memory=settings,
+        ),
         weights_of(arch),
     )
+    if keep < 1:
+        close_to(learner.model, learner.share_left, seed=0)
     draw = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in learner.parameters():
@@ -42,8 +52,8 @@ def step(name, arch, settings, keep=1.0, batch=6, spec=None):
     ("name", "arch", "keep"),
     [
         ("da3", "mobilenet_v2", 1.0),
-        ("da3", "mobilenet_v2", 0.7),
-        ("da3", "resnet18", 0.7),
+        ("da3", "mobilenet_v2", 0.55),
+        ("da3", "resnet18", 0.55),
         ("linear", "mobilenet_v2", 1.0),
         ("bias", "mobilenet_v2", 1.0),
         ("piggyback", "mobilenet_v2", 1.0),
@@ -59,8 +69,7 @@ def test_any_slicing_gives_the_same_step(name, arch, keep):
         assert (sliced.correct, sliced.share) == (whole.correct, pytest.approx(whole.share, rel=1e-6))
         assert found.keys() == expected.keys()
         for key in found:
-            # What is smaller is left of larger parts of either sign, a gate's of F(x) and what stands in for it.
-            largest = max(float(expected[key].abs().max()), 0.1 if "gate" in key else 0.01)
+            largest = max(float(expected[key].abs().max()), 0.01)  # what is smaller is left of parts of either sign
             assert (found[key] - expected[key]).abs().max() <= tolerance * largest, key
 
 

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torch import nn
 
-from da3.runtime.training.config import AdaptorSpec, MemorySettings
+from da3.runtime.training.config import MemorySettings
 from da3.runtime.training.recipe import schedule
 from da3.toolchain.backbones import load_backbone, load_weights, random_weights
 from da3.toolchain.backbones.layers import ExplicitConv2d
-from da3.toolchain.methods import METHODS, Task
+from da3.toolchain.methods import METHODS, Task, adaptor_spec
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.methods.piggyback import START, THRESHOLD
 
@@ -34,7 +34,8 @@ def weights():
 def learner_of(name, weights, arch="mobilenet_v2", micro_batch=0, size=SIZE):
     torch.manual_seed(0)
     memory = MemorySettings(keep_precision="fp32", micro_batch=micro_batch)
-    task = Task(arch=arch, size=size, classes=CLASSES, flops_budget=1.0, adaptor=AdaptorSpec(), memory=memory)
+    spec = adaptor_spec(arch, weights, size)._replace(first=0)
+    task = Task(arch=arch, size=size, classes=CLASSES, flops_budget=1.0, adaptor=spec, memory=memory)
     return METHODS[name](task, weights)
 
 
@@ -77,7 +78,7 @@ def is_conv_weight(model):
 
 
 TRAINED = {
-    "da3": lambda model: lambda name: name.startswith(("adaptors.", "head.")) and ".gate" not in name,
+    "da3": lambda model: lambda name: name.startswith(("adaptors.", "exits.", "head.")),
     "linear": lambda model: lambda name: name.startswith("head."),
     "bias": lambda model: lambda name: name.endswith(".bias") or name == "head.weight",
     "series": lambda model: lambda name: not is_conv_weight(model)(name),
@@ -239,7 +240,7 @@ def test_learns(name):
     """With its own learning rate, from the embedded backbone."""
     learner = learner_of(name, load_weights("demo", "mobilenet_v2"), size=32)
     pixels, labels = stripes(24, 0)
-    learner.prepare([learner.normalise(pixels)])
+    learner.prepare(lambda: [learner.normalise(pixels)])
     optimizer = torch.optim.AdamW(learner.parameters(), weight_decay=1e-4)
     losses = []
     steps = 40

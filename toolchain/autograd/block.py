@@ -23,7 +23,7 @@ class BlockFlops:
 
 
 class Block(nn.Module):
-    """One residual block: branch F, shortcut S, activation phi of ``y = phi(S(x) + g F(x) + upsample(a))``.
+    """One residual block: branch F, shortcut S, activation phi of ``y = phi(S(x) + F(x) + upsample(a))``.
 
     ``shortcut`` is None (there is none), "identity" or a FrozenConv. ``activation`` is None or "relu".
     """

@@ -1,17 +1,15 @@
 """Frozen blocks as autograd functions of our own, which save 1-bit masks and G x G tensors and nothing full-size.
 
-    y = phi( S(x) + g F(x) + upsample(a) )          S, F frozen; a (B, C', G, G) and g (B,) are learnt elsewhere
+    y = phi( S(x) + F(x) + upsample(a) )            S, F frozen; a (B, C', G, G) is learnt elsewhere
 
     d  = phi'(y) dL/dy                              phi' is 0 or 1: saved as one bit an element
     dL/da = sum of d over each cell                 (B, C', G, G)
-    dL/dg = < d, F(x) >  ~  sum over cells of dL/da . mean of F(x) in the cell
-    dL/dx = S^T d + F^T (g d)                       F^T: input gradients of the branch's convolutions, last to first,
+    dL/dx = S^T d + F^T d                           F^T: input gradients of the branch's convolutions, last to first,
                                                     each masked by its activation's bits
 
-For W x + b only the gradient of W needs x. W is frozen, so x is not saved. F(x) is not saved either; its G x G averages
-are, where there is a gate. Samples whose gate is 0 are left out of the branch in both directions, so their gates get
-no gradient from the task. With ``skip_path`` F^T is left out wherever there is a shortcut for the gradient to take;
-phi' is then saved as its mean over each cell where that is smaller.
+For W x + b only the gradient of W needs x. W is frozen, so neither x nor F(x) is saved. A block that is not run is left
+out in both directions: y = phi(S(x) + upsample(a)). With ``skip_path`` F^T is left out wherever there is a shortcut for
+the gradient to take; phi' is then saved as its mean over each cell where that is smaller.
 
 A backward pass here may overwrite the gradient it is handed. Nothing else reads that tensor in these networks, and a
 full-size copy of it would be a good part of a step's peak memory.
@@ -30,31 +28,28 @@ from torch import Tensor
 from da3.toolchain.autograd.block import Block
 from da3.toolchain.autograd.conv import FrozenConv
 from da3.toolchain.autograd.kernels import CellMask, Mask, activate_, cells, convolve, input_gradient
-from da3.toolchain.autograd.saved import SavedTensor
 
 
 def run_block(
     block: Block,
     x: Tensor,
     added: Tensor | None = None,
-    gate: Tensor | None = None,
     *,
+    run: bool = True,
     skip_path: bool = False,
-    saved_precision: str = "fp32",
 ) -> Tensor:
     """One block's output (B, C', H', W').
 
-    x (B, C, H, W); added (B, C', G, G) or None, upsampled to the output by repetition; gate (B,) of 0s and 1s, or
-    None for "run it": samples whose gate is 0 are left out of the branch. ``saved_precision``, "fp32", "bf16" or
-    "int8", is that of the branch's cell means. Raises ValueError for a gate where there is no shortcut.
+    x (B, C, H, W); added (B, C', G, G) or None, upsampled to the output by repetition; ``run`` off leaves the branch
+    out. Raises ValueError for that where there is no shortcut.
     """
-    if gate is not None and not block.has_shortcut:
-        raise ValueError(f"block {block.name} has no shortcut, so it cannot be gated")
+    if not run and not block.has_shortcut:
+        raise ValueError(f"block {block.name} has no shortcut, so it cannot be left out")
     biases = [conv.bias for conv in block.every_conv if conv.bias.requires_grad]
-    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, added, gate, *biases)):
-        y: Tensor = _BlockPass.apply(x, added, gate, block, skip_path, saved_precision, *biases)  # type: ignore[no-untyped-call]
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, added, *biases)):
+        y: Tensor = _BlockPass.apply(x, added, block, run, skip_path, *biases)  # type: ignore[no-untyped-call]
         return y
-    return _forward(block, x, added, gate, None)
+    return _forward(block, x, added, run, None)
 
 
 def run_conv(conv: FrozenConv, x: Tensor) -> Tensor:
@@ -68,21 +63,15 @@ def run_conv(conv: FrozenConv, x: Tensor) -> Tensor:
 class _Saved:
     """What a block's backward pass needs of its forward pass."""
 
-    def __init__(self, *, through_branch: bool, precision: str, coarse_mask: bool):
+    def __init__(self, *, through_branch: bool, coarse_mask: bool):
         self.through_branch = through_branch  # the gradient goes through the branch as well
-        self.precision = precision  # of mean_branch
         self.coarse_mask = coarse_mask  # phi' may be saved as its mean over each cell
         self.inner: list[Mask | None] = []  # of the branch's convolutions but the last
         self.outer: Mask | CellMask | None = None
-        self.ran: Tensor | None = None  # indices of the samples that took the branch; None for all
-        self.mean_branch: SavedTensor | None = None  # (samples that ran, G*G, C')
 
 
-def _forward(block: Block, x: Tensor, added: Tensor | None, gate: Tensor | None, saved: _Saved | None) -> Tensor:
+def _forward(block: Block, x: Tensor, added: Tensor | None, run: bool, saved: _Saved | None) -> Tensor:
     """``run_block``'s result; fills ``saved`` where there will be a backward pass."""
-    ran = None if gate is None else (gate > 0.5).nonzero().flatten()
-    if ran is not None and len(ran) == len(x):
-        ran = None
     x = x.contiguous(memory_format=torch.channels_last)
     shortcut = x if block.projection is None else convolve(block.projection, x)
     base = None
@@ -90,34 +79,23 @@ def _forward(block: Block, x: Tensor, added: Tensor | None, gate: Tensor | None,
         fresh = block.projection is not None
         base = shortcut if added is None and fresh else _add_cells(shortcut, added, fresh)
 
-    if ran is None or len(ran):
-        h = x if ran is None else x.index_select(0, ran).contiguous(memory_format=torch.channels_last)
+    if run:
+        h = x
         *first, last = block.convs
         for conv in first:
             h = convolve(conv, h, activation=conv.activation)
             if saved is not None and saved.through_branch:
                 saved.inner.append(None if conv.activation is None else Mask(h, conv.activation))
-        save_mean = saved is not None and gate is not None and gate.requires_grad and added is not None
-        if ran is None and not save_mean:
-            y = convolve(last, h, base, block.activation if base is not None or added is None else None)
-            if base is None and added is not None:
-                y = activate_(_add_cells(y, added, True), block.activation)
-        else:
-            branch = convolve(last, h)
-            if save_mean:
-                assert saved is not None and added is not None
-                saved.mean_branch = SavedTensor(cell_means(branch, added.shape[-1]), saved.precision)
-            assert base is not None
-            y = activate_(base.add_(branch) if ran is None else base.index_add_(0, ran, branch), block.activation)
+        y = convolve(last, h, base, block.activation if base is not None or added is None else None)
+        if base is None and added is not None:
+            y = activate_(_add_cells(y, added, True), block.activation)
     else:
         assert base is not None
         y = activate_(base, block.activation)
-    if saved is not None:
-        saved.ran = ran
-        if block.activation is not None:
-            side = y.shape[-1] if added is None else added.shape[-1]
-            coarse = saved.coarse_mask and (y.shape[-1] // side) ** 2 > 8
-            saved.outer = CellMask(y, block.activation, side) if coarse else Mask(y, block.activation)
+    if saved is not None and block.activation is not None:
+        side = y.shape[-1] if added is None else added.shape[-1]
+        coarse = saved.coarse_mask and (y.shape[-1] // side) ** 2 > 8
+        saved.outer = CellMask(y, block.activation, side) if coarse else Mask(y, block.activation)
     return y
 
 
@@ -127,63 +105,47 @@ class _BlockPass(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         added: Tensor | None,
-        gate: Tensor | None,
         block: Block,
+        run: bool,
         skip_path: bool,
-        precision: str,
         *biases: Tensor,
     ) -> Tensor:
         needs_x, needs_biases = x.requires_grad, bool(biases)
         shortcut_only = skip_path and block.has_shortcut and not needs_biases
         ctx.saved = _Saved(
-            through_branch=(needs_x and not shortcut_only) or needs_biases,
-            precision=precision,
-            coarse_mask=shortcut_only,
+            through_branch=run and ((needs_x and not shortcut_only) or needs_biases), coarse_mask=shortcut_only
         )
         ctx.block, ctx.height = block, x.shape[-1]
         ctx.side = None if added is None else added.shape[-1]
-        return _forward(block, x, added, gate, ctx.saved)
+        return _forward(block, x, added, run, ctx.saved)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         block: Block = ctx.block
         saved: _Saved = ctx.saved
         height: int = ctx.height
-        needs_x, needs_added, needs_gate = ctx.needs_input_grad[:3]
+        needs_x, needs_added = ctx.needs_input_grad[:2]
         d = grad.contiguous(memory_format=torch.channels_last)
         if saved.outer is not None:
             d = saved.outer.on_(d)
-        d_added = d_gate = d_x = None
-        if needs_added or needs_gate:
-            d_added = _cell_sums(d, ctx.side)
-            if needs_gate:
-                d_gate = _gate_gradient(saved, d_added)
+        d_x = None
+        d_added = _cell_sums(d, ctx.side) if needs_added else None
         bias_grads: dict[int, Tensor] = {}
-        if saved.through_branch and (saved.ran is None or len(saved.ran)):
+        if saved.through_branch:
             d_branch = _branch_gradient(block, saved, d, height, bias_grads)
             if needs_x:
-                d_x = _input_gradient(block, saved, d, d_branch, height)
+                d_x = input_gradient(block.convs[0], d_branch, height, _shortcut_gradient(block, d, height))
         elif needs_x:
             d_x = _shortcut_gradient(block, d, height)
         if block.projection is not None:
             _note_bias(bias_grads, block.projection, d)
         biases = [bias_grads.get(id(c)) for c in block.every_conv if c.bias.requires_grad]
-        return d_x, d_added if needs_added else None, d_gate, None, None, None, *biases
-
-
-def _gate_gradient(saved: _Saved, d_added: Tensor) -> Tensor:
-    """dL/dg (B,) from dL/da (B, C', G, G); 0 for the samples that did not run."""
-    if saved.mean_branch is None:
-        return d_added.new_zeros(len(d_added))
-    through = d_added if saved.ran is None else d_added.index_select(0, saved.ran)
-    through = through.permute(0, 2, 3, 1).flatten(1, 2)
-    found = (through * saved.mean_branch.restore(through.dtype)).flatten(1).sum(1)
-    return found if saved.ran is None else found.new_zeros(len(d_added)).index_copy_(0, saved.ran, found)
+        return d_x, d_added, None, None, None, *biases
 
 
 def _branch_gradient(block: Block, saved: _Saved, d: Tensor, height: int, bias_grads: dict[int, Tensor]) -> Tensor:
-    """The gradient of the first convolution's output, of the samples that ran; notes those of biases on the way."""
-    g = d if saved.ran is None else d.index_select(0, saved.ran).contiguous(memory_format=torch.channels_last)
+    """The gradient of the first convolution's output; notes those of biases on the way."""
+    g = d
     heights = block.heights(height)
     for i, conv in reversed(list(enumerate(block.convs))):
         mask = saved.inner[i] if i < len(saved.inner) else None
@@ -193,15 +155,6 @@ def _branch_gradient(block: Block, saved: _Saved, d: Tensor, height: int, bias_g
         if i > 0:
             g = input_gradient(conv, g, heights[i])
     return g
-
-
-def _input_gradient(block: Block, saved: _Saved, d: Tensor, d_branch: Tensor, height: int) -> Tensor:
-    """S^T d + F^T (g d), where ``d_branch`` is what the branch's first convolution has yet to pass on."""
-    shortcut = _shortcut_gradient(block, d, height)
-    if saved.ran is None:
-        return input_gradient(block.convs[0], d_branch, height, shortcut)
-    assert shortcut is not None, "a block without shortcut has no gate, so every sample ran"
-    return shortcut.index_add(0, saved.ran, input_gradient(block.convs[0], d_branch, height))
 
 
 def _shortcut_gradient(block: Block, d: Tensor, height: int) -> Tensor | None:

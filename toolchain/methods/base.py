@@ -14,12 +14,15 @@ from torch import Tensor, nn
 from da3.runtime.training import AdaptorSpec, MemorySettings
 from da3.toolchain.backbones.registry import build_network
 from da3.toolchain.backbones.weights import WeightsFile
+from da3.toolchain.network.exits import with_exits
 from da3.toolchain.network.model import Output
 from da3.toolchain.network.slicing import images_a_slice
 
 Batch = tuple[Tensor, Tensor]  # pixels uint8 (B, S, S, 3), labels int64 (B,)
 # A number -> training photos without end, in an order that belongs to the number.
 Photos = Callable[[int], Generator[Batch, None, None]]
+# Some normalised training images (B, 3, S, S), from the start at every call.
+Images = Callable[[], Iterable[Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +30,7 @@ class Task:
     """What is to be learnt: ``classes`` classes from images of ``size`` pixels with the backbone ``arch``.
 
     ``flops_budget`` is the share of the block FLOPs that may run on average, above 0 and up to 1. ``seed`` decides what
-    da3 draws at random; the other methods draw from PyTorch's own generator.
+    da3 starts from; the other methods draw from PyTorch's own generator.
     """
 
     arch: str
@@ -41,11 +44,18 @@ class Task:
 
 @dataclass(frozen=True)
 class StepResult:
-    """One batch: its mean loss, how many predictions were right, and the summed share of block FLOPs run."""
+    """One batch: its mean loss, how many last answers were right, and the share of block FLOPs that they took."""
 
     loss: float
     correct: int
     share: float
+
+
+def adaptor_spec(arch: str, weights: WeightsFile, size: int) -> AdaptorSpec:
+    """The adaptors and exits that suit the backbone ``arch``, as its ``weights`` are, at images of ``size`` pixels."""
+    with torch.device("meta"):
+        network = build_network(arch, weights.width, weights.padding).split()
+    return with_exits(AdaptorSpec.of(arch), network, size)
 
 
 class Learner(ABC):
@@ -64,7 +74,7 @@ class Learner(ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> Output:
-        """Normalised images (B, 3, S, S) -> logits, and which blocks ran, in the mode last set."""
+        """Normalised images (B, 3, S, S) -> every answer, in the mode last set."""
 
     @abstractmethod
     def domain_state(self) -> dict[str, Tensor]:
@@ -81,8 +91,8 @@ class Learner(ABC):
         """Bytes to store this domain: every floating-point number of ``domain_state()`` in fp16, as packs have it."""
         return sum(2 * tensor.numel() for tensor in self.domain_state().values() if tensor.is_floating_point())
 
-    def prepare(self, images: Iterable[Tensor]) -> None:
-        """Look at some normalised training images (B, 3, S, S) before the first step. Default: nothing to do."""
+    def prepare(self, images: Images) -> None:
+        """Look at some training images before the first step. Default: nothing to do."""
 
     def revise(self, progress: float, photos: Photos) -> None:
         """Look at training photos again before the step at ``progress``. Default: nothing to do.
@@ -102,6 +112,10 @@ class Learner(ABC):
         """Whether what is trained at ``progress`` already meets the task, so it may be kept as the best."""
         return True
 
+    def answer_costs(self) -> list[float]:
+        """Share of the block FLOPs that each answer takes: of each exit, then of the last one."""
+        return [1.0]
+
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser updates."""
         return [p for p in self.model.parameters() if p.requires_grad]
@@ -115,24 +129,20 @@ class Learner(ABC):
 
     # -- one batch
 
-    def step(self, pixels: Tensor, labels: Tensor, smoothing: float, number: int = 0) -> StepResult:
+    def step(self, pixels: Tensor, labels: Tensor, smoothing: float) -> StepResult:
         """Forward and backward of a batch, in slices where the method allows; adds to every parameter's ``grad``.
 
-        pixels uint8 (B, S, S, 3), labels int64 (B,); ``number`` is the step's in the run, from 0, and decides what is
-        random about it. Any slicing gives the same gradients up to rounding.
+        pixels uint8 (B, S, S, 3), labels int64 (B,). Any slicing gives the same gradients up to rounding.
         """
         count = len(labels)
-        loss = share = 0.0
-        correct = 0
-        self.begin_batch(count, number)
+        loss, share, correct = 0.0, 1.0, 0
         for rows in self._slices(count):
-            output = self.forward_slice(self.normalise(pixels[rows]), rows)
+            output = self.forward(self.normalise(pixels[rows]))
             slice_loss = self.loss(output, labels[rows], smoothing, count)
             slice_loss.backward()  # type: ignore[no-untyped-call]
             loss += float(slice_loss.detach())
             correct += int((output.logits.argmax(1) == labels[rows]).sum())
-            share += float(output.share.detach().sum())
-        self.end_batch(share / count)
+            share = output.share
         return StepResult(loss, correct, share)
 
     @property
@@ -153,21 +163,11 @@ class Learner(ABC):
         size = self.micro_batch if self.sliceable else count
         return (slice(i, min(i + size, count)) for i in range(0, count, size))
 
-    def begin_batch(self, count: int, number: int = 0) -> None:
-        """Draw what is random about the batch of ``count`` of step ``number``, as a whole: no slicing changes it."""
-
-    def forward_slice(self, images: Tensor, rows: slice) -> Output:
-        """``forward`` of ``images``, the samples ``rows`` of the batch begun last."""
-        return self.forward(images)
-
-    def end_batch(self, share: float) -> None:
-        """Take note of the mean share of block FLOPs that the batch ran."""
-
     def loss(self, output: Output, labels: Tensor, smoothing: float, count: int) -> Tensor:
         """What these samples contribute (a scalar) to the mean loss of a batch of ``count``."""
         return F.cross_entropy(output.logits, labels, label_smoothing=smoothing, reduction="sum") / count
 
     @torch.no_grad()
     def predict(self, pixels: Tensor) -> Output:
-        """Output for uint8 (B, S, S, 3) without gradients, a few images at a time to save memory."""
+        """Answers for uint8 (B, S, S, 3) without gradients, a few images at a time to save memory."""
         return Output.joined([self.forward(self.normalise(few)) for few in torch.split(pixels, self.micro_batch)])

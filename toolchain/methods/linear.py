@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor, nn
 
 from da3.toolchain.backbones.registry import load_backbone
 from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.backbones.weights import WeightsFile
-from da3.toolchain.methods.base import Task
+from da3.toolchain.methods.base import Images, Task
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.network.head import Head
 from da3.toolchain.network.model import Output
@@ -44,7 +42,7 @@ class Linear(Ordinary):
         self.model = self.model_type(load_backbone(task.arch, weights, task.memory.backbone_precision), task.classes)
 
     def forward(self, images: Tensor) -> Output:
-        return Output.ungated(self.model(images), len(self.model.backbone.blocks))
+        return Output(self.model(images))
 
     def domain_state(self) -> dict[str, Tensor]:
         return {k: v for k, v in self.model.state_dict().items() if k.startswith("head.")}
@@ -53,6 +51,6 @@ class Linear(Ordinary):
         return self.model.backbone, self.model.head
 
     @torch.no_grad()
-    def prepare(self, images: Iterable[Tensor]) -> None:
-        features = torch.cat([self.model.backbone(batch).cpu() for batch in images])
+    def prepare(self, images: Images) -> None:
+        features = torch.cat([self.model.backbone(batch).cpu() for batch in images()])
         self.model.head.fit_normalisation(features)

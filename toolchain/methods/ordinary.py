@@ -39,7 +39,7 @@ class WholeNetwork(Ordinary):
     def forward(self, images: Tensor) -> Output:
         # PyTorch's default layout, which people train with. Channels-last is a sixth faster on a CPU, but the weight
         # gradient of a strided 1x1 convolution may then write past its end (PyTorch 2.13, oneDNN).
-        return Output.ungated(self.model(images.contiguous()), 1)
+        return Output(self.model(images.contiguous()))
 
     def plain(self) -> Network:
         """A copy of the trained network in which everything that the method added is folded into the convolutions."""

@@ -1,10 +1,11 @@
-"""The network of a domain: adaptors, gates, bypasses and head on a frozen backbone, and how its gates are chosen."""
+"""The network of a domain: adaptors, exits, bypasses and head on a frozen backbone, and which blocks are closed."""
 
 from da3.toolchain.network.adaptor import Adaptor
+from da3.toolchain.network.block_selection import closing_costs, fit_bypasses, open_blocks
 from da3.toolchain.network.bypass import LowRankBypass
-from da3.toolchain.network.gate_selection import close_gate, fit_bypasses, gate_costs, open_blocks
-from da3.toolchain.network.gating import Gating
+from da3.toolchain.network.exits import Exit, exit_places, with_exits
 from da3.toolchain.network.head import Head
+from da3.toolchain.network.loss import answers_loss
 from da3.toolchain.network.model import BlockOutput, DomainModel, Output
 from da3.toolchain.network.slicing import images_a_slice
 
@@ -12,13 +13,15 @@ __all__ = [
     "Adaptor",
     "BlockOutput",
     "DomainModel",
-    "Gating",
+    "Exit",
     "Head",
     "LowRankBypass",
     "Output",
-    "close_gate",
+    "answers_loss",
+    "closing_costs",
+    "exit_places",
     "fit_bypasses",
-    "gate_costs",
     "images_a_slice",
     "open_blocks",
+    "with_exits",
 ]

@@ -1,9 +1,8 @@
-"""The additive adaptor and its look-ahead gate: everything that one domain learns beside a frozen block.
+"""The additive adaptor: what one domain learns beside a frozen block.
 
     p = AvgPool(x) to G x G                 z = (p - mean) / std, both fixed before training
     h = ReLU(W_d z + b_d)                   (m channels)
     a = s (W_u h + b_u)                     W_u = 0 at the start, so training starts at the pretrained network
-    l = w_g . mean(h) + b_g                 gate logit of the NEXT block, which runs where l > theta
 
 After Dynamic Additive Attention Adaption (Yang, Rakin, Fan; arXiv 2012.01362); the equations are this project's own.
 mean, std and s (the typical deviation of the block's output) are measured once, before training. A step of the
@@ -23,9 +22,6 @@ from da3.runtime.training.randomness import initial_down
 from da3.toolchain.autograd.frozen import PooledInput, cell_means
 from da3.toolchain.autograd.saved import SavedTensor
 
-OPEN_LOGIT = 2.0  # every gate starts open: P(run) = sigmoid(2) = 0.88 under noise of scale 1
-GATE_STEP = 0.25  # w_g is this times its parameter: its entries all step together, and larger steps make gates flutter
-
 
 def grid_side(height: int, most: int) -> int:
     """Cells a side for an output of ``height``: the largest divisor of it that is at most ``most``.
@@ -41,52 +37,43 @@ def grid_side(height: int, most: int) -> int:
 
 class AdaptorOutput(NamedTuple):
     """What ``Adaptor`` returns: x (B, C, H, H), to be read by the block; its cell means p (B, G*G, C); a (B, C', G, G);
-    and the logit (B,) of the next block's gate, None where that has none.
+    and p as it is kept for the backward pass, for all that reads p (None without gradients).
     """
 
     x: Tensor
     p: Tensor
     a: Tensor
-    logit: Tensor | None
+    saved: SavedTensor | None
 
 
 class _AdaptorPass(torch.autograd.Function):
-    """``Adaptor.compute`` that saves p alone, at the precision asked for. With rows of B*G*G cells:
+    """``Adaptor.compute`` with the p that was saved. With rows of B*G*G cells:
 
-    z = (p - mean) / std      u = z W_d^T + b_d      h = ReLU(u)      a = s (h W_u^T + b_u)      l = mean(h) w_g + b_g
-    dW_u = s da^T h           dh = s da W_u + dl w_g^T / G^2          du = dh where u > 0        dW_d = du^T z
-    dp = du W_d / std
+    z = (p - mean) / std      u = z W_d^T + b_d      h = ReLU(u)              a = s (h W_u^T + b_u)
+    dW_u = s da^T h           dh = s da W_u          du = dh where u > 0      dW_d = du^T z              dp = du W_d / std
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, p: Tensor, adaptor: Adaptor, precision: str, *parameters: Tensor
-    ) -> tuple[Tensor, Tensor | None]:
-        ctx.set_materialize_grads(False)  # an unused logit has no gradient rather than zeros
-        ctx.saved, ctx.adaptor, ctx.dtype, ctx.shape = SavedTensor(p, precision), adaptor, p.dtype, p.shape
+    def forward(ctx: Any, p: Tensor, adaptor: Adaptor, saved: SavedTensor, *parameters: Tensor) -> Tensor:
+        ctx.saved, ctx.adaptor, ctx.dtype, ctx.shape = saved, adaptor, p.dtype, p.shape
         return adaptor.compute(p)
 
     @staticmethod
-    def backward(ctx: Any, d_a: Tensor, d_logit: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, d_a: Tensor) -> tuple[Tensor | None, ...]:
         adaptor: Adaptor = ctx.adaptor
-        batch, cells, channels = ctx.shape
+        channels = ctx.shape[2]
         z = ((ctx.saved.restore(ctx.dtype) - adaptor.mean) / adaptor.std).reshape(-1, channels)
         h = torch.addmm(adaptor.down_bias, z, adaptor.down.T).relu_()  # (B*G*G, m)
         d = adaptor.out_scale * d_a.permute(0, 2, 3, 1).reshape(-1, adaptor.cout)
         grads = {"up": d.T @ h, "up_bias": d.sum(0)}
-        d_h = d @ adaptor.up
-        if d_logit is not None:
-            assert adaptor.gate is not None
-            grads |= {"gate": GATE_STEP * (h.view(batch, cells, -1).mean(1).T @ d_logit), "gate_bias": d_logit.sum()}
-            d_h.view(batch, cells, -1).add_((GATE_STEP / cells * d_logit[:, None] * adaptor.gate)[:, None])
-        d_u = d_h.mul_(h > 0)
+        d_u = (d @ adaptor.up).mul_(h > 0)
         grads |= {"down": d_u.T @ z, "down_bias": d_u.sum(0)}
-        d_p = (d_u @ (adaptor.down / adaptor.std)).view(batch, cells, channels) if ctx.needs_input_grad[0] else None
+        d_p = (d_u @ (adaptor.down / adaptor.std)).view(ctx.shape) if ctx.needs_input_grad[0] else None
         return d_p, None, None, *(grads.get(name) for name, _ in adaptor.named_parameters())
 
 
 class Adaptor(nn.Module):
-    """x (B, C, H, H) -> a (B, C', G, G), and the logit (B,) of the next block's gate if that is ``gated``.
+    """x (B, C, H, H) -> a (B, C', G, G).
 
     ``mid`` is m, ``side`` is G; ``cin`` and ``cout`` are the block's C and C'.
     """
@@ -95,7 +82,7 @@ class Adaptor(nn.Module):
     std: Tensor
     out_scale: Tensor
 
-    def __init__(self, *, cin: int, cout: int, mid: int, side: int, gated: bool, seed: int = 0, block: int = 0):
+    def __init__(self, *, cin: int, cout: int, mid: int, side: int, seed: int = 0, block: int = 0):
         """``seed`` and the index of the ``block`` decide what W_d starts from."""
         super().__init__()
         self.cin, self.cout, self.mid, self.side = cin, cout, mid, side
@@ -106,8 +93,6 @@ class Adaptor(nn.Module):
         self.down_bias = nn.Parameter(torch.zeros(mid))
         self.up = nn.Parameter(torch.zeros(cout, mid))
         self.up_bias = nn.Parameter(torch.zeros(cout))
-        self.gate: nn.Parameter | None = nn.Parameter(torch.zeros(mid)) if gated else None
-        self.gate_bias: nn.Parameter | None = nn.Parameter(torch.full((), OPEN_LOGIT)) if gated else None
 
     def set_statistics(self, mean: Tensor, std: Tensor, out_scale: float) -> None:
         """Fix the normalisation: mean and std (C,) of the pooled input, out_scale of the block's output."""
@@ -122,36 +107,32 @@ class Adaptor(nn.Module):
         """
         if not torch.is_grad_enabled():
             p = cell_means(x, self.side)
-            return AdaptorOutput(x, p, *self.compute(p))
+            return AdaptorOutput(x, p, self.compute(p), None)
         x, p = PooledInput.apply(x, self.side)  # type: ignore[no-untyped-call]
-        computed = _AdaptorPass.apply(p, self, saved_precision, *self.parameters())  # type: ignore[no-untyped-call]
-        return AdaptorOutput(x, p, *computed)
+        saved = SavedTensor(p.detach(), saved_precision)
+        a = _AdaptorPass.apply(p, self, saved, *self.parameters())  # type: ignore[no-untyped-call]
+        return AdaptorOutput(x, p, a, saved)
 
-    def compute(self, p: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The formulas above: p (B, G*G, C) -> a (B, C', G, G), and the logit (B,) where there is a gate."""
+    def compute(self, p: Tensor) -> Tensor:
+        """The formulas above: p (B, G*G, C) -> a (B, C', G, G)."""
         z = (p - self.mean) / self.std
         h = F.relu(F.linear(z, self.down, self.down_bias))  # (B, G*G, m)
         a = self.out_scale * F.linear(h, self.up, self.up_bias)  # (B, G*G, C')
-        logit = None
-        if self.gate is not None and self.gate_bias is not None:
-            logit = GATE_STEP * (h.mean(1) @ self.gate) + self.gate_bias
-        return a.view(len(a), self.side, self.side, self.cout).permute(0, 3, 1, 2), logit
+        return a.view(len(a), self.side, self.side, self.cout).permute(0, 3, 1, 2)
 
-    def folded_down(self) -> tuple[Tensor, Tensor]:
-        """W_d and b_d with the fixed normalisation folded in: (m, C), (m,)."""
-        weight = self.down / self.std
-        return weight, self.down_bias - weight @ self.mean
+    def folded(self, down: Tensor, down_bias: Tensor) -> tuple[Tensor, Tensor]:
+        """A map of z, (m, C) and (m,), as one of p: with the fixed normalisation folded in."""
+        weight = down / self.std
+        return weight, down_bias - weight @ self.mean
 
     def domain_tensors(self) -> dict[str, Tensor]:
         """What a bundle stores of this adaptor, by short name.
 
-        down (m, C), down_bias (m,), up (C', m), up_bias (C',), gate (m, 1), gate_bias (1,).
+        down (m, C), down_bias (m,), up (C', m), up_bias (C',).
         """
-        weight, bias = self.folded_down()
+        weight, bias = self.folded(self.down, self.down_bias)
         up, up_bias = self.out_scale * self.up, self.out_scale * self.up_bias
         tensors = {"down": weight, "down_bias": bias, "up": up, "up_bias": up_bias}
-        if self.gate is not None and self.gate_bias is not None:
-            tensors |= {"gate": GATE_STEP * self.gate[:, None], "gate_bias": self.gate_bias.reshape(1)}
         return {k: v.detach() for k, v in tensors.items()}
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
@@ -159,5 +140,4 @@ class Adaptor(nn.Module):
         self.set_statistics(torch.zeros(self.cin), torch.ones(self.cin), 1.0)
         with torch.no_grad():
             for name, value in tensors.items():
-                parameter = getattr(self, name)
-                parameter.copy_(value.reshape(parameter.shape) / (GATE_STEP if name == "gate" else 1))
+                getattr(self, name).copy_(value)

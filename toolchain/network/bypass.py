@@ -1,14 +1,12 @@
-"""The low-rank bypass of a skipped block: a linear map of the pooled input and of its neighbourhood's mean.
+"""The low-rank bypass of a closed block: a linear map of the pooled input and of its neighbourhood's mean.
 
     z as in the adaptor                     n = mean of z over 3 x 3 cells, those outside left out
     v = W_d [z, n]                          r channels, a quarter of the input's
-    c = s (W_u v + b)                       added as repeat(c) where the gate is 0
+    c = s (W_u v + b)                       added as repeat(c) in the place of F(x)
 
 The rank is low because one full matrix would cost a sixth of what the block does. A bypass is fitted to the cell means
-of F(x) before its gate is closed, by reduced-rank ridge regression (Izenman 1975: the full solution, projected onto the
+of F(x) before its block is closed, by reduced-rank ridge regression (Izenman 1975: the full solution, projected onto the
 leading principal directions of what it predicts), and then trained with the rest.
-Where a gate is 1, its bypass gets no gradient, and the gate gets <dL/dy, F(x) - repeat(c)>: the block computes the
-first term, this file the second. Where a gate is 0, F(x) is not computed, so the gate gets no gradient.
 """
 
 from __future__ import annotations
@@ -20,14 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from da3.toolchain.autograd.saved import SavedTensor
-from da3.toolchain.network.adaptor import Adaptor
+from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput
 
 RIDGE = 0.03  # of a normalised channel's variance
 STEP = 0.2  # W_d, W_u and b are this times their parameters, so that a step of the optimiser does not undo the fit
 
 
 class LowRankBypass(nn.Module):
-    """a (B, C', G, G), pooled input p (B, G*G, C), gate (B,) -> a, plus c where the gate is 0.
+    """a (B, C', G, G), pooled input p (B, G*G, C) -> a + c.
 
     ``adaptor`` is the same block's: its fixed statistics are used.
     """
@@ -54,10 +52,10 @@ class LowRankBypass(nn.Module):
         """The unit of W_u's and b's parameters: W_u's are multiplied by it, s included."""
         return STEP * self.adaptor.out_scale
 
-    def forward(self, a: Tensor, p: Tensor, gate: Tensor, saved_precision: str) -> Tensor:
-        if not torch.is_grad_enabled():
-            return self.add_to(a, p, _closed(gate))
-        added: Tensor = _BypassPass.apply(a, p, gate, self, saved_precision, *self.parameters())  # type: ignore[no-untyped-call]
+    def forward(self, adapted: AdaptorOutput) -> Tensor:
+        if adapted.saved is None:
+            return adapted.a + self.compute(adapted.p)
+        added: Tensor = _BypassPass.apply(adapted.a, adapted.p, self, adapted.saved, *self.parameters())  # type: ignore[no-untyped-call]
         return added
 
     def features(self, p: Tensor) -> Tensor:
@@ -73,12 +71,6 @@ class LowRankBypass(nn.Module):
     def compute(self, p: Tensor) -> Tensor:
         """c (B, C', G, G)."""
         return self._image(self.scale * F.linear(self.squeeze(self.features(p)), self.up, self.up_bias))
-
-    def add_to(self, a: Tensor, p: Tensor, closed: Tensor) -> Tensor:
-        """a + c for the samples ``closed`` (indices), a for the others."""
-        if len(closed) == len(a):
-            return a + self.compute(p)
-        return a.index_add(0, closed, self.compute(p.index_select(0, closed))) if len(closed) else a.clone()
 
     def pull_back(self, d: Tensor) -> Tensor:
         """The transpose of ``features``: (B, G*G, 2 C) -> (B, G*G, C)."""
@@ -145,37 +137,24 @@ class Fit:
         self.bypass.set_maps(leading.T @ full[:-1].T / size, leading * size, bias)
 
 
-def _closed(gate: Tensor) -> Tensor:
-    """Indices of the samples whose gate is 0."""
-    return (gate < 0.5).nonzero().flatten()
-
-
 class _BypassPass(torch.autograd.Function):
-    """a + (1 - g) c, saving p alone. With rows of G*G cells, d = s dL/da where the gate is 0, and u = [z, n]:
+    """a + c with the p that was saved. With rows of G*G cells, d = s dL/da, and u = [z, n]:
 
-    dW_u = d^T v      db = sum of d      dW_d = (d W_u)^T u      dp = u^T (d W_u W_d)      dg = -g <dL/da, c>
+    dW_u = d^T v      db = sum of d      dW_d = (d W_u)^T u      dp = u^T (d W_u W_d)
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, a: Tensor, p: Tensor, gate: Tensor, bypass: LowRankBypass, precision: str, *_: Tensor
-    ) -> Tensor:
-        ctx.saved, ctx.dtype, ctx.bypass, ctx.gate = SavedTensor(p, precision), p.dtype, bypass, gate.detach()
-        return bypass.add_to(a, p, _closed(gate))
+    def forward(ctx: Any, a: Tensor, p: Tensor, bypass: LowRankBypass, saved: SavedTensor, *_: Tensor) -> Tensor:
+        ctx.saved, ctx.dtype, ctx.bypass = saved, p.dtype, bypass
+        return a + bypass.compute(p)
 
     @staticmethod
     def backward(ctx: Any, d_added: Tensor) -> tuple[Tensor | None, ...]:
         bypass: LowRankBypass = ctx.bypass
-        gate: Tensor = ctx.gate
-        _, needs_p, needs_gate = ctx.needs_input_grad[:3]
         d = bypass.scale * d_added.permute(0, 2, 3, 1).flatten(1, 2)  # (B, G*G, C')
         u = bypass.features(ctx.saved.restore(ctx.dtype))
         v = bypass.squeeze(u)
-        d_gate = None
-        if needs_gate:
-            d_gate = -gate * (d * F.linear(v, bypass.up, bypass.up_bias)).sum((1, 2))
-        d = d * (1 - gate)[:, None, None]
         d_v = STEP * (d @ bypass.up)
         grads = (d_v.flatten(0, 1).T @ u.flatten(0, 1), d.flatten(0, 1).T @ v.flatten(0, 1), d.sum((0, 1)))
-        d_p = bypass.pull_back(d_v @ bypass.down) if needs_p else None
-        return d_added, d_p, d_gate, None, None, *grads
+        d_p = bypass.pull_back(d_v @ bypass.down) if ctx.needs_input_grad[1] else None
+        return d_added, d_p, None, None, *grads

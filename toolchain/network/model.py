@@ -1,85 +1,71 @@
-"""The network of one domain: a frozen backbone, its adaptors and gates, and a classifier head."""
+"""The network of one domain: a frozen backbone, its adaptors, exits and bypasses, and a classifier head."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from da3.runtime.records import Block
-from da3.runtime.schedule import opens, saved_shares
 from da3.runtime.training import AdaptorSpec, MemorySettings
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput, grid_side
 from da3.toolchain.network.bypass import LowRankBypass
-from da3.toolchain.network.gating import Gating
+from da3.toolchain.network.exits import Exit, carried
 from da3.toolchain.network.head import Head, statistics
 from da3.toolchain.network.slicing import images_a_slice
+
+Batches = Callable[[], Iterable[Tensor]]  # images (B, 3, S, S), the same ones at every call
+Note = Callable[..., None]  # told of intermediates by their names in a bundle's plan
 
 
 @dataclass(frozen=True)
 class Output:
-    """logits (B, classes); ``share`` (B,) of block FLOPs run; gates (B, blocks) of 0/1 (1 where none is)."""
+    """logits (B, classes) of the last answer, and of each of the ``exits`` before; ``share`` of the block FLOPs that
+    the last answer took."""
 
     logits: Tensor
-    share: Tensor
-    gates: Tensor
+    exits: tuple[Tensor, ...] = ()
+    share: float = 1.0
 
-    @classmethod
-    def ungated(cls, logits: Tensor, blocks: int) -> Output:
-        """Every block ran for every sample."""
-        return cls(logits, logits.new_ones(len(logits)), logits.new_ones(len(logits), blocks))
+    @property
+    def answers(self) -> Tensor:
+        """(B, exits + 1, classes): every exit's logits, then those of the last answer."""
+        return torch.stack([*self.exits, self.logits], 1)
 
     @classmethod
     def joined(cls, outputs: Sequence[Output]) -> Output:
         """One output of the samples of several, in order."""
-        return cls(
-            torch.cat([o.logits for o in outputs]),
-            torch.cat([o.share for o in outputs]),
-            torch.cat([o.gates for o in outputs]),
-        )
+        exits = tuple(torch.cat(found) for found in zip(*(o.exits for o in outputs), strict=True))
+        return cls(torch.cat([o.logits for o in outputs]), exits, outputs[0].share)
 
 
 class BlockOutput(NamedTuple):
-    """What a block and its adaptor make: y (B, C', H', W'); a (B, C', G, G), what the adaptor added; and the logit (B,)
-    of the next block's gate, None where that has none.
-    """
+    """What a block makes, y (B, C', H', W'), and what its adaptor did."""
 
     y: Tensor
-    a: Tensor
-    logit: Tensor | None
-
-
-class _Round(torch.autograd.Function):
-    """Straight-through: ``soft`` becomes ``hard``, and the gradient passes as it is."""
-
-    @staticmethod
-    def forward(ctx: Any, soft: Tensor, hard: Tensor) -> Tensor:
-        return hard.to(soft.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return grad, None
+    adapted: AdaptorOutput
 
 
 class DomainModel(nn.Module):
-    """Image (B, 3, S, S) -> Output. Only adaptors, gates and head have parameters; the backbone has buffers.
+    """Image (B, 3, S, S) -> Output. Only adaptors, exits, bypasses and head have parameters; the backbone has buffers.
 
-    ``gating`` says how gates decide now. ``gated`` and ``theta`` are the domain's: whether its gates are trained, and
-    the logit above which a block runs.
+    ``may_close``: whether blocks may be closed for this domain, which are then never run; their bypasses, where they
+    have any, stand in for them.
     """
 
     adaptors: MutableMapping[str, Adaptor]  # an nn.ModuleDict, by block index; see adaptor()
-    # Bypasses by block index, of gateable blocks where adaptors are as wide as their input; an nn.ModuleDict. Its name
+    exits: MutableMapping[str, Exit]  # an nn.ModuleDict, by the index of the block before, in order; see exit_behind()
+    # Bypasses by block index, of closable blocks where adaptors are as wide as their input; an nn.ModuleDict. Its name
     # is the one that checkpoints and bundles store its tensors by.
     substitutes: MutableMapping[str, LowRankBypass]
-    branch_share: Tensor  # (blocks,) of the block FLOPs, saved where the block does not run
-    running_share: Tensor  # scalar: of block FLOPs run by recent training batches
+    closed: Tensor  # bool (blocks,): blocks that are never run
 
     def __init__(
         self,
@@ -88,49 +74,65 @@ class DomainModel(nn.Module):
         *,
         size: int,
         classes: int,
-        gated: bool,
+        may_close: bool,
         memory: MemorySettings = MemorySettings(),  # noqa: B008 (immutable)
         seed: int = 0,
     ):
-        """Where ``gated`` is off, gates are there all the same, open and frozen, so that the graphs do not differ.
-
-        ``seed`` decides what the adaptors start from.
-        """
+        """``seed`` decides what adaptors and exits start from."""
         super().__init__()
         self.backbone, self.spec, self.size, self.memory = backbone, spec, size, memory
-        self.gated, self.theta, self.gating = gated, 0.0, Gating.off()
-        flops, heights = backbone.block_flops(size), backbone.heights(size)
-        self.gateable = tuple(g and i > spec.first for i, g in enumerate(backbone.gateable))
+        self.may_close = may_close
+        heights = backbone.heights(size)
+        self.closable = tuple(g and i > spec.first for i, g in enumerate(backbone.gateable))
         self.adaptors = nn.ModuleDict()  # type: ignore[assignment]
+        self.exits = nn.ModuleDict()  # type: ignore[assignment]
         self.substitutes = nn.ModuleDict()  # type: ignore[assignment]
         for i, block in list(enumerate(backbone.blocks))[spec.first :]:
             mid = max(8, min(block.in_channels, spec.mid))
-            adaptor = Adaptor(
-                cin=block.in_channels,
-                cout=block.out_channels,
-                mid=mid,
-                side=grid_side(heights[i + 1], spec.grid),
-                gated=i + 1 < len(flops) and self.gateable[i + 1],
-                seed=seed,
-                block=i,
-            )
+            side = grid_side(heights[i + 1], spec.grid)
+            adaptor = Adaptor(cin=block.in_channels, cout=block.out_channels, mid=mid, side=side, seed=seed, block=i)
             self.adaptors[str(i)] = adaptor
             # Elsewhere a bypass would be larger than the rest of a domain, or have an activation to see past.
-            if self.gateable[i] and mid == block.in_channels and block.activation is None:
-                self.substitutes[str(i)] = LowRankBypass(adaptor)
+            if self.closable[i] and mid == block.in_channels and block.activation is None:
+                self.substitutes[str(i)] = LowRankBypass(adaptor).requires_grad_(may_close)
+        for i in spec.exits:
+            adaptor = self.adaptors[str(i + 1)]
+            self.exits[str(i)] = Exit(adaptor, width=spec.exit_width, classes=classes, seed=seed, block=i)
         self.head = Head(backbone.feature_size, classes)
-        saved = torch.tensor(saved_shares(self.block_records()).tolist())
-        self.register_buffer("branch_share", saved, persistent=False)
-        self.register_buffer("running_share", torch.ones(()))
-        for name, parameter in self.named_parameters():
-            if name.endswith((".gate", ".gate_bias")) or name.startswith("substitutes."):
-                parameter.requires_grad_(gated)
+        self.register_buffer("closed", torch.zeros(len(backbone.blocks), dtype=torch.bool))
+
+    @property
+    def closed_blocks(self) -> tuple[int, ...]:
+        """Blocks that are never run."""
+        return tuple(self.closed.nonzero().flatten().tolist())
+
+    def close(self, block: int) -> None:
+        """Never run the block of this index again."""
+        self.closed[block] = True
+
+    @property
+    def branch_share(self) -> list[float]:
+        """By block: the share of the block FLOPs that is saved where it is closed."""
+        records = self.block_records
+        total = sum(record.flops for record in records)
+        return [0.0 if r.skip_flops is None else (r.flops - r.skip_flops) / total for r in records]
+
+    @property
+    def answer_costs(self) -> list[float]:
+        """Share of the block FLOPs that each answer takes: of each exit, then of the last one."""
+        records, shut = self.block_records, self.closed_blocks
+        total = sum(record.flops for record in records)
+        run = [r.skip_flops if i in shut and r.skip_flops is not None else r.flops for i, r in enumerate(records)]
+        done = list(accumulate(run))
+        return [done[i] / total for i in [*self.spec.exits, -1]]
 
     @property
     def least_share(self) -> float:
-        """Share of block FLOPs that run when every gate is closed."""
-        shares: list[float] = self.branch_share.tolist()
-        return 1.0 - sum(s for s, g in zip(shares, self.gateable, strict=True) if g)
+        """The share of block FLOPs below which nothing goes: all that can be is closed, and all leave at once."""
+        records = self.block_records
+        first = [*self.spec.exits, len(records) - 1][0]
+        left = sum(r.flops if r.skip_flops is None else r.skip_flops for r in records[: first + 1])
+        return left / sum(record.flops for record in records)
 
     def adaptor(self, block: int) -> Adaptor | None:
         """That of the block of this index; None before the first."""
@@ -140,18 +142,23 @@ class DomainModel(nn.Module):
         """That of the block of this index; None where it has none."""
         return self.substitutes[str(block)] if str(block) in self.substitutes else None  # noqa: SIM401 (no get)
 
+    def exit_behind(self, block: int) -> Exit | None:
+        """The exit behind the block of this index; None where there is none."""
+        return self.exits[str(block)] if str(block) in self.exits else None  # noqa: SIM401 (no get)
+
     def bypass_flops(self, block: int) -> int:
-        """Operations that the bypass of this block costs an image it is skipped for."""
+        """Operations that the bypass of this block costs an image where the block is closed."""
         bypass = self.bypass(block)
         return 0 if bypass is None else bypass.flops
 
-    def block_records(self) -> list[Block]:
+    @cached_property
+    def block_records(self) -> tuple[Block, ...]:
         """The backbone's blocks as a bundle's manifest has them."""
         flops = self.backbone.block_flops(self.size)
-        return [
-            Block(b.name, f.branch + f.shortcut, f.shortcut + self.bypass_flops(i) if gateable else None)
-            for i, (b, f, gateable) in enumerate(zip(self.backbone.blocks, flops, self.gateable, strict=True))
-        ]
+        return tuple(
+            Block(b.name, f.branch + f.shortcut, f.shortcut + self.bypass_flops(i) if closable else None)
+            for i, (b, f, closable) in enumerate(zip(self.backbone.blocks, flops, self.closable, strict=True))
+        )
 
     @property
     def slice_size(self) -> int:
@@ -166,55 +173,50 @@ class DomainModel(nn.Module):
         """Images to run at once through the blocks from ``first`` to before ``end``."""
         elements = caution * self.backbone.largest_activation(self.size, first, end)
         flops = sum(f.total for f in self.backbone.block_flops(self.size))
-        return images_a_slice(elements * self.backbone.dtype.itemsize, flops, self.branch_share.device.type)
+        return images_a_slice(elements * self.backbone.dtype.itemsize, flops, self.closed.device.type)
 
-    def forward(self, image: Tensor, values: dict[str, Tensor] | None = None, draws: Tensor | None = None) -> Output:
-        """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, g1, ...).
+    def forward(self, image: Tensor, values: dict[str, Tensor] | None = None) -> Output:
+        """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, logits5, ...)."""
 
-        ``draws`` (B, blocks), uniform in 0..1, is the randomness of sampled gates; drawn here if not given.
-        """
-
-        def note(**found: Tensor | None) -> None:
+        def note(**found: Tensor) -> None:
             if values is not None:
-                values.update({name: value for name, value in found.items() if value is not None})
+                values.update(found)
 
         if values is None:
             slices = torch.split(image, self._untrained_slice_size)
-            x = torch.cat([self.run_to_first_adaptor(images, note) for images in slices])
+            x = torch.cat([self.run_to_first_adaptor(images) for images in slices])
         else:
             x = self.run_to_first_adaptor(image, note)
-        everyone = self.branch_share.new_ones(len(x))
-        gates = [everyone] * self.spec.first
-        logit: Tensor | None = None
-        if draws is None and self.gating.mode == "sampled":
-            draws = torch.rand(len(x), len(self.backbone.blocks), device=x.device)
-        for i in range(self.spec.first, len(self.backbone.blocks)):
-            gate = None
-            if logit is not None and self.gating.mode != "off":
-                gate = self.decide(logit, None if draws is None else draws[:, i])
-            x, a, logit = self.run(i, x, gate)
-            gates.append(everyone if gate is None else gate)
-            note(**{f"a{i}": a, f"g{i + 1}": logit, f"x{i + 1}": x})
-        features = self.backbone.tail(x)
-        logits = self.head(features)
-        note(features=features, logits=logits)
-        stacked = torch.stack(gates, 1)  # (B, blocks)
-        return Output(logits, 1.0 - (1.0 - stacked) @ self.branch_share, stacked)
+        return self.run_from(self.spec.first, x, note=note)
 
-    def run(self, i: int, x: Tensor, gate: Tensor | None) -> BlockOutput:
-        """Block i with its adaptor and bypass on x (B, C, H, H); ``gate`` (B,) of 0 and 1, or None for "run it"."""
-        precision = self.memory.keep_precision
-        adapted: AdaptorOutput = self.adaptors[str(i)](x, precision)
-        added, bypass = adapted.a, self.bypass(i)
-        if gate is not None and bypass is not None and (gate.requires_grad or not bool(gate.all())):
-            added = bypass(adapted.a, adapted.p, gate, precision)
+    def run_from(self, first: int, x: Tensor, exits: Sequence[Tensor] = (), note: Note = lambda **_: None) -> Output:
+        """The rest of the network on the input x of block ``first``, which has an adaptor; the logits of the ``exits``
+        before it are given."""
+        answers, shut = list(exits), self.closed.tolist()
+        for i in range(first, len(self.backbone.blocks)):
+            x, adapted = self.run(i, x, run=not shut[i])
+            note(**{f"a{i}": adapted.a, f"x{i + 1}": x})
+            exit = self.exit_behind(i - 1)
+            if exit is not None:
+                seen = exit.features(adapted)
+                answers.append(carried(exit.head(seen), answers[-1] if answers else None))
+                note(**{f"e{i - 1}": seen, f"logits{i - 1}": answers[-1]})
+        features = self.backbone.tail(x)
+        logits = carried(self.head(features), answers[-1] if answers else None)
+        note(features=features, logits=logits)
+        return Output(logits, tuple(answers), self.answer_costs[-1])
+
+    def run(self, i: int, x: Tensor, *, run: bool) -> BlockOutput:
+        """Block i with its adaptor on x (B, C, H, H), or what is done in its place."""
+        adapted: AdaptorOutput = self.adaptors[str(i)](x, self.memory.keep_precision)
+        bypass = None if run else self.bypass(i)
+        added = adapted.a if bypass is None else bypass(adapted)
         skip_path = self.memory.gradient == "skip-path"
-        block = self.backbone.blocks[i]
-        y = run_block(block, adapted.x, added, gate, skip_path=skip_path, saved_precision=precision)
-        return BlockOutput(y, adapted.a, adapted.logit)
+        y = run_block(self.backbone.blocks[i], adapted.x, added, run=run, skip_path=skip_path)
+        return BlockOutput(y, adapted)
 
     @torch.no_grad()
-    def run_to_first_adaptor(self, image: Tensor, note: Callable[..., None] = lambda **_: None) -> Tensor:
+    def run_to_first_adaptor(self, image: Tensor, note: Note = lambda **_: None) -> Tensor:
         """Image (B, 3, S, S) -> what the first adaptor reads. Nothing on the way is trained, so nothing is saved."""
         x: Tensor = self.backbone.stem(image.to(self.backbone.dtype))
         note(image=image, x0=x)
@@ -223,20 +225,14 @@ class DomainModel(nn.Module):
             note(**{f"x{i + 1}": x})
         return x
 
-    def decide(self, logit: Tensor, draw: Tensor | None) -> Tensor:
-        """Gate logits (B,) of a block, and uniform draws (B,) for sampling -> gates (B,) of 0 and 1."""
-        if self.gating.mode == "hard" or draw is None:
-            hard: Tensor = opens(logit, self.theta).to(logit.dtype)
-            return hard
-        # Logistic noise makes sigmoid(logit + noise) a relaxed Bernoulli sample (Maddison et al. 2017,
-        # arXiv 1611.00712); forward uses its rounding, backward its slope.
-        soft = torch.sigmoid(logit + self.gating.noise * torch.logit(draw.clamp(1e-6, 1 - 1e-6)))
-        gate: Tensor = _Round.apply(soft, soft > 0.5)  # type: ignore[no-untyped-call]
-        return gate
-
     @torch.no_grad()
-    def fit_normalisation(self, batches: Iterable[Tensor]) -> None:
-        """Set each adaptor's and the head's fixed statistics from the frozen network's activations."""
+    def fit_normalisation(self, batches: Batches) -> None:
+        """Set the fixed statistics of adaptors, exits and head from the activations of the untrained network."""
+        self._fit_adaptors(batches)
+        if self.exits:
+            self._fit_exits(batches)
+
+    def _fit_adaptors(self, batches: Batches) -> None:
         blocks = self.backbone.blocks
         widths = [*(b.in_channels for b in blocks), blocks[-1].out_channels, len(self.head.mean)]
         sums = [torch.zeros(2, width, dtype=torch.float64) for width in widths]
@@ -252,7 +248,7 @@ class DomainModel(nn.Module):
             if adaptor is not None:
                 add(i, cell_means(x, adaptor.side).flatten(0, 1))
 
-        for image in batches:
+        for image in batches():
             x = self.backbone.stem(image.to(self.backbone.dtype))
             for i, block in enumerate(blocks):
                 add_cells(i, x, i)
@@ -264,18 +260,42 @@ class DomainModel(nn.Module):
             self.adaptors[str(i)].set_statistics(*found[i], out_scale=float(found[i + 1][1].median()))
         self.head.set_statistics(*found[len(blocks) + 1])
 
+    def _fit_exits(self, batches: Batches) -> None:
+        """After the adaptors, by whose statistics exits normalise what they read."""
+        sums = {i: torch.zeros(2, 2 * exit.width, dtype=torch.float64) for i, exit in self.exits.items()}
+        count = 0
+        for image in batches():
+            x = self.run_to_first_adaptor(image)
+            for i, block in enumerate(self.backbone.blocks):
+                if i < self.spec.first:
+                    continue
+                exit = self.exit_behind(i - 1)
+                if exit is not None:
+                    f = exit.compute(cell_means(x, exit.adaptor.side)).double().cpu()
+                    sums[str(i - 1)] += torch.stack([f.sum(0), f.square().sum(0)])
+                x = run_block(block, x)
+            count += len(image)
+        for i, exit in self.exits.items():
+            exit.head.set_statistics(*statistics(*(sums[i] / count)))
+
     def domain_tensors(self) -> dict[str, Tensor]:
-        """Every tensor a bundle stores for this domain, by the plan's name (``adaptors.3.down``, ``head.bias``)."""
+        """Every tensor a bundle stores for this domain, by the plan's name (``adaptors.3.down``, ``head.bias``).
+
+        Of bypasses, those of closed blocks.
+        """
         tensors = {f"head.{k}": v for k, v in self.head.domain_tensors().items()}
         for i, adaptor in self.adaptors.items():
             tensors |= {f"adaptors.{i}.{k}": v for k, v in adaptor.domain_tensors().items()}
-        if self.gated:
-            for i, bypass in self.substitutes.items():
-                tensors |= {f"substitutes.{i}.{k}": v for k, v in bypass.domain_tensors().items()}
+        for i, exit in self.exits.items():
+            tensors |= {f"exits.{i}.{k}": v for k, v in exit.domain_tensors().items()}
+        for block in self.closed_blocks:
+            bypass = self.bypass(block)
+            if bypass is not None:
+                tensors |= {f"substitutes.{block}.{k}": v for k, v in bypass.domain_tensors().items()}
         return tensors
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Become exactly the network that a bundle with these tensors holds."""
+        """Become exactly the network that a bundle with these tensors holds. Which blocks are closed stays."""
 
         def below(prefix: str) -> dict[str, Tensor]:
             return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
@@ -283,6 +303,8 @@ class DomainModel(nn.Module):
         self.head.load_domain_tensors(below("head."))
         for i, adaptor in self.adaptors.items():
             adaptor.load_domain_tensors(below(f"adaptors.{i}."))
+        for i, exit in self.exits.items():
+            exit.load_domain_tensors(below(f"exits.{i}."))
         for i, bypass in self.substitutes.items():
             found = below(f"substitutes.{i}.")
             if found:

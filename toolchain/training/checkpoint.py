@@ -69,11 +69,25 @@ def learner_of(checkpoint: Checkpoint, weights: WeightsFile) -> Learner:
 
 
 def restore(learner: Learner, checkpoint: Checkpoint) -> None:
-    """Load the checkpoint's model into ``learner``. Raises CheckpointError where it does not fit."""
+    """Load the checkpoint's model into ``learner``. Raises CheckpointError where it does not fit, or needs gates."""
     try:
-        learner.load_domain_state(tensors_of(checkpoint.model))
+        learner.load_domain_state(tensors_of(_without_gates(checkpoint)))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path} does not fit its own configuration ({error})") from error
+
+
+def _without_gates(checkpoint: Checkpoint) -> dict[str, Array]:
+    """The model's arrays, without the gates that formats 1 and 2 had beside each block of a da3 domain."""
+    config = checkpoint.config
+    if checkpoint.format > 2 or config.method != "da3":
+        return checkpoint.model
+    if config.keep < 1:
+        raise CheckpointError(
+            f"{checkpoint.path} was trained by an older da3 with a gate beside each block (--keep {config.keep:g}), "
+            f"which this one has no more: train again"
+        )
+    gone = (".gate", ".gate_bias", "running_share")
+    return {name: array for name, array in checkpoint.model.items() if not name.endswith(gone)}
 
 
 def restore_optimizer(optimizer: AdamW, checkpoint: Checkpoint, device: torch.device) -> None:
@@ -85,7 +99,7 @@ def restore_optimizer(optimizer: AdamW, checkpoint: Checkpoint, device: torch.de
     if not state:
         return
     groups = optimizer.state_dict()["param_groups"]
-    # Fewer is right: a gate has no state before the first step that uses it.
+    # Fewer is right: a bypass has no state before its block is closed.
     if max(state) >= sum(len(group["params"]) for group in groups):
         raise CheckpointError(f"{checkpoint.path} holds the optimiser of another model: use --overwrite")
     optimizer.load_state_dict({"state": state, "param_groups": groups})

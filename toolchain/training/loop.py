@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from da3.runtime.images import Preprocessing
@@ -38,6 +37,7 @@ from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.adamw import AdamW
 from da3.toolchain.training.curves import write_reports
 from da3.toolchain.training.progress import Reporter
+from da3.toolchain.training.validation import Validation
 
 
 class _Stopped(Exception):
@@ -73,7 +73,7 @@ class Run:
     def begin(self) -> None:
         """Look at some photos before the first step, and keep a few for export to verify with."""
         count = min(STATISTICS_PHOTOS, len(self.train_loader.photos))
-        self.learner.prepare(self._statistics_batches(count))
+        self.learner.prepare(lambda: self._statistics_batches(count))
         sample = BytesIO()
         np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed, SAMPLES))
         write_atomically(self.folder / "samples.npy", sample.getvalue())
@@ -103,11 +103,11 @@ class Run:
                 return False
             photos_seen = (progress.step - done_before) * self.config.batch_size
             rate = photos_seen / max(time.monotonic() - started, 1e-9)
-            scores = self.evaluate(stop)
-            if scores is None:
+            found = self.evaluate(stop)
+            if found is None:
                 self.save()
                 return False
-            self._end_epoch(scores, rate, time.monotonic() - started)
+            self._end_epoch(found, rate, time.monotonic() - started)
         self._write_reports()
         return True
 
@@ -131,15 +131,15 @@ class Run:
     def _step(self, pixels: Tensor, labels: Tensor, stop: Callable[[], bool]) -> None:
         progress = self.progress
         done = progress.epoch * self.steps + progress.step
-        # What is random is a function of the step alone, so that a resumed run draws what an uninterrupted one would
-        # have. PyTorch's own generator is for the dropout of methods that only PyTorch trains.
+        # PyTorch's own generator is for the dropout of methods that only PyTorch trains: a function of the step alone,
+        # so that a resumed run draws what an uninterrupted one would have.
         torch.manual_seed((self.config.seed * 1_000_003 + done) % 2**63)
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate(done)
         self.learner.revise(done / self.total, lambda draw: self._again(done, draw, stop))
         self.learner.train_mode(done / self.total)
         self.optimizer.zero_grad(set_to_none=True)
-        result = self.learner.step(pixels, labels, self.config.label_smoothing, number=done)
+        result = self.learner.step(pixels, labels, self.config.label_smoothing)
         if not math.isfinite(result.loss):
             raise TrainingError(
                 f"the loss became {result.loss} in epoch {progress.epoch + 1}: try a lower --lr "
@@ -151,7 +151,7 @@ class Run:
             "photos": count,
             "loss": result.loss * count,
             "correct": result.correct,
-            "share": result.share,
+            "share": result.share * count,
         }.items():
             progress.sums[key] = progress.sums.get(key, 0.0) + amount
         progress.step += 1
@@ -176,31 +176,28 @@ class Run:
         return self.config.lr * schedule(done / self.total, self.learner.warm_up)
 
     @torch.no_grad()
-    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> dict[str, float] | None:
-        """Validation loss, accuracy and mean share of block FLOPs run, as deployed. None if stopped."""
+    def evaluate(self, stop: Callable[[], bool] = lambda: False) -> Validation | None:
+        """Every answer to the validation photos. None if stopped."""
         self.learner.eval_mode()
-        photos = loss = correct = share = 0.0
+        logits, expected = [], []
         batches = self.val_loader.evaluation()
         for pixels, labels in batches:
             if stop():
                 batches.close()
                 return None
-            output = self.learner.predict(self._tensor(pixels))
-            expected = self._tensor(labels)
-            photos += len(labels)
-            loss += float(F.cross_entropy(output.logits, expected, reduction="sum"))
-            correct += float((output.logits.argmax(1) == expected).sum())
-            share += float(output.share.sum())
-        return {"val_loss": loss / photos, "val_accuracy": correct / photos, "val_share": share / photos}
+            logits.append(self.learner.predict(self._tensor(pixels)).answers.cpu().numpy())
+            expected.append(labels)
+        costs = np.array(self.learner.answer_costs())
+        return Validation(np.concatenate(logits), np.concatenate(expected), costs)
 
-    def _end_epoch(self, scores: dict[str, float], rate: float, seconds: float) -> None:
+    def _end_epoch(self, found: Validation, rate: float, seconds: float) -> None:
         progress, sums = self.progress, self.progress.sums
         row = {
             "epoch": progress.epoch + 1,
             "train_loss": sums["loss"] / sums["photos"],
             "train_accuracy": sums["correct"] / sums["photos"],
             "train_share": sums["share"] / sums["photos"],
-            **scores,
+            **found.scores(),
             "lr": self.learning_rate((progress.epoch + 1) * self.steps - 1),
             "seconds": round(seconds, 3),
             "images_per_second": round(rate, 1),
@@ -210,8 +207,14 @@ class Run:
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         last = progress.epoch == self.config.epochs
         final = last or self.learner.is_final(progress.epoch / self.config.epochs)
-        if final and (progress.best is None or rank(row) > rank(progress.best)):
-            progress.best = row
+        best = final and (progress.best is None or rank(row) > rank(progress.best))
+        calibrated = found.calibrated(self.config.keep) if best or last else None
+        if calibrated is not None:
+            row.update(calibrated.scores)
+        if last:
+            write_atomically(self.folder / "validation.npz", found.file())
+        if best:
+            progress.best, progress.calibration = row, calibrated and calibrated.to_json()
             ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, None)
         self.save()
         self._write_reports()

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from da3.runtime.training import CHOICES, DEFAULTS, AdaptorSpec, CommonOptions, MemorySettings, RunConfig
+from da3.runtime.training import CHOICES, DEFAULTS, CommonOptions, MemorySettings, RunConfig
 from da3.runtime.training.recipe import batch_size
 from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.methods import method
+from da3.toolchain.methods import adaptor_spec, method
 
 _DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAY_CHANGE = ("domain", "data", "workers", "device", "micro_batch")  # of data, check_same compares the folder
@@ -126,7 +126,7 @@ class TrainOptions:
             seed=options.seed,
             flip=options.flip,
             label_smoothing=options.label_smoothing,
-            adaptor=AdaptorSpec.of(options.backbone),
+            adaptor=adaptor_spec(options.backbone, weights, self.size or weights.input_size),
             memory=self.memory,
         )
 

@@ -97,10 +97,12 @@ class ConsoleReporter:
             )
 
     def epoch(self, row: Row) -> None:
-        gated = f"  block FLOPs run {row['val_share']:.0%}" if row["train_share"] < 1 or row["val_share"] < 1 else ""
+        closed = f" at {row['val_share']:.0%} of the block FLOPs" if row["val_share"] < 1 else ""
+        if "kept_share" in row:
+            closed += f", {row['kept_accuracy']:.1%} at {row['kept_share']:.0%} with exits"
         self._line(
             f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.3f}  "
-            f"accuracy {row['train_accuracy']:.1%}  validation {row['val_accuracy']:.1%}{gated}  "
+            f"accuracy {row['train_accuracy']:.1%}  validation {row['val_accuracy']:.1%}{closed}  "
             f"{row['images_per_second']:.0f} images/s  memory {row['memory_mb']:.0f} MB"
         )
 

@@ -17,8 +17,8 @@ from da3.runtime.training.recipe import WEIGHT_DECAY
 from da3.toolchain.autograd import Block, FrozenConv, run_block
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.methods import Da3, Learner, Task, method
-from da3.toolchain.network.gating import Gating
+from da3.toolchain.methods import Da3, Learner, Task, adaptor_spec, method
+from da3.toolchain.network import DomainModel, open_blocks, with_exits
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
 from da3.toolchain.training.adamw import AdamW
@@ -26,15 +26,14 @@ from da3.toolchain.training.adamw import AdamW
 CLASSES = 10
 SMOOTHING = 0.1
 PREPARED = 8  # images that the method looks at before its first step
-PROGRESS = 0.9  # of a training run: a gated method samples its gates there
-FIXED_NOISE = 10.0  # of fixed gates: with draws of 0 and 1 it outweighs any logit, so that the draws alone decide
+PROGRESS = 0.9  # of a training run: whatever is to be closed is closed by then
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """What to measure. ``weights`` is what ``load_weights`` takes; ``batch`` images a step of ``size`` pixels.
 
-    ``adaptor`` None is what suits the backbone; ``threads`` None leaves their number to PyTorch.
+    ``adaptor`` None is what suits the backbone, as its weights are; ``threads`` None leaves their number to PyTorch.
     """
 
     method: str
@@ -51,14 +50,14 @@ class Request:
     classes: int = CLASSES
     adaptor: AdaptorSpec | None = None
 
-    @property
-    def task(self) -> Task:
+    def task(self, weights: WeightsFile) -> Task:
+        """What the process learns, from these weights."""
         return Task(
             arch=self.backbone,
             size=self.size,
             classes=self.classes,
             flops_budget=self.flops_budget,
-            adaptor=AdaptorSpec.of(self.backbone) if self.adaptor is None else self.adaptor,
+            adaptor=adaptor_spec(self.backbone, weights, self.size) if self.adaptor is None else self.adaptor,
             memory=self.memory,
         )
 
@@ -68,7 +67,7 @@ class Request:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Request:
-        adaptor = None if data["adaptor"] is None else AdaptorSpec(**data["adaptor"])
+        adaptor = None if data["adaptor"] is None else AdaptorSpec.from_json(data["adaptor"])
         return cls(**{**data, "memory": MemorySettings(**data["memory"]), "adaptor": adaptor})
 
 
@@ -87,29 +86,21 @@ class Measured:
     device_name: str | None
 
 
-class FixedGates(Da3):
-    """DA3 with gates that do not learn and meet the budget: untrained ones are all open, and would save nothing."""
-
-    def __init__(self, task: Task, weights: WeightsFile, *, batch: int, seed: int):
-        super().__init__(task, weights)
-        share = self.model.branch_share.tolist()
-        self._gates = gates_for(task.flops_budget, share, self.model.gateable, batch, seed)
-
-    def train_mode(self, progress: float) -> None:
-        super().train_mode(progress)
-        if self.model.gating.mode == "sampled":
-            self.model.gating = Gating.sampled(FIXED_NOISE)
-
-    def draw_gates(self, count: int, number: int) -> Tensor:
-        return self._gates[:count]
-
-
 def learner_for(request: Request, weights: WeightsFile) -> Learner:
-    """The method's learner; with fixed gates where it has gates."""
-    kind = method(request.method)
-    if kind is Da3 and request.flops_budget < 1:
-        return FixedGates(request.task, weights, batch=request.batch, seed=request.seed)
-    return kind(request.task, weights)
+    """The method's learner, with as many blocks closed as a run closes."""
+    learner = method(request.method)(request.task(weights), weights)
+    if isinstance(learner, Da3):
+        close_to(learner.model, learner.share_left, request.seed)
+    return learner
+
+
+def close_to(model: DomainModel, share: float, seed: int) -> None:
+    """Close blocks in a random order until at most ``share`` of the block FLOPs is left, or none can be closed."""
+    still = open_blocks(model)
+    for i in torch.randperm(len(still), generator=torch.Generator().manual_seed(seed)).tolist():
+        if model.answer_costs[-1] <= share:
+            break
+        model.close(still[i])
 
 
 def measure(request: Request, said: Callable[[int], None] = lambda step: None) -> Measured:
@@ -133,7 +124,7 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
     pixels = torch.randint(0, 256, shape, dtype=torch.uint8).to(device)
     labels = torch.randint(0, request.classes, (request.batch,)).to(device)
     keep_freed_memory()
-    learner.prepare(learner.normalise(few) for few in torch.split(pixels[:PREPARED], learner.micro_batch))
+    learner.prepare(lambda: (learner.normalise(few) for few in torch.split(pixels[:PREPARED], learner.micro_batch)))
     optimizer = AdamW(learner.parameters(), lr=learner.default_lr, weight_decay=WEIGHT_DECAY)
     seconds, shares = [], []
     for step in range(1 + request.steps):
@@ -147,7 +138,7 @@ def measure(request: Request, said: Callable[[int], None] = lambda step: None) -
         seconds.append(time.perf_counter() - start)
         if not math.isfinite(result.loss):
             raise TrainingError(f"the loss became {result.loss}: these weights or memory settings do not train")
-        shares.append(result.share / request.batch)
+        shares.append(result.share)
         said(step)
     peak = peak_bytes(device) - base
     optimizer.zero_grad(set_to_none=True)
@@ -175,36 +166,13 @@ def kept_bytes_per_image(learner: Learner, pixels: Tensor, labels: Tensor) -> fl
     learner.train_mode(PROGRESS)
     gc.collect()
     before = live_bytes(pixels.device)
-    learner.begin_batch(count)
-    output = learner.forward_slice(learner.normalise(pixels), slice(0, count))
+    output = learner.forward(learner.normalise(pixels))
     loss = learner.loss(output, labels, SMOOTHING, count)
     _wait(pixels.device)
     gc.collect()
     kept = growth(before, live_bytes(pixels.device))
     del output, loss
     return None if kept is None else kept / count
-
-
-def gates_for(budget: float, branch_share: list[float], gateable: tuple[bool, ...], count: int, seed: int) -> Tensor:
-    """Random gates (count, blocks) of 0 and 1 that run at most ``budget`` of the block FLOPs on average.
-
-    Blocks close in an order of each sample's own, until its share and those of the samples before it meet the
-    budget: the mean then misses it by less than one block of one sample.
-    """
-    draw = torch.Generator().manual_seed(seed)
-    gates = torch.ones(count, len(branch_share))
-    ran = 0.0
-    for sample in range(count):
-        left = budget * (sample + 1) - ran
-        share = 1.0
-        for block in torch.randperm(len(branch_share), generator=draw).tolist():
-            if share <= left:
-                break
-            if gateable[block]:
-                gates[sample, block] = 0.0
-                share -= branch_share[block]
-        ran += share
-    return gates
 
 
 def _tiny_step(device: torch.device) -> None:

@@ -22,7 +22,7 @@ from da3.toolchain.training.loop import Run
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import Reporter
 
-RUN_FILES = ("best.safetensors", "last.safetensors", "metrics.jsonl", "curves.png", "samples.npy")
+RUN_FILES = ("best.safetensors", "last.safetensors", "metrics.jsonl", "curves.png", "samples.npy", "validation.npz")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Result:
 def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> Result:
     """Train ``options.domain``; returns when finished, or soon after ``stop()`` turns true, with all of it saved.
 
-    Writes ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``curves.png`` and ``samples.npy`` into
-    ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear line: for what costs
+    Writes ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``curves.png``, ``samples.npy`` and
+    ``validation.npz`` into ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear line: for what costs
     nothing to find out, before any weights are read or downloaded.
     """
     options.check()
@@ -134,8 +134,8 @@ def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:
     options.check_same(found.config)
     if found.format < FORMAT and not found.progress.finished(found.config):
         raise TrainingError(
-            f"{options.folder} was begun by an older da3, which drew other random numbers, so its run cannot be "
-            f"resumed: start again with --overwrite"
+            f"{options.folder} was begun by an older da3, which trained another way, so its run cannot be resumed: "
+            f"start again with --overwrite"
         )
     return found
 

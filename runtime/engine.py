@@ -2,9 +2,7 @@
 
 import os
 import threading
-from typing import Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
-
-import numpy as np
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from .backends.interface import Backend
 from .bundle.bundle import Bundle, read_domain, unknown_domain
@@ -12,10 +10,11 @@ from .bundle.domain import fitted, read_pack
 from .errors import BackendError, DomainError, enough_memory
 from .execution.answers import name_answers
 from .execution.choice import choose
-from .execution.scheduler import Bound, Scheduler
+from .execution.lane import Bound
+from .execution.scheduler import Choice, Scheduler
 from .images.inputs import Images, as_batch, batches
 from .images.preprocess import Preprocessing
-from .records import Array, BatchResult, Domain, Path, Prediction
+from .records import Array, BatchResult, Domain, ExitRule, Path, Prediction
 from .schedule.decisions import Overrides
 
 
@@ -48,7 +47,8 @@ class Runtime:
         """bundle: a bundle's directory or zip; backend: "auto", "onnxruntime", "tensorrt" or "reference", or a Backend
         of your own; threads: of the CPU, None lets the backend choose; precision: "fp32", "fp16" or "int8", None takes
         float32 on a CPU and what was built last on a GPU; engines: the folder of TensorRT's engines, if they are not
-        in the bundle. Opens and verifies every segment."""
+        in the bundle. Segments are opened and verified when a domain is loaded that needs them, here already where
+        every domain needs the same."""
         self._lock = threading.RLock()
         self._loaded: Dict[str, Bound] = {}
         self._current: Optional[Bound] = None
@@ -143,11 +143,25 @@ class Runtime:
         return self.use(self._only())
 
     def set_theta(self, name: str, theta: float) -> Domain:
-        """Replace a domain's gate threshold in memory (blocks run where the gate's logit is above it)."""
-        with self._lock:
-            bound = self._bound(name).with_theta(float(theta))
-            self._hold(self._opened(), bound)
-            return bound.domain
+        """Replace, in memory, the threshold of a domain that has gates, in a bundle of format 1 (blocks run where the
+        gate's logit is above it)."""
+        return self._change(name, {"theta": float(theta)})
+
+    def set_exits(
+        self,
+        name: str,
+        exits: Optional[Sequence[ExitRule]] = None,
+        temperature: Optional[float] = None,
+        closed: Optional[Sequence[int]] = None,
+    ) -> Domain:
+        """Replace, in memory, what is given of a domain's decisions: the rules of its exits, the temperature of its
+        last answer, the blocks that it closes. Raises DomainError for what it cannot have."""
+        changes: Dict[str, Any] = {
+            "exits": None if exits is None else tuple(exits),
+            "temperature": temperature,
+            "closed": None if closed is None else tuple(sorted(set(closed))),
+        }
+        return self._change(name, {key: value for key, value in changes.items() if value is not None})
 
     # -- running
 
@@ -158,19 +172,21 @@ class Runtime:
         force_all_blocks: bool = False,
         gates: Optional[Overrides] = None,
         batch_size: int = 8,
+        leave_at: Optional[int] = None,
     ) -> List[Prediction]:
         """Predict. One Prediction per image, in order.
 
         images: a path (a folder gives its pictures, sorted), a list of paths, uint8 (H, W, 3) or a list of
         them, uint8 (B, H, W, 3), or float32 (B, 3, size, size) already preprocessed.
         domain: None is the current one, or the only one there is. Any other name is used for this call only.
-        force_all_blocks: ignore the gates. gates: {block: True to run, False to skip}, the others decide
-        themselves.
+        force_all_blocks: nothing is skipped and nobody leaves. gates: {block: True to run, False to skip}, the others
+        are as the domain has them. leave_at: every picture leaves at this exit, counted from 0.
         """
+        choice = _choice(force_all_blocks, gates, leave_at)
         bound = self._bound(domain)
         predictions: List[Prediction] = []
         for batch in self.prepare(images, batch_size):
-            predictions.extend(self.predictions(self._run_bound(bound, batch, force_all_blocks, gates)))
+            predictions.extend(self.predictions(self._run_bound(bound, batch, choice)))
         return predictions
 
     def run_batch(
@@ -179,12 +195,13 @@ class Runtime:
         domain: Optional[str] = None,
         force_all_blocks: bool = False,
         gates: Optional[Overrides] = None,
+        leave_at: Optional[int] = None,
     ) -> BatchResult:
-        """float32 (B, 3, size, size) -> BatchResult(logits (B, classes), blocks (B, n_blocks), domain).
+        """float32 (B, 3, size, size) -> BatchResult(logits (B, classes), blocks (B, n_blocks), domain, left (B,)).
 
-        The engine alone, in one pass: no decoding, no softmax.
+        The engine alone, in one pass: no decoding, no softmax. The options are those of `run`.
         """
-        return self._run_bound(self._bound(domain), images, force_all_blocks, gates)
+        return self._run_bound(self._bound(domain), images, _choice(force_all_blocks, gates, leave_at))
 
     def trace(
         self,
@@ -194,17 +211,17 @@ class Runtime:
         force_all_blocks: bool = False,
         gates: Optional[Overrides] = None,
     ) -> Tuple[BatchResult, Dict[str, Array]]:
-        """`run_batch`, and the plan's values named in `watched` ("x0", "g1", ...), float32 (B, ...) each.
+        """`run_batch`, and the plan's values named in `watched` ("x0", "logits5", ...), float32 (B, ...) each. Nobody
+        leaves, so that every picture has them all.
 
         Values that lie inside a joined subgraph need other subgraphs: those are opened for this call, which takes as
-        long as opening the bundle. Raises DomainError for a name that is not in the plan, BackendError where the
-        backend cannot open others.
+        long as opening the bundle; gates and the exits' logits need none. Raises DomainError for a name that is not in
+        the plan, BackendError where the backend cannot open others.
         """
         opened, bound = self._opened(), self._bound(domain)
         images = as_batch(images, self.preprocessing.size)
-        outcome = opened.scheduler.trace(bound, images, watched, self._overrides(force_all_blocks, gates))
-        left = np.zeros(len(images), np.int64)
-        return BatchResult(outcome.logits, outcome.blocks, bound.domain, left), outcome.values
+        outcome = opened.scheduler.trace(bound, images, watched, _choice(force_all_blocks, gates, None))
+        return BatchResult(outcome.logits, outcome.blocks, bound.domain, outcome.left), outcome.values
 
     def prepare(self, images: Images, batch_size: int = 8) -> Iterator[Array]:
         """Whatever `run` takes -> float32 batches (at most batch_size, 3, size, size)."""
@@ -212,7 +229,7 @@ class Runtime:
 
     def predictions(self, result: BatchResult) -> List[Prediction]:
         """Name what `run_batch` answered."""
-        return name_answers(result, self._opened().bundle.manifest.blocks)
+        return name_answers(result, self._opened().bundle.manifest)
 
     def close(self) -> None:
         """Free everything; may be called twice. Runs under way in other threads end normally."""
@@ -242,6 +259,14 @@ class Runtime:
         """Hold a domain that fits the bundle, ready to run."""
         self._hold(opened, opened.scheduler.bind(domain))
         return domain
+
+    def _change(self, name: str, changes: Dict[str, Any]) -> Domain:
+        """Hold a loaded domain with these of its entries changed."""
+        with self._lock:
+            opened, before = self._opened(), self._bound(name)
+            domain = fitted(before.domain._replace(**changes), opened.bundle.manifest)
+            self._hold(opened, opened.scheduler.rebind(before, domain))
+            return domain
 
     def _hold(self, opened: _Open, bound: Bound) -> None:
         """Hold a bound domain by its name, in place of the one that had it."""
@@ -275,16 +300,13 @@ class Runtime:
             raise DomainError("which domain? This bundle has: %s" % (", ".join(names) or "none yet"))
         return names[0]
 
-    def _run_bound(
-        self, bound: Bound, images: Array, force_all_blocks: bool, gates: Optional[Overrides]
-    ) -> BatchResult:
+    def _run_bound(self, bound: Bound, images: Array, choice: Choice) -> BatchResult:
         opened = self._opened()
         images = as_batch(images, self.preprocessing.size)
         with enough_memory("run %d images" % len(images)):
-            outcome = opened.scheduler.run(bound, images, self._overrides(force_all_blocks, gates))
-        return BatchResult(outcome.logits, outcome.blocks, bound.domain, np.zeros(len(images), np.int64))
+            outcome = opened.scheduler.run(bound, images, choice)
+        return BatchResult(outcome.logits, outcome.blocks, bound.domain, outcome.left)
 
-    def _overrides(self, force_all_blocks: bool, gates: Optional[Overrides]) -> Optional[Overrides]:
-        if not force_all_blocks:
-            return gates
-        return dict.fromkeys(range(len(self._opened().bundle.manifest.blocks)), True)
+
+def _choice(force_all_blocks: bool, gates: Optional[Overrides], leave_at: Optional[int]) -> Choice:
+    return Choice({} if gates is None or force_all_blocks else gates, leave_at, force_all_blocks)

@@ -19,7 +19,6 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
-from ..bundle.plan import LOGITS
 from ..onnx_graph.subgraphs import subgraph_identity
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
@@ -30,7 +29,7 @@ _INDEX = "index.json"
 _LIMIT = 16 * 1024 * 1024
 _PREFIX = "onnxruntime-"
 _WRITING = ".writing-"
-_MOST = 4  # folders in one bundle: several machines or releases of ONNX Runtime may use it in turn
+_MOST = 12  # folders in one bundle: of domains that close different blocks, of several machines in turn
 _ABANDONED_S = 3600.0  # a folder that has been in writing for so long belongs to a process that was ended
 
 
@@ -108,11 +107,10 @@ class GraphStore:
 def find_store(bundle: Bundle, layout: Layout, subgraphs: Sequence[Subgraph], ort: Any) -> Optional[GraphStore]:
     """Where the float32 graphs of these subgraphs are stored; None where the bundle or the system does not allow it.
 
-    A layout that leaves more readable than the logits is for one trace, so its graphs are not stored. ort: the module
-    onnxruntime.
+    ort: the module onnxruntime.
     """
     cpu = _cpu()
-    if not bundle.may_store or layout.readable != (LOGITS,) or cpu is None:
+    if not (bundle.may_store and layout.lasting) or cpu is None:
         return None
     content = {
         "making": _MAKING,

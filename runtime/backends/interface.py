@@ -3,10 +3,11 @@
     Backend             open a layout's subgraphs, hold a domain's weights, make contexts, close
     ExecutionContext    bind calls; then for each run: begin, run subgraphs, read gates, read logits, end
 
-A backend is opened once for a bundle. A context is what one run at a time needs: a buffer for every value between
-subgraphs, and calls that were bound to these buffers beforehand, so that the hot loop allocates nothing and looks
-nothing up. A context belongs to one thread between `begin` and `end`; several contexts of one backend may be in use at
-once. To add a backend, subclass both classes in a file of its own and name it in `execution.choice`.
+A backend is opened once, for one layout of a bundle's plan; what is laid out otherwise is opened on `another`. A
+context is what one run at a time needs: a buffer for every value between subgraphs, and calls that were bound to these
+buffers beforehand, so that the hot loop allocates nothing and looks nothing up. A context belongs to one thread between
+`begin` and `end`; several contexts of one backend may be in use at once. To add a backend, subclass both classes in a
+file of its own and name it in `execution.choice`.
 """
 
 from abc import ABC, abstractmethod
@@ -22,7 +23,8 @@ class ExecutionContext(ABC):
 
     @abstractmethod
     def bind(self, subgraph: Subgraph, weights: Any) -> Callable[[], None]:
-        """A call that runs the subgraph on every image of the context, reading and writing the context's buffers.
+        """A call that runs the subgraph on every image of the context, reading and writing the context's buffers. One
+        that is marked `host` runs in numpy, on what the device has written.
 
         weights: what `Backend.weights` made of a domain. The call may return before the device is done. It raises
         BackendError when the library fails. Bound calls of several domains may be held and used in turn.
@@ -35,7 +37,8 @@ class ExecutionContext(ABC):
 
     @abstractmethod
     def gate(self, value: str) -> Callable[[], Array]:
-        """A call that gives the logits of a gate, float32 (batch,), as the last subgraph that wrote them left them.
+        """A call that gives one of the layout's `gates`, float32: the logits of a gate (batch,), or those of an exit
+        (batch, classes), as the last subgraph that wrote them left them.
 
         It waits for those logits alone, not for calls that were started later. The array is the context's, and the next
         run overwrites it.

@@ -15,7 +15,7 @@ from .sessions import first_line, import_onnxruntime, open_session
 
 
 class OrtBackend(Backend):
-    """One image at a time: a batch would have to be split at every gate, and gains a CPU next to nothing.
+    """One image at a time: a batch would have to be split at every exit, and gains a CPU next to nothing.
 
     Buffers are numpy arrays that every session reads and writes in place through bindings made beforehand: a call takes
     3 us so, against 7 us for `run(names, {name: numpy})`.
@@ -96,6 +96,14 @@ class _DomainTensors(NamedTuple):
     sizes: Dict[str, int]
 
 
+class _Sized(NamedTuple):
+    """The values whose size is the domain's, for domains of these sizes: their arrays, and OrtValues of all values."""
+
+    sizes: Dict[str, int]
+    arrays: Dict[str, Array]
+    values: Dict[str, Any]
+
+
 class _OrtContext(ExecutionContext):
     """Buffers for one image."""
 
@@ -114,15 +122,15 @@ class _OrtContext(ExecutionContext):
             name: memory[buffers[name]][: int(np.prod(shape))].reshape(shape) for name, shape in shapes.items()
         }
         self._values = {name: _ort_value(array) for name, array in self._arrays.items()}
+        self._own = _Sized({}, {}, {})
 
     def bind(self, subgraph: Subgraph, weights: "_DomainTensors") -> Callable[[], None]:
-        values, arrays = self._values, self._arrays
-        own: Dict[str, Array] = {}  # outputs whose size is the domain's
-        for name in subgraph.outputs:
-            if name in self._free:
-                own[name] = np.zeros(sized(self._free[name], weights.sizes) or (), np.float32)
-        if own:
-            values = dict(values, **{name: _ort_value(array) for name, array in own.items()})
+        arrays, sizes = self._arrays, weights.sizes
+        if self._own.sizes != sizes:  # the calls of one domain are bound one after the other, and share theirs
+            own = {name: np.zeros(sized(shape, sizes) or (), np.float32) for name, shape in self._free.items()}
+            self._own = _Sized(sizes, own, dict(self._values, **{n: _ort_value(array) for n, array in own.items()}))
+        values = self._own.values
+        written = {name: self._own.arrays[name] for name in subgraph.outputs if name in self._free}
         session = self._sessions[subgraph.segment]
         binding = session.io_binding()
         for name, value in zip(subgraph.inputs, subgraph.segment.inputs):
@@ -137,8 +145,8 @@ class _OrtContext(ExecutionContext):
                 run(binding)
             except Exception as error:  # ONNX Runtime's exceptions have no common base
                 raise BackendError("segment %s failed: %s" % (what, first_line(error)))
-            if own:
-                arrays.update(own)
+            if written:
+                arrays.update(written)
 
         # A binding holds the addresses of arrays, not the arrays: they have to live as long as the call.
         call.operands = (values, weights)  # type: ignore[attr-defined]
@@ -148,7 +156,10 @@ class _OrtContext(ExecutionContext):
         raise AssertionError("a context for one image has no rows to choose from")
 
     def gate(self, value: str) -> Callable[[], Array]:
-        array = self._arrays[value]
+        arrays = self._arrays
+        if value in self._free:
+            return lambda: arrays[value]
+        array = arrays[value]
         return lambda: array
 
     def begin(self, images: Array) -> None:

@@ -2,6 +2,7 @@
 
 from .answers import name_answers
 from .choice import NAMES, choose
-from .scheduler import Bound, Outcome, Scheduler
+from .lane import Bound, Outcome
+from .scheduler import Choice, Scheduler
 
-__all__ = ["NAMES", "Bound", "Outcome", "Scheduler", "choose", "name_answers"]
+__all__ = ["NAMES", "Bound", "Choice", "Outcome", "Scheduler", "choose", "name_answers"]

@@ -1,24 +1,29 @@
 """From logits to named predictions."""
 
-from typing import List, Sequence
+from typing import List
 
 import numpy as np
 
+from ..bundle.manifest import Manifest
 from ..errors import ImageError
-from ..records import BatchResult, Block, Prediction
-from ..schedule.flops import flops_share
+from ..records import BatchResult, Prediction
+from ..schedule.flops import result_shares
 
 
-def name_answers(result: BatchResult, blocks: Sequence[Block]) -> List[Prediction]:
-    """One Prediction per image: the softmax of its logits, and the most probable class.
+def name_answers(result: BatchResult, manifest: Manifest) -> List[Prediction]:
+    """One Prediction per image: the softmax of its logits, at the temperature of the exit where it left, and the most
+    probable class.
 
     Raises ImageError if the network answered NaN or infinity.
     """
     logits, ran, domain = result.logits, result.blocks, result.domain
     if not np.isfinite(logits).all():
         raise ImageError("the network answered NaN or infinity: look for NaN in the images")
-    shares = flops_share(blocks, ran)
-    exp = np.exp(logits - logits.max(axis=1, keepdims=True))
+    shares = result_shares(manifest, result)
+    temperatures = [rule.temperature for rule in domain.exits]
+    exits = [int(number) if number < len(temperatures) else None for number in result.left]
+    scale = np.array([1 / (domain.temperature if i is None else temperatures[i]) for i in exits], np.float32)
+    exp = np.exp((logits - logits.max(axis=1, keepdims=True)) * scale[:, None])
     probabilities = exp / exp.sum(axis=1, keepdims=True)
     predictions: List[Prediction] = []
     for i in range(logits.shape[0]):
@@ -36,6 +41,7 @@ def name_answers(result: BatchResult, blocks: Sequence[Block]) -> List[Predictio
                 flops_share=float(shares[i]),
                 domain=domain.name,
                 classes=domain.classes,
+                exit=exits[i],
             )
         )
     return predictions

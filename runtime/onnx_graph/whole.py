@@ -1,7 +1,9 @@
 """The network of one domain as an ordinary ONNX model, for any runtime: its weights are constants in it.
 
-Many runtimes lack control flow, so there is none. Where a model has gates, a block and what stands in for it are both
-computed, and each image takes the one that its gate chooses: the answers are the bundle's, and no time is saved.
+Many runtimes lack control flow, so there is none. Every exit is computed, and each image gets the answer of the one
+where it would have left; where a model has gates (format 1), a block and what stands in for it are both computed, and
+each image takes the one that its gate chooses. The answers are the bundle's, and no time is saved by either. Blocks
+that the domain closes are left out.
 """
 
 import hashlib
@@ -10,9 +12,9 @@ from typing import Any, Dict, List, Union
 import numpy as np
 
 from ..bundle.bundle import BundleContents
-from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, with_skipped
-from ..records import Domain, Segment, Step, Value
-from ..schedule.decisions import threshold
+from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, exit_steps, with_skipped
+from ..records import Array, Domain, Segment, Step, Value
+from ..schedule.decisions import leaving, threshold
 from ..schedule.layout import whole_plan
 from .joining import Piece, joined, pruned, read_piece
 from .model import Info, Model, Node, unused_name
@@ -21,14 +23,16 @@ from .model import Info, Model, Node, unused_name
 def whole_model(bundle: BundleContents, domain: Domain, gated: bool = False) -> Model:
     """image (batch, 3, S, S) float32, preprocessed -> logits (batch, classes) of `domain`, which fits the bundle.
 
-    gated: each image skips what the domain's gates skip. Otherwise, and where the domain is not gated, all blocks run.
-    Raises BundleError if a file is damaged or is not what the manifest says of it.
+    gated: blocks are skipped, and answers are those of exits, where the domain has it so. Otherwise all blocks run, and
+    the last answer is taken. Raises BundleError if a file is damaged or is not what the manifest says of it.
     """
-    whole = whole_plan(bundle.manifest)
+    whole = whole_plan(bundle.manifest, domain.closed if gated else ())
     if gated and domain.gated:
         pieces = _gated_pieces(bundle, threshold(domain.theta))
     else:
         pieces = [read_piece(step, bundle) for step in whole.steps]
+    if gated:
+        pieces += _exits(bundle, domain, pieces)
     weights = {DOMAIN + name: array for name, array in domain.weights.items()}
     free: Dict[Union[int, str], int] = {}  # what the dimensions are that the domain sets: its classes
     for name, value in zip(whole.inputs, whole.segment.inputs):
@@ -82,6 +86,54 @@ def _choice(step: Step, run: Step, skipped: Step, ran: Piece, theta: float) -> P
     model = Model(nodes, weights, infos[0], infos[1], {"": ran.model.opsets[""]}, ir_version=ran.model.ir_version)
     segment = Segment("choice", "", tuple(inputs), tuple(ends[2]))
     return Piece(Step("choice", (step.gate,) + run.outputs + skipped.outputs, step.outputs), segment, model)
+
+
+def _exits(bundle: BundleContents, domain: Domain, pieces: List[Piece]) -> List[Piece]:
+    """The choices between each exit's answer and the later ones, from the last exit to the first. The piece in `pieces`
+    that gives the last answer is given another name to write, where there is a choice."""
+    rules = [(step, rule) for step, rule in zip(exit_steps(bundle.manifest.plan), domain.exits)]
+    rules = [(step, rule) for step, rule in rules if rule.threshold is not None]
+    if not rules:
+        return []
+    plan = bundle.manifest.plan
+    taken = {name for step in with_skipped(plan) for name in step.inputs + step.outputs}
+    later = unused_name("%s/last" % LOGITS, taken)
+    for number, piece in enumerate(pieces):
+        outputs = tuple(later if name == LOGITS else name for name in piece.step.outputs)
+        inputs = tuple(later if name == LOGITS else name for name in piece.step.inputs)
+        pieces[number] = piece._replace(step=piece.step._replace(inputs=inputs, outputs=outputs))
+    choices: List[Piece] = []
+    for step, rule in reversed(rules):
+        answer = step.outputs[0]
+        chosen = LOGITS if step is rules[0][0] else unused_name("%s/chosen" % answer, taken)
+        writer = next(piece for piece in pieces if piece.step.outputs == (answer,))
+        choices.append(_leave(writer, answer, later, chosen, *leaving(rule)))
+        later = chosen
+    return choices
+
+
+def _leave(writer: Piece, answer: str, later: str, chosen: str, scale: float, limit: float) -> Piece:
+    """For each image, `answer` where its largest probability is above the threshold, else `later`; see `leaves`."""
+    shape = writer.segment.outputs[0].shape
+    nodes = [
+        Node("ReduceMax", ["answer"], ["largest"], {"axes": [1], "keepdims": 1}),
+        Node("Sub", ["answer", "largest"], ["below"]),
+        Node("Mul", ["below", "scale"], ["scaled"]),
+        Node("Exp", ["scaled"], ["shares"]),
+        Node("ReduceSum", ["shares", "axes"], ["sum"], {"keepdims": 1}),
+        Node("Less", ["sum", "limit"], ["leaves"]),
+        Node("Where", ["leaves", "answer", "later"], ["chosen"]),
+    ]
+    weights: Dict[str, Array] = {
+        "scale": np.array(scale, np.float32),
+        "limit": np.array(limit, np.float32),
+        "axes": np.array([1], np.int64),
+    }
+    values = [Value(name, shape) for name in ("answer", "later", "chosen")]
+    infos = [Info(value.name, np.dtype(np.float32), shape) for value in values]
+    model = Model(nodes, weights, infos[:2], infos[2:], {"": 13}, ir_version=writer.model.ir_version)
+    step = Step("exit", (answer, later), (chosen,))
+    return Piece(step, Segment("exit", "", tuple(values[:2]), tuple(values[2:])), model)
 
 
 def _without_repeats(model: Model) -> Model:

@@ -1,7 +1,7 @@
 """What runs when: plans joined into subgraphs, walked step by step, and the one rule and count of which blocks run."""
 
 from .decisions import Leaving, Overrides, check_overrides, forced, leaves, leaves_one, leaving, opens, threshold
-from .flops import flops_share, reached_blocks, saved_shares
+from .flops import flops_share, reached_blocks, result_shares, saved_shares
 from .layout import Call, Layout, Subgraph, free_sizes, join_plan, whole_plan
 from .walk import Visit, inputs_of, walk
 
@@ -23,6 +23,7 @@ __all__ = [
     "leaving",
     "opens",
     "reached_blocks",
+    "result_shares",
     "saved_shares",
     "threshold",
     "walk",

@@ -20,7 +20,7 @@ class Leaving(NamedTuple):
 
 
 def leaving(rule: ExitRule) -> Leaving:
-    """A rule made ready for `leaves_one`. Its numbers are rounded to float32, so that they compare alike with one
+    """A rule made ready for comparing. Its numbers are rounded to float32, so that they compare alike with one
     picture's numbers and with an array's."""
     if rule.threshold is None:
         limit = 0.0
@@ -35,14 +35,18 @@ def leaves(logits: Array, rule: ExitRule) -> Array:
     The largest probability, max softmax(logits / temperature), is 1 over the sum of exp((logits - largest) /
     temperature). A picture with a NaN or +infinity among its logits never leaves.
     """
-    scale, limit = leaving(rule)
     with np.errstate(all="ignore"):
-        sure: Array = np.exp((logits - logits.max(axis=1, keepdims=True)) * scale).sum(axis=1) < limit
+        return leaves_rows(logits, *leaving(rule))
+
+
+def leaves_rows(logits: Array, scale: float, limit: float) -> Array:
+    """`leaves` with the numbers of a `Leaving`. numpy may warn of infinite logits."""
+    sure: Array = np.exp((logits - logits.max(axis=1, keepdims=True)) * scale).sum(axis=1) < limit
     return sure
 
 
 def leaves_one(logits: Array, scale: float, limit: float) -> Any:
-    """`leaves` for one picture, logits (1, classes), with the numbers of a `Leaving`: a bool, in few calls of numpy."""
+    """`leaves_rows` for one picture, logits (1, classes): a bool, in few calls of numpy."""
     return np.exp((logits - logits.max()) * scale).sum() < limit
 
 

@@ -4,7 +4,8 @@ from typing import Optional, Sequence
 
 import numpy as np
 
-from ..records import Array, Block, Step
+from ..bundle.manifest import Manifest
+from ..records import Array, BatchResult, Block, Step
 
 
 def saved_shares(blocks: Sequence[Block]) -> Array:
@@ -44,6 +45,12 @@ def flops_share(blocks: Sequence[Block], ran: Array, reached: Optional[Array] = 
     done = np.where(ran, full, left if reached is None else np.where(reached, left, 0.0))
     share: Array = done.sum(axis=1) / full.sum()
     return share
+
+
+def result_shares(manifest: Manifest, result: BatchResult) -> Array:
+    """float64 (B,): the share of the blocks' FLOPs that each picture of a pass took."""
+    reached = reached_blocks(manifest.plan, len(manifest.blocks))
+    return flops_share(manifest.blocks, result.blocks, reached[result.left])
 
 
 def _full(blocks: Sequence[Block]) -> Array:

@@ -1,87 +1,134 @@
 """The plan, joined: which segments run as one subgraph, and which buffer each value between subgraphs lives in.
 
 Every boundary between subgraphs costs a call and, on most engines, a change of memory layout, so steps that are never
-skipped apart from each other are joined. How far depends on the device:
+skipped apart from each other are joined. Blocks that a domain closes are replaced by what is done in their place first,
+so they cost no boundary. Where pictures may leave, a subgraph ends behind each exit, and nothing else is decided in a
+plan with exits; where none may, such a plan is one subgraph. On a device that works on while the host goes on (a GPU),
+what has a dimension of the domain's size, such as an exit's classifier, runs on the host: it is small, and engines that
+are built once for all domains need no free dimension then.
+
+How far the plan of a bundle with gates (format 1) is joined depends on the device:
 
 - A synchronous device (a CPU) finishes a subgraph before the host goes on, so what feeds a gated block is joined with
   it, both in the subgraph that runs the block and in the one that skips it. Such segments are then held twice. That
   costs nothing for segments without weights of their own (adaptors: their weights are inputs); others are held twice
   only where they are small.
-- A device that works on while the host goes on (a GPU) should have computed a gate long before it is read: a subgraph
-  ends behind the step that writes a gate, and a gated block is a subgraph of its own.
+- A GPU should have computed a gate long before it is read: a subgraph ends behind the step that writes a gate, and a
+  gated block is a subgraph of its own.
 """
 
-from typing import Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 from ..bundle.manifest import Manifest
-from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, with_skipped
+from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, closable, exit_steps, with_skipped
 from ..errors import DomainError
 from ..records import Array, Segment, Shape, Step, Value
+from .decisions import check_overrides
 
 DOUBLED_BYTES = 1 << 20  # a file up to this size may be held twice to save a call
 
 
 class Subgraph(NamedTuple):
     """Steps that run as one. inputs and outputs: the plan's names of its values, positional with those of
-    `segment`, the joined graph as seen from outside (`file` is that of a single step, "" for several)."""
+    `segment`, the joined graph as seen from outside (`file` is that of a single step, "" for several). host: it runs
+    on the host, in numpy, whatever the device is."""
 
     segment: Segment
     inputs: Tuple[str, ...]
     outputs: Tuple[str, ...]
     steps: Tuple[Step, ...]
+    host: bool = False
 
 
 class Call(NamedTuple):
     """One call of the hot loop: `subgraph`; with a gate, `skip` in its place for images whose gate does not open.
-    block: the block that the gate decides."""
+    block: the block that the gate decides. exit: the number of the exit behind the call; `answer` is its logits."""
 
     subgraph: Subgraph
     gate: Optional[str] = None
     skip: Optional[Subgraph] = None
     block: Optional[int] = None
+    exit: Optional[int] = None
+    answer: str = LOGITS
 
 
 class Layout(NamedTuple):
     """Calls in order. values: shape of every value that crosses subgraphs, image and logits among them.
-    gates: those values that the host reads between calls. readable: those it may read after a run, logits among them.
-    buffers: value -> number of the buffer it lives in; values that share one are never needed at once."""
+    gates: those values that the host reads between calls to decide by them, gates and the exits' logits. readable:
+    those it may read after a run, logits among them. buffers: value -> number of the buffer it lives in; values that
+    share one are never needed at once. lasting: whether it will be used again, so that a backend may store what it
+    makes of it."""
 
     calls: Tuple[Call, ...]
     values: Dict[str, Shape]
     gates: Tuple[str, ...]
     readable: Tuple[str, ...]
     buffers: Dict[str, int]
+    lasting: bool = True
 
     @property
     def subgraphs(self) -> List[Subgraph]:
         """Every subgraph once, those that skip among them."""
         return [subgraph for call in self.calls for subgraph in (call.subgraph, call.skip) if subgraph is not None]
 
+    @property
+    def on_host(self) -> Set[str]:
+        """The values that subgraphs on the host write; no device holds them."""
+        return {name for subgraph in self.subgraphs if subgraph.host for name in subgraph.outputs}
 
-def join_plan(manifest: Manifest, looks_ahead: bool, readable: Sequence[str] = ()) -> Layout:
+    @property
+    def fetched(self) -> List[str]:
+        """The values that the device writes and the host reads between calls, in no particular order but always the
+        same."""
+        read = list(self.gates)
+        for subgraph in self.subgraphs:
+            read += [name for name in subgraph.inputs if subgraph.host and not name.startswith(DOMAIN)]
+        return [name for name in dict.fromkeys(read) if name not in self.on_host]
+
+
+class _Group(NamedTuple):
+    """Steps to be joined. exit: the number of the exit that they end with."""
+
+    steps: List[Step]
+    host: bool = False
+    exit: Optional[int] = None
+
+
+def join_plan(
+    manifest: Manifest,
+    looks_ahead: bool,
+    readable: Sequence[str] = (),
+    closed: Collection[int] = frozenset(),
+    leaves: bool = True,
+) -> Layout:
     """The layout of a manifest's plan.
 
     looks_ahead: for a device that works on while the host goes on. readable: values that can be read after a run.
+    closed: the blocks that no picture runs. leaves: whether pictures may leave at exits. Raises DomainError for a value
+    that the plan does not have, or a block that cannot be closed.
     """
+    check_overrides(dict.fromkeys(closed, False), len(manifest.blocks), closable(manifest.plan))
     shapes = _shapes(manifest)
     unknown = [name for name in readable if name not in shapes or name.startswith(DOMAIN)]
     if unknown:
         known = ", ".join(name for name in shapes if not name.startswith(DOMAIN))
         raise DomainError("no value %r in the plan; it has: %s" % (unknown[0], known))
-    groups = _ahead(manifest.plan) if looks_ahead else _behind(manifest)
-    wanted = _wanted(groups, readable)
+    groups = _groups(manifest, _without(manifest.plan, closed), looks_ahead, leaves)
+    answers = [group.steps[-1].outputs[0] for group in groups if group.exit is not None]
+    wanted = _wanted(groups, list(readable) + answers)
     calls: List[Call] = []
-    for number, group in enumerate(groups):
-        after = wanted[number]
-        gated = [step for step in group if step.gate is not None]
-        run = _subgraph(manifest, group, shapes, after)
-        if not gated:
+    for group, after in zip(groups, wanted):
+        gated = [step for step in group.steps if step.gate is not None]
+        run = _subgraph(manifest, group.steps, shapes, after)._replace(host=group.host)
+        if group.exit is not None:
+            calls.append(Call(run, exit=group.exit, answer=group.steps[-1].outputs[0]))
+        elif not gated:
             calls.append(Call(run))
-            continue
-        step = gated[0]
-        skipped = [step.skipped if s is step else s for s in group]
-        calls.append(Call(run, step.gate, _subgraph(manifest, skipped, shapes, after), step.block))
-    gates = tuple(call.gate for call in calls if call.gate is not None)
+        else:
+            step = gated[0]
+            skipped = [step.skipped if s is step else s for s in group.steps]
+            calls.append(Call(run, step.gate, _subgraph(manifest, skipped, shapes, after), step.block))
+    gates = tuple([call.gate for call in calls if call.gate is not None] + answers)
     values = {IMAGE: shapes[IMAGE]}
     for call in calls:
         values.update((name, shapes[name]) for name in call.subgraph.outputs)
@@ -89,10 +136,39 @@ def join_plan(manifest: Manifest, looks_ahead: bool, readable: Sequence[str] = (
     return Layout(tuple(calls), values, gates, results, _buffers(calls, values, set(gates + results)))
 
 
-def whole_plan(manifest: Manifest) -> Subgraph:
-    """Every step as one subgraph, all blocks on."""
-    steps = [step.always for step in manifest.plan]
+def whole_plan(manifest: Manifest, closed: Collection[int] = frozenset()) -> Subgraph:
+    """Every step as one subgraph, all blocks on but those that are closed."""
+    steps = [step.always for step in _without(manifest.plan, closed)]
     return _subgraph(manifest, steps, _shapes(manifest), {LOGITS})
+
+
+def _without(plan: Sequence[Step], closed: Collection[int]) -> List[Step]:
+    """The steps with what is done in the place of closed blocks. Only those with a gate can be skipped then."""
+    chosen = [step.skipped if step.skip is not None and step.block in closed else step for step in plan]
+    return [step if step.gate is not None else step.always for step in chosen]
+
+
+def _groups(manifest: Manifest, plan: Sequence[Step], looks_ahead: bool, leaves: bool) -> List[_Group]:
+    sections: List[List[Step]] = [[]]
+    for step in plan:
+        sections[-1].append(step)
+        if step.exit and leaves:
+            sections.append([])
+    groups: List[_Group] = []
+    for number, section in enumerate(sections):
+        host = [step for step in section if _on_host(manifest, step)] if looks_ahead and exit_steps(plan) else []
+        device = [step for step in section if step not in host]
+        groups += [_Group(steps) for steps in (_ahead(device) if looks_ahead else _behind(manifest, device))]
+        groups += [_Group(host, host=True)] if host else []
+        if number < len(sections) - 1:
+            groups[-1] = groups[-1]._replace(exit=number)
+    return groups
+
+
+def _on_host(manifest: Manifest, step: Step) -> bool:
+    """A step whose values have a free dimension, which is the domain's; so has every step that reads what it writes."""
+    segment = manifest.segments[step.segment]
+    return any(isinstance(n, str) and n != BATCH for v in segment.inputs + segment.outputs for n in v.shape)
 
 
 def _ahead(plan: Sequence[Step]) -> List[List[Step]]:
@@ -109,11 +185,11 @@ def _ahead(plan: Sequence[Step]) -> List[List[Step]]:
     return groups + [chain] if chain else groups
 
 
-def _behind(manifest: Manifest) -> List[List[Step]]:
+def _behind(manifest: Manifest, plan: Sequence[Step]) -> List[List[Step]]:
     """A gated step with the weightless steps before it, and with small ones behind it."""
     groups: List[List[Step]] = []
     chain: List[Step] = []
-    for step in manifest.plan:
+    for step in plan:
         if step.gate is None:
             chain.append(step)
             continue
@@ -156,13 +232,13 @@ def _shapes(manifest: Manifest) -> Dict[str, Shape]:
     return shapes
 
 
-def _wanted(groups: Sequence[Sequence[Step]], readable: Sequence[str]) -> List[Set[str]]:
+def _wanted(groups: Sequence[_Group], readable: Sequence[str]) -> List[Set[str]]:
     """For each group, the values that somebody wants after it."""
     after: List[Set[str]] = []
     wanted = set(readable) | {LOGITS}
     for group in reversed(groups):
         after.append(set(wanted))
-        for step in group:
+        for step in group.steps:
             wanted |= set(step.inputs) | ({step.gate} if step.gate is not None else set())
     return after[::-1]
 

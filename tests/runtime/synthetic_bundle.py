@@ -4,8 +4,8 @@ stem -> block 0 (always runs) -> block 1 (gated) -> block 2 (gated) -> tail -> h
 one adaptor graph serves the three blocks, its weights being inputs. Where block 2 is skipped, a tensor of the domain is
 added; where block 1 is, nothing.
 
-`write_exits_bundle` writes the same network with exits after blocks 0 and 1 in the place of gates; blocks 1 and 2 can be
-closed.
+`write_exits_bundle` writes the same network with exits after blocks 0 and 1 in the place of gates; blocks 1 and 2 can
+be closed.
 """
 
 import hashlib
@@ -114,7 +114,7 @@ def confidence(logits, temperature=1.0):
 
 
 def expected(answers, thresholds, closed=()):
-    """(logits, ran, left) for what `Backbone.answers` gives, where pictures leave at these thresholds (None: nobody)."""
+    """(logits, ran, left) of what `Backbone.answers` gives, where pictures leave at these thresholds (None: nobody)."""
     end = len(thresholds)
     left = np.full(answers.shape[1], end)
     for number in reversed(range(end)):
@@ -150,10 +150,10 @@ def random_weights(classes, seed=0):
         weights[f"adaptors.{i}.gate_bias"] = np.zeros(1)
     weights[SHIFT] = rng.normal(0, 1, (CHANNELS, 1, 1))
     for i in EXITS:
-        weights[f"exits.{i}.down"] = rng.normal(0, 2, (CHANNELS, EXIT_WIDTH))
-        weights[f"exits.{i}.down_bias"] = rng.normal(0, 1, (EXIT_WIDTH,))
-        weights[f"exits.{i}.weight"] = rng.normal(0, 1, (EXIT_WIDTH, classes))
-        weights[f"exits.{i}.bias"] = rng.normal(0, 1, (classes,))
+        weights[f"exits.{i}.down"] = rng.normal(0, 0.5, (CHANNELS, EXIT_WIDTH))
+        weights[f"exits.{i}.down_bias"] = rng.normal(0, 0.5, (EXIT_WIDTH,))
+        weights[f"exits.{i}.weight"] = rng.normal(0, 0.5, (EXIT_WIDTH, classes))
+        weights[f"exits.{i}.bias"] = rng.normal(0, 0.5, (classes,))
     # As float16, so that what is stored is what the reference computes with.
     weights = {k: v.astype(np.float16).astype(np.float32) for k, v in weights.items()}
     images = np.random.RandomState(9).normal(0, 1, (64, 3, SIZE, SIZE)).astype(np.float32)

@@ -134,6 +134,7 @@ def test_a_damaged_file_of_the_bundle_is_refused_all_the_same(bundle, made):
 
 
 def test_other_files_another_cpu_and_another_onnxruntime_use_graphs_of_their_own(bundle, made, monkeypatch):
+    monkeypatch.setattr(graph_store, "_MOST", 4)
     run(bundle)
     monkeypatch.setattr(graph_store, "_MAKING", 99)
     run(bundle)

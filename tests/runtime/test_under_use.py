@@ -18,6 +18,11 @@ def resident_bytes():
         return int(file.read().split()[1]) * 4096
 
 
+def only_lane(runtime):
+    (lane,) = runtime._open.scheduler._lanes.values()
+    return lane
+
+
 def in_threads(count, work):
     """Run work(number) in so many threads at once; what they raised."""
     failed = []
@@ -90,7 +95,7 @@ def test_domains_that_come_and_go_take_no_memory(built, backend):
         for number in range(1500):
             cycle(number)
         assert resident_bytes() - before < 1 << 20
-        for pooled in runtime._open.scheduler._idle:
+        for pooled in only_lane(runtime)._idle:
             assert not pooled.programs, "programs of domains that are gone"
 
 
@@ -148,12 +153,12 @@ def test_a_failed_run_leaves_the_next_one_whole(runtime, weights, monkeypatch):
     x = images(1)
     expected, _ = Backbone().reference(x, weights["flowers"])
     runtime.run_batch(x, "flowers")
-    scheduler = runtime._open.scheduler
-    context = scheduler._idle[0].context
+    lane = only_lane(runtime)
+    context = lane._idle[0].context
     monkeypatch.setattr(context, "read", lambda value: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         runtime.run_batch(x, "flowers")
-    assert all(pooled.context is not context for pooled in scheduler._idle)
+    assert all(pooled.context is not context for pooled in lane._idle)
     np.testing.assert_allclose(runtime.run_batch(x, "flowers").logits, expected, rtol=1e-4, atol=1e-4)
 
 

@@ -10,6 +10,7 @@ from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.records import ExitRule
 
 SIZE = synthetic_bundle.SIZE
 
@@ -76,3 +77,26 @@ def test_what_it_is_written_as(built):
     read = read_model(write_model(model))
     assert read.opsets == {"": 13} and read.ir_version == 7 and read.name == "da3"
     assert all(array.dtype in (np.float32, np.int64) for array in read.weights.values())
+
+
+@pytest.mark.parametrize("closed", [(), (2,)])
+@pytest.mark.parametrize("chosen", ["both", "first", "second", "none"])
+def test_each_image_has_the_answer_of_its_exit(built_with_exits, closed, chosen):
+    folder, weights = built_with_exits
+    images = synthetic_bundle.images(16)
+    known = synthetic_bundle.Backbone().answers(images, weights["signs"], closed)
+    medians = [float(np.median(synthetic_bundle.confidence(known[i]))) for i in (0, 1)]
+    used = {"both": (0, 1), "first": (0,), "second": (1,), "none": ()}[chosen]
+    thresholds = [medians[i] if i in used else None for i in (0, 1)]
+    rules = tuple(ExitRule(threshold) for threshold in thresholds)
+    model, found = answers(folder, "signs", images, True, exits=rules, closed=closed)
+    wanted, _, left = synthetic_bundle.expected(known, thresholds, closed)
+    assert set(left) == {*used, 2}
+    np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
+    assert sum(node.op == "Where" for node in model.nodes) == len(used)
+    assert sum(node.op == "Conv" for node in model.nodes) == 4 - len(closed)
+    assert [(i.name, i.shape) for i in model.outputs] == [("logits", ("batch", 4))]
+    whole, all_blocks = answers(folder, "signs", images, False, exits=rules, closed=closed)
+    last = synthetic_bundle.Backbone().answers(images, weights["signs"])[-1]
+    np.testing.assert_allclose(all_blocks, last, rtol=1e-4, atol=1e-5)
+    assert not {"Where", "Exp", "Less"} & {node.op for node in whole.nodes}

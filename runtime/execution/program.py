@@ -1,0 +1,151 @@
+"""The calls of a run, bound to an execution context, and the loops that make them.
+
+To switch domains is to take another program, however many there are, and the loop for one image looks up no name and
+makes no array but its result.
+"""
+
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from ..backends.interface import ExecutionContext
+from ..bundle.plan import LOGITS
+from ..records import Array
+from ..schedule.decisions import Leaving, Overrides, forced, leaves_one, leaves_rows, opens
+from ..schedule.layout import Call, Layout
+
+
+class BoundCall(NamedTuple):
+    """One call of a layout, bound to a context. `run` is called where the gate opens, or where there is none (gate is
+    None); `skip` is called otherwise. run_rows and skip_rows do the same for some images of a batch; they are None in a
+    context for one image. answer: gives the logits of the exit behind the call, whose number is `exit`."""
+
+    run: Callable[[], None]
+    gate: Optional[Callable[[], Array]]
+    skip: Callable[[], None]
+    block: int = -1
+    run_rows: Any = None
+    skip_rows: Any = None
+    answer: Optional[Callable[[], Array]] = None
+    exit: int = -1
+
+
+class Program(NamedTuple):
+    """ran: bool (exits + 1, n_blocks), what a picture has run that left at each exit, or went to the end, unless a gate
+    says otherwise. end: a copy of the logits of those that went to the end."""
+
+    calls: Tuple[BoundCall, ...]
+    ran: Array
+    end: Callable[[], Array]
+
+
+class Answer(NamedTuple):
+    """logits: float32 (B, classes). ran: bool (B, n_blocks). left: int64 (B,)."""
+
+    logits: Array
+    ran: Array
+    left: Array
+
+
+def bind_program(
+    context: ExecutionContext,
+    layout: Layout,
+    weights: Any,
+    *,
+    batch: int,
+    gated: bool,
+    overrides: Overrides,
+    ran: Array,
+) -> Program:
+    """Bind what may happen, and nothing else: a gate that does not decide is not read.
+
+    weights: what the backend made of the domain. gated: whether the domain's gates decide. ran: as in Program.
+    """
+    bound: List[BoundCall] = []
+    for call in layout.calls:
+        one = _bind(context, call, weights, batch, gated, overrides)
+        bound.append(one if call.exit is None else one._replace(answer=context.gate(call.answer), exit=call.exit))
+    # After an exit a batch may go on with some of its images.
+    if batch > 1 and any(call.exit is not None for call in layout.calls):
+        first = next(i for i, call in enumerate(layout.calls) if call.exit is not None)
+        for i in range(first + 1, len(bound)):
+            bound[i] = bound[i]._replace(run_rows=context.bind_rows(layout.calls[i].subgraph, weights))
+    return Program(tuple(bound), ran, lambda: context.read(LOGITS))
+
+
+def _bind(
+    context: ExecutionContext, call: Call, weights: Any, batch: int, gated: bool, overrides: Overrides
+) -> BoundCall:
+    decided = forced(call.gate, call.block, gated, overrides)
+    chosen = call.skip if decided is False and call.skip is not None else call.subgraph
+    run = context.bind(chosen, weights)
+    if decided is not None:
+        return BoundCall(run, None, run)
+    assert call.gate is not None and call.skip is not None and call.block is not None
+    gate, skip = context.gate(call.gate), context.bind(call.skip, weights)
+    if batch == 1:
+        return BoundCall(run, gate, skip, call.block)
+    run_rows, skip_rows = context.bind_rows(call.subgraph, weights), context.bind_rows(call.skip, weights)
+    return BoundCall(run, gate, skip, call.block, run_rows, skip_rows)
+
+
+def run_one(program: Program, theta: float, rules: Sequence[Leaving]) -> Answer:
+    """The hot loop: one image. theta: that of its gates; rules: one for each exit of the layout."""
+    ran = None
+    number = -1
+    for run, gate, skip, block, _, _, answer, exit in program.calls:
+        if gate is None or opens(gate()[0], theta):
+            run()
+        else:
+            ran = program.ran[-1:].copy() if ran is None else ran
+            ran[0, block] = False
+            skip()
+        if answer is not None:
+            logits = answer()
+            scale, limit = rules[exit]
+            if leaves_one(logits, scale, limit):
+                number = exit
+                break
+    if number >= 0:
+        return Answer(logits.copy(), program.ran[number : number + 1].copy(), np.array([number], np.int64))
+    left = np.array([len(program.ran) - 1], np.int64)
+    return Answer(program.end(), program.ran[-1:].copy() if ran is None else ran, left)
+
+
+def run_many(program: Program, theta: float, rules: Sequence[Leaving], batch: int) -> Answer:
+    """A batch: a gated block runs on the images that need it, and those that leave at an exit are taken out."""
+    ran = np.tile(program.ran[-1], (batch, 1))
+    left = np.full(batch, len(program.ran) - 1, np.int64)
+    rows = np.arange(batch)  # of those that have not left
+    early: Optional[Array] = None
+    for run, gate, skip, block, run_rows, skip_rows, answer, exit in program.calls:
+        if gate is None:
+            _on_rows(run, run_rows, rows, batch)
+        else:
+            on = opens(gate(), theta)  # (batch,)
+            ran[:, block] = on
+            _on_rows(run, run_rows, rows[on[rows]], batch)
+            _on_rows(skip, skip_rows, rows[~on[rows]], batch)
+        if answer is not None:
+            logits = answer()
+            gone = leaves_rows(logits[rows], *rules[exit])
+            if gone.any():
+                early = np.empty_like(logits) if early is None else early
+                leaving, rows = rows[gone], rows[~gone]
+                early[leaving] = logits[leaving]
+                ran[leaving] = program.ran[exit]
+                left[leaving] = exit
+                if not len(rows):
+                    return Answer(early, ran, left)
+    end = program.end()
+    if early is None:
+        return Answer(end, ran, left)
+    early[rows] = end[rows]
+    return Answer(early, ran, left)
+
+
+def _on_rows(run: Callable[[], None], run_rows: Any, rows: Array, batch: int) -> None:
+    if len(rows) == batch:
+        run()
+    elif len(rows):
+        run_rows(rows)

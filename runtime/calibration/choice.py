@@ -16,6 +16,7 @@ from .confidence import fit_temperatures, softmax
 
 MOST_LEVELS = 400  # that are tried
 NOBODY = 1.0  # no confidence is above it
+_SUREST = 1 - 1e-6  # of the other levels: beyond, float32 cannot tell confidences apart
 _ROUNDING = 1e-9
 
 
@@ -110,7 +111,7 @@ def _levels(sure: Array) -> Array:
     """float64, ascending: halfway between neighbours of the confidences that occur, so that float32 and float64 decide
     alike; thinned evenly."""
     found = np.unique(np.concatenate([[0.0], sure.ravel(), [NOBODY]]))
-    between = (found[1:] + found[:-1]) / 2
+    between = np.unique(np.minimum((found[1:] + found[:-1]) / 2, _SUREST))
     if len(between) > MOST_LEVELS - 2:
         between = between[np.linspace(0, len(between) - 1, MOST_LEVELS - 2).astype(np.int64)]
     return np.concatenate([[0.0], between, [NOBODY]])

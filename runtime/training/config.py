@@ -36,7 +36,7 @@ class AdaptorSpec(NamedTuple):
     def of(cls, arch: str) -> "AdaptorSpec":
         """What suits the backbone `arch`, without exits: their places depend on what its blocks cost."""
         # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
-        return cls(grid=16) if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
+        return cls(mid=32, first=FIRST[arch]) if arch in FIRST else cls(grid=16)
 
     def to_json(self) -> Dict[str, Any]:
         """The fields; without exits, in the words of what was written before there were any."""

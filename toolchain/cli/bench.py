@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from da3.toolchain.cli.console import out
+from da3.toolchain.cli.options import BACKBONES
 
 bench_app = typer.Typer(help="Measure, side by side and alternating.", no_args_is_help=True)
 
@@ -68,7 +69,7 @@ def bench_train(
             "finetune,da3:keep=0.6,gradient=skip-path (default: every method)"
         ),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet18, resnet34 or resnet50")] = "resnet50",
+    backbone: Annotated[str, typer.Option(help=BACKBONES)] = "resnet50",
     weights: Annotated[str, typer.Option(help="random, or what da3 train --weights takes")] = "random",
     size: Annotated[int, typer.Option(help="image side in pixels, a multiple of 32")] = 224,
     batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 8,
@@ -144,7 +145,7 @@ def bench_accuracy(
     seeds: Annotated[int, typer.Option(help="runs of each, with the seeds from 0 on", min=1)] = 3,
     epochs: Annotated[int, typer.Option(help="passes over the photos", min=1)] = 12,
     size: Annotated[int | None, typer.Option(help="image side in pixels (default: what the weights state)")] = None,
-    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet18, resnet34 or resnet50")] = "mobilenet_v2",
+    backbone: Annotated[str, typer.Option(help=BACKBONES)] = "mobilenet_v2",
     weights: Annotated[str, typer.Option(help="what da3 train --weights takes")] = "imagenet",
     batch_size: Annotated[int | None, typer.Option(help="photos a step (default: da3 train's)", min=1)] = None,
     no_flip: Annotated[

@@ -8,11 +8,17 @@ Conditions = dict[str, object]  # the machine, the versions and the sizes that t
 
 
 class EngineRow(TypedDict):
-    """One case at one batch size. ``flops_share``: of the blocks, 0 to 1. None where there is no monolithic model."""
+    """One case at one batch size. None where there is no monolithic model.
+
+    ``flops_share``: of the blocks, 0 to 1. ``left``: share of the pictures that left at each exit, and that ran to the
+    end; empty where there are no exits. ``calls``: of the backend, that a picture went through, on average.
+    """
 
     name: str
     batch: int
     flops_share: float
+    left: list[float]
+    calls: float
     p50_ms: float
     p90_ms: float
     p99_ms: float

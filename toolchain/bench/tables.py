@@ -130,7 +130,17 @@ def _seeds(row: _Row) -> str:
 def run_table(report: EngineReport) -> Table:
     """The engine beside one monolithic model, a row per case and batch size; below, what else was measured."""
     table = Table(
-        "", "batch", "FLOPs", "p50", "p90", "p99", "images/s", "time", "gain", title=f"domain {report['domain']}"
+        "",
+        "batch",
+        "FLOPs",
+        "calls",
+        "p50",
+        "p90",
+        "p99",
+        "images/s",
+        "time",
+        "gain",
+        title=f"domain {report['domain']}",
     )
     table.columns[0].no_wrap = True
     for row in report["rows"]:
@@ -138,15 +148,20 @@ def run_table(report: EngineReport) -> Table:
             row["name"],
             str(row["batch"]),
             f"{row['flops_share']:.1%}",
+            f"{row['calls']:.1f}",
             *(f"{ms:.2f}" for ms in (row["p50_ms"], row["p90_ms"], row["p99_ms"])),
             f"{row['images_per_second']:.0f}",
             *("-" if value is None else f"{value:.2f}" for value in (row["ratio_to_monolithic"], row["gain_per_flop"])),
         )
     lines = [
-        "FLOPs: share of the blocks' that ran; p50 to p99: ms a batch; time: over the monolithic model's;",
-        "gain: time gained over FLOPs saved",
+        "FLOPs: share of the blocks' that ran; calls: of the backend, by a picture; p50 to p99: ms a batch;",
+        "time: over the monolithic model's; gain: time gained over FLOPs saved",
         f"all-on / gated, medians: {report['ratio']:.2f}",
     ]
+    left = next((row["left"] for row in report["rows"] if row["name"] == "gated"), [])
+    if left:
+        exits = ", ".join(f"{share:.0%} left at exit {number}" for number, share in enumerate(left[:-1]))
+        lines.append(f"gated: {exits}, {left[-1]:.0%} ran to the end")
     if report["break_even_skip"] is not None:
         lines.append(f"as fast as the monolithic model from {report['break_even_skip']:.0%} of block FLOPs skipped on")
     switches = ", ".join(f"{us:.1f} us with {n} loaded" for n, us in report["switch_us_by_loaded"].items())

@@ -22,7 +22,7 @@ def bench_run(
     bundle: Annotated[Path, typer.Argument(help="bundle folder or zip")] = Path("bundle"),
     domain: Annotated[str | None, typer.Option("--domain", "-d", help="default: the only one")] = None,
     images: Annotated[
-        list[str] | None, typer.Option(help="photos to time (default: noise, on which gates mean little)")
+        list[str] | None, typer.Option(help="photos to time (default: noise, on which no picture is easy)")
     ] = None,
     repeats: Annotated[int, typer.Option(help="turns, each of up to 32 batches of every case", min=1)] = 10,
     batch_size: Annotated[
@@ -35,9 +35,9 @@ def bench_run(
 ) -> None:
     """Time the engine against one monolithic model of the same network, in turns in one process.
 
-    Cases: the monolithic model, all blocks on, gated, and 25, 50 and 75 % of the gateable FLOPs skipped whatever the
-    gates say. Also: a domain switch with 1, 10 and 100 domains loaded, a domain's load from disk, and a new process's
-    first answer and memory.
+    Cases: the monolithic model; the engine with all blocks on, with its exits asked but nobody leaving, as deployed,
+    and with every picture leaving at one exit. Also: a domain switch with 1, 10 and 100 domains loaded, a domain's load
+    from disk, and a new process's first answer and memory.
 
     Example: da3 bench run bundle --domain flowers --images photos/flowers/val --plot run.png
     """

@@ -87,9 +87,9 @@ def test_only_the_ranges_and_the_manifest_change(exported, measured):
 def test_int8_agrees_with_float32(measured, photos):
     bundle, done = measured
     for agreement in done.agreements:
-        assert agreement.same_answer >= 0.6 and agreement.same_gates >= 0.7
+        assert agreement.same_answer >= 0.6
         assert agreement.logit_error < 0.1 * agreement.logit_largest
-    assert done.agreements[1].same_gates == 1.0
+    assert done.agreements[0].same_decisions >= 0.7 and done.agreements[1].same_decisions is None
     paths = expand([photos / "val"])
     backends = (OrtBackend(), OrtBackend(precision="int8"), ReferenceBackend("int8"))
     logits = []

@@ -14,6 +14,8 @@ from synthetic_bundle import images
 
 from da3.runtime import Runtime
 from da3.runtime.app.commands import COMMANDS, main, parser
+from da3.runtime.bundle.packs import update_domain
+from da3.runtime.records import ExitRule
 from da3.runtime.system.versions import VERSION
 
 MODULE = ("-m", "da3.runtime")

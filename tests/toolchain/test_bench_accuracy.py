@@ -226,6 +226,25 @@ def test_one_validation_photo_is_too_few_to_choose_by():
         Score.of(run, 0.7)
 
 
+@pytest.mark.parametrize("looks", [True, False])
+def test_decisions_that_do_not_look_at_the_picture_gain_nothing_over_chance(looks):
+    """A confidence that says nothing of the picture is found out: dealt at random, its decisions are as good."""
+    random = np.random.RandomState(0)
+    labels = random.randint(4, size=4000)
+    easy = random.rand(4000) < 0.5
+    logits = random.normal(0, 0.5, (4000, 2, 4))
+    right = np.array([np.where(easy, 0.95, 0.45), np.where(easy, 0.98, 0.9)]).T > random.rand(4000, 2)
+    answered = np.where(right, labels[:, None], (labels[:, None] + 1) % 4)
+    sure = easy if looks else random.permutation(easy)
+    for number, strength in enumerate((np.where(sure, 6.0, 3.0), np.full(4000, 6.0))):
+        logits[np.arange(4000), number, answered[:, number]] += strength
+    score = Score.of(Trained(0.9, 0.9, 1.0, Answers(logits, labels, np.array([0.4, 1.0]))), 0.7)
+    row = summarise(["da3"], ["x"], {Key("da3", "x", 0): score})["rows"][0]
+    gained = row["gated"]["over_permuted"]["mean"]
+    assert row["flops_share"] == pytest.approx(0.7, abs=0.02)
+    assert gained > 0.08 if looks else abs(gained) < 0.02
+
+
 def test_the_best_static_choice_is_looked_for_in_all_networks():
     gated = Score(0.8, None, 0.7, Leaving((0.5, 0.5), 0.6, 0.5), (Point(0.5, 0.6), Point(1.0, 0.9)))
     closed = Score(0.85, 0.85, 0.7, None, (Point(0.4, 0.5), Point(0.7, 0.85)))

@@ -6,6 +6,7 @@ A torch export would add nothing here but its own opset and names: a frozen netw
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+
 import numpy as np
 import onnx
 

@@ -28,9 +28,10 @@ def verify(
 ) -> list[Check]:
     """Compare the runtime with torch on ``images`` (N, 3, S, S) float32, preprocessed.
 
-    ``model`` computes with the numbers of ``trained``, which ``runtime`` has read back as ``domain``. Checks every segment on torch's own inputs, what is done in the
-    place of closed blocks, the whole network as one batch and image by image (where images leave, which blocks they
-    run, logits and top-1), and the whole network with all images leaving at each exit, and with all blocks on.
+    ``model`` computes with the numbers of ``trained``, which ``runtime`` has read back as ``domain``. Checks every
+    segment on torch's own inputs, what is done in the place of closed blocks, the whole network as one batch and image
+    by image (where images leave, which blocks they run, logits and top-1), and the whole network with all images
+    leaving at each exit, and with all blocks on.
     """
     model.eval()
     values: dict[str, Tensor] = {}

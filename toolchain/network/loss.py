@@ -21,7 +21,7 @@ def answers_loss(logits: Tensor, exits: Sequence[Tensor], labels: Tensor, smooth
     # exits at once, since what is kept for the backward pass of so small tensors is mostly bookkeeping.
     last = F.log_softmax(logits.detach(), 1)
     classes = logits.shape[1]
-    target = (1 - smoothing) * F.one_hot(labels, classes) + smoothing / classes
+    target = (1 - smoothing) * F.one_hot(labels, classes).to(last.dtype) + smoothing / classes
     mixed = (1 - MATCH) * target + MATCH * last.exp()
     answers = F.log_softmax(torch.stack(list(exits), 1), 2)  # (B, K, classes)
     entropy = MATCH * len(exits) * (last.exp() * last).sum()

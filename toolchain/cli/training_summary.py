@@ -24,10 +24,8 @@ def training_summary(result: Result) -> str:
             )
         if best.get("kept_share", best["val_share"]) > result.config.keep + NEAR_BUDGET:
             lines.append(
-                f"that is more than --keep {result.config.keep:g} asked for: its exits come later than that. Use a "
-                f"lower share with da3 calibrate after the export, or a backbone whose exits come earlier"
-                if result.config.keep >= CLOSE_BELOW
-                else f"that is more than --keep {result.config.keep:g} asked for: the run was too short to close blocks"
+                f"that is more than --keep {result.config.keep:g} asked for: the first exit costs more, or the run was "
+                f"too short to close blocks. Train for more epochs, or with a higher --keep"
             )
     if result.unreadable:
         lines.append(f"{len(result.unreadable)} photos could not be read and were skipped")

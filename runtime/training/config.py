@@ -84,8 +84,8 @@ class RunConfig(NamedTuple):
     """Everything that decides what a run learns. Two runs with equal configurations give equal results.
 
     data: the folder of photos, absolute. weights_sha256: the identity of the backbone. size: side of the images in
-    pixels. lr: the highest learning rate. keep: share of the block FLOPs to run on average; with 1 every block runs for every photo. flip: whether
-    photos are mirrored at random.
+    pixels. lr: the highest learning rate. keep: share of the block FLOPs to run on average; with 1 every block runs for
+    every photo. flip: whether photos are mirrored at random.
     """
 
     domain: str

@@ -15,9 +15,9 @@ The loss of a photo is CE(l) + EXIT_WEIGHT * sum over k of ((1 - MATCH) CE(l_k) 
 cross-entropy with the target (1 - s) onehot + s / C, s the label smoothing and C the number of classes, and KL that of
 the softmaxes, through which l gets no gradient. The loss of a batch is the mean. lr is the run's own times `schedule`.
 
-What a domain never needs is closed for all its photos: from CLOSE_FROM to CLOSED_BY of the progress (0 to 1) through all
-steps, one block at a time as a target falls by `ramp` to `closing_share`, each where it costs the loss least for the
-FLOPs it saves. At which exit a photo leaves is not trained: thresholds are chosen on photos that were held out.
+What a domain never needs is closed for all its photos: from CLOSE_FROM to CLOSED_BY of the progress (0 to 1) through
+all steps, one block at a time as a target falls by `ramp` to `closing_share`, each where it costs the loss least for
+the FLOPs it saves. At which exit a photo leaves is not trained: thresholds are chosen on photos that were held out.
 """
 
 import math

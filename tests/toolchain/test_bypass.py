@@ -8,8 +8,8 @@ from da3.runtime.training.config import KEEP_PRECISIONS, AdaptorSpec
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.network.adaptor import Adaptor
-from da3.toolchain.network.bypass import STEP, Fit, LowRankBypass
 from da3.toolchain.network.block_selection import closing_costs, fit_bypasses, open_blocks
+from da3.toolchain.network.bypass import STEP, Fit, LowRankBypass
 from da3.toolchain.network.exits import with_exits
 from da3.toolchain.network.loss import answers_loss
 from da3.toolchain.network.model import DomainModel

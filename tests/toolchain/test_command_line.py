@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from typer.testing import CliRunner
@@ -12,6 +13,9 @@ from da3.export import exporter
 from da3.runtime.app.commands import COMMANDS as RUNTIME_COMMANDS
 from da3.runtime.system.versions import VERSION
 from da3.toolchain.cli.commands import app
+from da3.toolchain.cli.training_summary import training_summary
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
 
 DA3 = [sys.executable, "-m", "da3.toolchain.cli.main"]
 PHOTO = "data/signs/val/class0/0.jpg"
@@ -75,24 +79,17 @@ print({{"torch", "onnxruntime", "matplotlib", "typer", "rich"}} & set(sys.module
     assert loaded <= ({"typer", "rich"} if words[-1] == "--help" and words[0] != "run-engine" else set()), done.stderr
 
 
-def test_a_run_too_short_for_its_budget_says_so(photos, tmp_path):
-    words = [
-        "train",
-        "--domain",
-        "x",
-        "--data",
-        photos,
-        "--weights",
-        "demo",
-        "--size",
-        32,
-        "--epochs",
-        1,
-        "--keep",
-        0.6,
-    ]
-    done = run(*words, cwd=tmp_path)
-    assert done.returncode == 0 and "more than --keep 0.6 asked for" in done.stdout
+def test_the_last_words_of_a_run_say_what_was_met(small_run):
+    result = train(small_run(keep=0.7, epochs=1), SilentReporter())
+    row = {"epoch": 1, "val_accuracy": 0.9, "val_share": 1.0}
+    met, missed = (
+        training_summary(replace(result, best={**row, "kept_accuracy": 0.885, "kept_share": share}))
+        for share in (0.7, 0.78)
+    )
+    assert "best: 90.0% on the validation photos (epoch 1)" in met and "next: da3 export --domain signs" in met
+    assert "leaving early: 88.5% at 70% of the block FLOPs" in met and "asked for" not in met
+    assert "more than --keep 0.7 asked for" in missed
+    assert "more than --keep 0.7 asked for" in training_summary(replace(result, best=row))
 
 
 @pytest.fixture(scope="module")

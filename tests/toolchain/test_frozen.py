@@ -1,4 +1,4 @@
-"""The autograd functions of frozen blocks against stock autograd in float64, for every kind of block, run or left out."""
+"""The autograd functions of frozen blocks against stock autograd in float64: every kind of block, run or left out."""
 
 import copy
 

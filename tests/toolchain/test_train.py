@@ -431,9 +431,7 @@ def test_a_gated_run_of_an_older_format_is_refused(small_run, no_exits):
     rewrite_as(2, whole.folder / "best.safetensors", keep=0.7)
     found = read(whole.folder / "best.safetensors")
     weights = ckpt.BackboneStore(whole.folder.parent).get(found.config.backbone, found.config.weights_sha256)
-    with pytest.raises(
-        CheckpointError, match=r"best\.safetensors was trained by an older da3 .*: train again"
-    ) as caught:
+    with pytest.raises(CheckpointError, match=r"best\.safetensors was trained by an older da3 .*again") as caught:
         ckpt.learner_of(found, weights)
     assert "\n" not in str(caught.value)
 

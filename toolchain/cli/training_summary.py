@@ -11,15 +11,21 @@ def training_summary(result: Result) -> str:
     """The last words of a finished run."""
     lines = []
     if result.best is not None:
-        gated = f", running {result.best['val_share']:.0%} of the block FLOPs" if result.best["val_share"] < 1 else ""
+        best = result.best
+        closed = f", running {best['val_share']:.0%} of the block FLOPs" if best["val_share"] < 1 else ""
         lines.append(
-            f"best: {result.best['val_accuracy']:.1%} on the validation photos{gated} "
-            f"(epoch {result.best['epoch']:.0f}); in {result.folder}"
+            f"best: {best['val_accuracy']:.1%} on the validation photos{closed} "
+            f"(epoch {best['epoch']:.0f}); in {result.folder}"
         )
-        if result.best["val_share"] > result.config.keep + NEAR_BUDGET:
+        if "kept_share" in best:
             lines.append(
-                f"that is more than --keep {result.config.keep:g} asked for: the run was too short for its gates to "
-                f"settle. Train for more epochs, or lower the share with da3 calibrate after the export"
+                f"with sure photos leaving early: {best['kept_accuracy']:.1%} at {best['kept_share']:.0%} of the block "
+                f"FLOPs, each half of the photos by what was chosen on the other"
+            )
+        if best.get("kept_share", best["val_share"]) > result.config.keep + NEAR_BUDGET:
+            lines.append(
+                f"that is more than --keep {result.config.keep:g} asked for: the first exit costs more, or the run was "
+                f"too short to close blocks. Train for more epochs, or with a higher --keep"
             )
     if result.unreadable:
         lines.append(f"{len(result.unreadable)} photos could not be read and were skipped")

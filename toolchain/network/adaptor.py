@@ -49,7 +49,8 @@ class _AdaptorPass(torch.autograd.Function):
     """``Adaptor.compute`` with the p that was saved. With rows of B*G*G cells:
 
     z = (p - mean) / std      u = z W_d^T + b_d      h = ReLU(u)              a = s (h W_u^T + b_u)
-    dW_u = s da^T h           dh = s da W_u          du = dh where u > 0      dW_d = du^T z              dp = du W_d / std
+    dW_u = s da^T h           dh = s da W_u          du = dh where u > 0      dW_d = du^T z
+    dp = du W_d / std
     """
 
     @staticmethod

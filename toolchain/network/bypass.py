@@ -5,8 +5,8 @@
     c = s (W_u v + b)                       added as repeat(c) in the place of F(x)
 
 The rank is low because one full matrix would cost a sixth of what the block does. A bypass is fitted to the cell means
-of F(x) before its block is closed, by reduced-rank ridge regression (Izenman 1975: the full solution, projected onto the
-leading principal directions of what it predicts), and then trained with the rest.
+of F(x) before its block is closed, by reduced-rank ridge regression (Izenman 1975: the full solution, projected onto
+the leading principal directions of what it predicts), and then trained with the rest.
 """
 
 from __future__ import annotations

@@ -262,7 +262,7 @@ class DomainModel(nn.Module):
 
     def _fit_exits(self, batches: Batches) -> None:
         """After the adaptors, by whose statistics exits normalise what they read."""
-        sums = {i: torch.zeros(2, 2 * exit.width, dtype=torch.float64) for i, exit in self.exits.items()}
+        sums = {i: torch.zeros(2, 2 * self.spec.exit_width, dtype=torch.float64) for i in self.spec.exits}
         count = 0
         for image in batches():
             x = self.run_to_first_adaptor(image)
@@ -272,11 +272,11 @@ class DomainModel(nn.Module):
                 exit = self.exit_behind(i - 1)
                 if exit is not None:
                     f = exit.compute(cell_means(x, exit.adaptor.side)).double().cpu()
-                    sums[str(i - 1)] += torch.stack([f.sum(0), f.square().sum(0)])
+                    sums[i - 1] += torch.stack([f.sum(0), f.square().sum(0)])
                 x = run_block(block, x)
             count += len(image)
-        for i, exit in self.exits.items():
-            exit.head.set_statistics(*statistics(*(sums[i] / count)))
+        for i in self.spec.exits:
+            self.exits[str(i)].head.set_statistics(*statistics(*(sums[i] / count)))
 
     def domain_tensors(self) -> dict[str, Tensor]:
         """Every tensor a bundle stores for this domain, by the plan's name (``adaptors.3.down``, ``head.bias``).

@@ -218,7 +218,8 @@ class Run:
             if last:
                 write_atomically(self.folder / "validation.npz", found.file())
             if best:
-                progress.best, progress.calibration = row, calibrated and calibrated.to_json()
+                progress.best = row
+                progress.calibration = None if calibrated is None else calibrated.to_json()
                 ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, None)
         self.save()
         self._write_reports()

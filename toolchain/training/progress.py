@@ -93,7 +93,7 @@ class ConsoleReporter:
     def revising(self, epoch: int, batches: int) -> None:
         if self.task is not None:
             self.bar.update(
-                self.task, description=f"epoch {epoch + 1}/{self.epochs}, choosing a block to skip: batch {batches}"
+                self.task, description=f"epoch {epoch + 1}/{self.epochs}, choosing a block to close: batch {batches}"
             )
 
     def epoch(self, row: Row) -> None:

@@ -18,7 +18,7 @@ from da3.toolchain.autograd import Block, FrozenConv, run_block
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Da3, Learner, Task, adaptor_spec, method
-from da3.toolchain.network import DomainModel, open_blocks, with_exits
+from da3.toolchain.network import DomainModel, open_blocks
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
 from da3.toolchain.training.adamw import AdamW

@@ -41,8 +41,8 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     """Train ``options.domain``; returns when finished, or soon after ``stop()`` turns true, with all of it saved.
 
     Writes ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``curves.png``, ``samples.npy`` and
-    ``validation.npz`` into ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear line: for what costs
-    nothing to find out, before any weights are read or downloaded.
+    ``validation.npz`` into ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear
+    line: for what costs nothing to find out, before any weights are read or downloaded.
     """
     options.check()
     budget = None if options.memory_budget is None else parse_bytes(options.memory_budget, "--memory-budget")

@@ -144,7 +144,9 @@ def join_plan(
     for call in calls:
         values.update((name, shapes[name]) for name in call.subgraph.outputs)
     results = (LOGITS,) + tuple(name for name in readable if name != LOGITS)
-    return Layout(tuple(calls), values, gates, results, _buffers(calls, values, set(gates + results)))
+    layout = Layout(tuple(calls), values, gates, results, {})
+    # What is copied to the host may still be read when the device is parts ahead.
+    return layout._replace(buffers=_buffers(calls, values, set(results).union(gates, layout.fetched)))
 
 
 def whole_plan(manifest: Manifest, closed: Collection[int] = frozenset()) -> Subgraph:

@@ -17,7 +17,7 @@ from ..bundle.manifest import Manifest
 from ..records import Domain
 from .flops import flops_share, reached_blocks
 
-WAIT = 0.03  # of a picture's time with all blocks
+WAIT = 0.05  # of a picture's time with all blocks
 
 
 def starts_ahead(manifest: Manifest, domain: Domain) -> Tuple[bool, ...]:

@@ -17,7 +17,7 @@ from da3.calib.errors import CalibrationError
 from da3.calib.goals import Wanted, out_of_reach, wanted
 from da3.calib.latency import MOST_PICTURES, time_to_exits
 from da3.runtime import Bundle, Domain, Runtime
-from da3.runtime.bundle import exit_steps, read_domain, update_domain
+from da3.runtime.bundle import Manifest, exit_steps, read_domain, update_domain
 from da3.runtime.calibration import (
     NOBODY,
     Answers,
@@ -59,14 +59,18 @@ class Score:
 
 @dataclass(frozen=True)
 class Answer:
-    """One exit, or the end. ``block``: the last one that runs before it (None: the end). ``accuracy``: if every photo
-    took this answer. ``error_before``, ``error_after``: expected calibration error without a temperature, and with one
-    that was fitted to other photos."""
+    """One exit, or the end.
+
+    ``block``: the last one that runs before it (None: the end). ``threshold``: confidence above which a picture leaves
+    there (None: nobody does). ``accuracy``: if every photo took this answer. ``error_before``, ``error_after``:
+    expected calibration error without a temperature, and with one that was fitted to other photos.
+    """
 
     block: int | None
     flops_share: float
     latency_ms: float | None
     accuracy: float
+    threshold: float | None
     temperature: float
     error_before: float
     error_after: float
@@ -76,7 +80,7 @@ class Answer:
 class ExitCalibration:
     """What was chosen, and what it is worth.
 
-    ``level``: confidence above which a photo leaves, 1 if nobody is to. ``before``, ``after``, ``all_run``: on all
+    ``level``: see da3.runtime.calibration.choice. ``before``, ``after``, ``all_run``: on all
     photos, with the domain's exits as they were, as they are now, and if nobody left. ``checked``: exits chosen on one
     half of the photos and asked about the other, means over halvings. ``static``: accuracy of the best choice that does
     not look at the picture, at the FLOPs (or milliseconds) of ``checked``; ``dealt``: of the decisions of ``after``
@@ -170,8 +174,10 @@ def reset(bundle: str | Path, domain: str) -> None:
     with Bundle(bundle, may_store=False) as opened:
         before = read_domain(opened, domain)
         _check_exits(before)
+        share = float(_costs(opened.manifest, before)[-1])
+    known = before.calibration.get("cross_fit", {}).get("all_blocks_accuracy")
+    metrics = {"flops_share": share} if known is None else {"flops_share": share, "val_accuracy": known}
     rules = [ExitRule(None)] * len(before.exits)
-    metrics = before.calibration.get("all_run")
     update_domain(bundle, domain, metrics=metrics, exits=rules, temperature=1.0, calibration={})
 
 
@@ -202,10 +208,8 @@ def _measure(bundle: str | Path, name: str, folder: Path, timed: bool, on_progre
         if timed:
             times = time_to_exits(runtime, asked.pixels, len(domain.exits), lambda n, of: on_progress("timing", n, of))
     reached = reached_blocks(manifest.plan, len(manifest.blocks))
-    ran = reached.copy()
-    ran[:, list(domain.closed)] = False
     return _Measured(
-        answers=Answers(asked.logits, asked.labels, flops_share(manifest.blocks, ran, reached)),
+        answers=Answers(asked.logits, asked.labels, _costs(manifest, domain)),
         times=times,
         before=Exits(
             thresholds=tuple(rule.threshold for rule in domain.exits),
@@ -214,6 +218,14 @@ def _measure(bundle: str | Path, name: str, folder: Path, timed: bool, on_progre
         blocks=tuple(int(np.flatnonzero(row).max()) for row in reached[:-1]),
         unreadable=asked.unreadable,
     )
+
+
+def _costs(manifest: Manifest, domain: Domain) -> NDArray[np.float64]:
+    """(K + 1,): the share of the block FLOPs that a picture takes which leaves at each exit, and at the end."""
+    reached = reached_blocks(manifest.plan, len(manifest.blocks))
+    ran = reached.copy()
+    ran[:, list(domain.closed)] = False
+    return flops_share(manifest.blocks, ran, reached)
 
 
 def _ask(runtime: Runtime, domain: Domain, folder: Path, on_progress: Progress) -> _Asked:
@@ -277,6 +289,7 @@ def _report(domain: str, goal: str, measured: _Measured, choice: Choice, checked
                 flops_share=float(answers.costs[number]),
                 latency_ms=None if times is None else float(times[number]),
                 accuracy=float(accuracies[number]),
+                threshold=(*choice.exits.thresholds, None)[number],
                 temperature=temperatures[number],
                 error_before=calibration_error(answers.logits[:, number], answers.labels),
                 error_after=checked.errors[number],
@@ -295,14 +308,20 @@ def _metrics(score: Score) -> dict[str, float]:
 
 
 def _provenance(found: ExitCalibration, asked: Wanted, folder: Path) -> dict[str, Any]:
-    """How the exits came about. accuracy, flops_share and latency_ms are those of photos that had no part in it."""
-    checked = {"accuracy": found.checked.accuracy, "flops_share": found.checked.flops_share}
+    """How the exits came about, as training writes it too. cross_fit: of photos that had no part in it."""
+    checked: dict[str, Any] = {
+        "accuracy": found.checked.accuracy,
+        "flops_share": found.checked.flops_share,
+        "all_blocks_accuracy": found.all_run.accuracy,
+        "best_static_accuracy": found.static,
+        "left": list(found.checked.left),
+        "calibration_errors": [answer.error_after for answer in found.answers],
+    }
     if found.checked.latency_ms is not None:
         checked["latency_ms"] = found.checked.latency_ms
     return {
         "goal": asked.asked,
         "photos": found.photos,
         "folder": "/".join(folder.resolve().parts[-2:]),
-        **checked,
-        "all_run": _metrics(found.all_run),
+        "cross_fit": checked,
     }

@@ -20,8 +20,9 @@ def time_to_exits(
     """Median milliseconds (exits + 1,), ascending, in which the current domain's network answers one picture that
     leaves at each exit, and at the end. Decoding is not in it.
 
-    pixels: (N, S, S, 3), of which at most MOST_PICTURES are timed. Each goes to every exit before the next one does, in
-    an order that turns, so that a device that grows warm slows all of them alike.
+    The current domain has exits at which nobody leaves of their own. pixels: (N, S, S, 3), of which at most
+    MOST_PICTURES are timed. Each goes to every exit before the next one does, in an order that turns, so that a device
+    that grows warm slows all of them alike.
     """
     timed = pixels[:MOST_PICTURES]
     seconds = np.empty((len(timed), exits + 1))
@@ -30,7 +31,7 @@ def time_to_exits(
         for turn in range(exits + 1):
             number = (picture + turn) % (exits + 1)
             start = time.perf_counter()
-            runtime.run_batch(image, leave_at=number)
+            runtime.run_batch(image, leave_at=number if number < exits else None)
             if picture >= 0:
                 seconds[picture, number] = time.perf_counter() - start
         on_step(max(0, picture + 1), len(timed))

@@ -67,7 +67,7 @@ def test_da3_is_at_or_above_full_fine_tuning(flowers):
 def test_a_gated_engine_skips_a_quarter_and_still_sees_flowers(flowers, shared_photos, tmp_path):
     flowers("gated", keep=0.7, epochs=12, size=160)
     export_domain("gated", tmp_path / "runs", tmp_path / "bundle")
-    done = calibrate(tmp_path / "bundle", "gated", shared_photos / "flowers" / "val", 0.25)
+    done = calibrate(tmp_path / "bundle", "gated", shared_photos / "flowers" / "val", target_skip=0.25)
     with Runtime(tmp_path / "bundle") as runtime:
         _, photos = list_labelled(shared_photos / "flowers" / "val", runtime.use("gated").classes)
         found = runtime.run([path for path, _ in photos])

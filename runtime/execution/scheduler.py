@@ -15,7 +15,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.plan import closable, exit_steps
 from ..errors import DomainError
 from ..records import Array, Domain, ExitRule
-from ..schedule.decisions import Overrides, check_overrides, leaving, threshold
+from ..schedule.decisions import Overrides, check_overrides, closed_blocks, leaving, threshold
 from ..schedule.layout import Layout, join_plan
 from ..schedule.look_ahead import starts_ahead
 from .lane import Bound, Lane, LaneClosed, Outcome
@@ -150,9 +150,7 @@ class Scheduler:
         leaves = self._in_parts or bound.leaves or choice.leave_at is not None
         if not choice.overrides:
             return _Key(bound.closed, leaves)
-        opened = {block for block, runs in choice.overrides.items() if runs}
-        skipped = {block for block, runs in choice.overrides.items() if not runs} - self._gated
-        return _Key((bound.closed - opened) | skipped, leaves, lasting=False)
+        return _Key(closed_blocks(bound.closed, choice.overrides, self._gated), leaves, lasting=False)
 
     def _overrides(self, choice: Choice) -> Tuple[Tuple[int, bool], ...]:
         """Those that gates are asked about. Raises DomainError for blocks that cannot be skipped."""

@@ -1,6 +1,6 @@
 """Whether a block runs, and whether a picture leaves: the rules that everything which executes a plan follows."""
 
-from typing import Any, Collection, Mapping, NamedTuple, Optional
+from typing import Any, Collection, FrozenSet, Mapping, NamedTuple, Optional
 
 import numpy as np
 
@@ -78,6 +78,14 @@ def forced(gate: Optional[str], block: Optional[int], gated: bool, overrides: Ov
     if block is not None and block in overrides:
         return bool(overrides[block])
     return None if gated else True
+
+
+def closed_blocks(closed: Collection[int], overrides: Overrides, gated: Collection[int]) -> FrozenSet[int]:
+    """The blocks that no picture runs: those that the domain closes and nobody opens, and those that are skipped by an
+    override. Blocks with a gate (`gated`) are not among the latter: `forced` tells of them."""
+    opened = {block for block, runs in overrides.items() if runs}
+    skipped = {block for block, runs in overrides.items() if not runs} - set(gated)
+    return (frozenset(closed) - opened) | skipped
 
 
 def check_overrides(overrides: Overrides, blocks: int, gateable: Collection[int]) -> None:

@@ -155,7 +155,7 @@ def whole_plan(manifest: Manifest, closed: Collection[int] = frozenset()) -> Sub
     return _subgraph(manifest, steps, _shapes(manifest), {LOGITS})
 
 
-def closed_blocks(layout: Layout, manifest: Manifest) -> List[int]:
+def left_out(layout: Layout, manifest: Manifest) -> List[int]:
     """Ascending numbers of the blocks that the layout leaves out."""
     wanted = {step.block: step.segment for step in manifest.plan if step.block is not None}
     steps = [step for call in layout.calls for step in call.subgraph.steps]

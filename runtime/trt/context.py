@@ -110,7 +110,7 @@ class TensorRTContext(ExecutionContext):
 
     def read(self, value: str) -> Array:
         if value in self._values:
-            return self._values[value].copy()
+            return np.array(self._values[value])
         spec = self._tensors[value]
         shape = sized_shape(spec.shape, self._batch, self._sizes)
         room = host(np.empty(padded(shape, spec.layout), spec.dtype).reshape(-1))

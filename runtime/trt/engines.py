@@ -59,8 +59,8 @@ def engine_specs(
     engine.
 
     With fp16 and int8, what passes between engines is float16, and features lie as the GPU computes in them; the
-    image, the logits and what the host reads on the way (gates, the features of exits) are float32. sm: the GPU's compute capability without its dot. linear: values that
-    must lie in plain rows nevertheless.
+    image, the logits and what the host reads on the way (gates, the features of exits) are float32. sm: the GPU's
+    compute capability without its dot. linear: values that must lie in plain rows nevertheless.
     """
     # What a domain's weights have a share in is small, or a row of numbers.
     small = {n for s in manifest.plan if any(i.startswith(DOMAIN) for i in s.inputs) for n in s.outputs}

@@ -1,7 +1,8 @@
 """A bundle's engines, opened: what the backend and its execution contexts share.
 
-Backends for other layouts of the same bundle share engines too: those of equal identity are loaded once. Where an engine can have one engine context only, every execution context needs a copy of the engines of its own. Copies
-that no execution context uses are spare, and given to the next one.
+Backends for other layouts of the same bundle share engines too: those of equal identity are loaded once. Where an
+engine can have one engine context only, every execution context needs a copy of the engines of its own. Copies that no
+execution context uses are spare, and given to the next one.
 """
 
 import threading

@@ -8,7 +8,7 @@ from typing import List, NamedTuple, Optional, Sequence
 
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
-from ..schedule.layout import Layout, closed_blocks, join_plan
+from ..schedule.layout import Layout, join_plan, left_out
 from .engines import EngineSpec, engine_specs
 from .store import Device, EngineSet, read_sets
 
@@ -59,11 +59,11 @@ def _lacking(engines: EngineSet, layout: Layout, bundle: Bundle, command: str) -
         )
     if _holds(engines, layout, bundle) and len(engines.engines) < engines.total:
         return "%d of its %d engines are built: %s to go on" % (len(engines.engines), engines.total, command)
-    closed = closed_blocks(layout, bundle.manifest)
+    closed = left_out(layout, bundle.manifest)
     if closed and _holds(engines, join_plan(bundle.manifest, True), bundle):
-        return "its engines are not built yet for a domain that closes block%s %s: %s again, which adds what is missing" % (
-            "" if len(closed) == 1 else "s",
-            ", ".join(str(block) for block in closed),
+        blocks = "%s %s" % ("block" if len(closed) == 1 else "blocks", ", ".join(str(block) for block in closed))
+        return "its engines are not built yet for a domain that closes %s: %s again, which adds what is missing" % (
+            blocks,
             command,
         )
     return "its engines were built from other ONNX files than it has now: %s" % command

@@ -7,12 +7,15 @@ import numpy as np
 import pytest
 import synthetic_bundle
 from PIL import Image
+from typer.testing import CliRunner
 
 from da3.calib import CalibrationError, calibrate, reset
 from da3.runtime import Bundle, Runtime
 from da3.runtime.bundle import update_domain
 from da3.runtime.calibration import NOBODY
+from da3.runtime.errors import Da3Error
 from da3.runtime.images import list_labelled
+from da3.toolchain.cli.commands import app
 
 PHOTOS, CLASSES = 120, 4
 SHARES = [100 / 600, 300 / 600, 1.0]  # of the block FLOPs, at the exits after blocks 0 and 1, and at the end
@@ -104,13 +107,15 @@ def test_the_domain_says_how_its_exits_came_about(bundle, photos):
     assert before.keys() == after.keys()
     assert [path.parent.name for path in before if before[path] != after[path]] == ["flowers"]
     content = described(bundle)
-    assert [rule["threshold"] for rule in content["exits"]] == [done.level] * 2
+    assert [rule["threshold"] for rule in content["exits"]] == [answer.threshold for answer in done.answers[:-1]]
     assert [rule["temperature"] for rule in content["exits"]] == [answer.temperature for answer in done.answers[:-1]]
     assert content["temperature"] == done.answers[-1].temperature
     told = content["calibration"]
     assert told["goal"] == {"target_skip": 0.3} and told["photos"] == PHOTOS and told["folder"] == "photos/val"
-    assert told["accuracy"] == content["metrics"]["val_accuracy"] == done.checked.accuracy
-    assert told["flops_share"] == content["metrics"]["flops_share"] == done.checked.flops_share
+    checked = told["cross_fit"]
+    assert checked["accuracy"] == content["metrics"]["val_accuracy"] == done.checked.accuracy
+    assert checked["flops_share"] == content["metrics"]["flops_share"] == done.checked.flops_share
+    assert checked["all_blocks_accuracy"] == done.all_run.accuracy and "latency_ms" not in checked
 
 
 def test_a_second_goal_starts_from_the_network_not_from_the_first(bundle, photos):
@@ -126,7 +131,7 @@ def test_latency_is_measured_where_it_is_asked_for(bundle, photos):
     times = [answer.latency_ms for answer in done.answers]
     assert times == sorted(times) and times[0] > 0
     assert done.level == NOBODY and done.after.latency_ms == pytest.approx(times[-1])
-    assert described(bundle)["calibration"]["latency_ms"] == done.checked.latency_ms
+    assert described(bundle)["calibration"]["cross_fit"]["latency_ms"] == done.checked.latency_ms
     assert all(rule["threshold"] is None for rule in described(bundle)["exits"])
     for what in ("asking every exit", "timing"):
         steps = [(n, total) for w, n, total in calls if w == what]
@@ -213,3 +218,45 @@ def test_numbers_that_are_not_finite_are_refused(bundle, photos):
     synthetic_bundle.write_exits_domain(bundle / "domains" / "flowers", "flowers", weights, dtype=np.float32)
     with pytest.raises(CalibrationError, match="gives numbers that are not finite"):
         calibrate(bundle, "flowers", photos, max_drop=1.0)
+
+
+def command(bundle, *words):
+    """`da3 calibrate` in this process, wide enough for its tables."""
+    words = ["calibrate", "--bundle", bundle, "--domain", "flowers", *words]
+    return CliRunner(env={"COLUMNS": "140"}).invoke(app, [str(word) for word in words])
+
+
+def test_the_command_says_what_it_did(bundle, photos, tmp_path):
+    before = contents(bundle)
+    done = command(bundle, "--data", photos, "--target-skip", 0.3, "--dry-run", "--plot", tmp_path / "curve.png")
+    assert done.exit_code == 0, done.output
+    for words in ("30 % of the block FLOPs saved", "checked on other photos", "blind", "ECE after", "ms", "dry run"):
+        assert words in done.output
+    assert contents(bundle) == before
+    assert Image.open(tmp_path / "curve.png").size[0] > 800
+    done = command(bundle, "--data", photos, "--max-drop", 5)
+    assert done.exit_code == 0 and "mean ms" not in done.output and "dry run" not in done.output
+    assert described(bundle)["calibration"]["goal"] == {"max_drop": 5.0}
+    done = command(bundle, "--reset")
+    assert done.output == "flowers: no picture leaves early any more\n" and described(bundle)["calibration"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "PHOTOS", "--target-skip", 0.9], "flowers can save 0.833 of its block FLOPs at most"),
+        (["--data", "PHOTOS"], "choose one: a goal"),
+        (["--data", "PHOTOS", "--max-drop", 1, "--reset"], "choose one: a goal"),
+        (["--data", "PHOTOS", "--max-drop", 1, "--latency-ms", 3], "choose one: a goal"),
+        (["--dry-run", "--reset"], "go with a goal"),
+        (["--max-drop", 1], "1 --domain and 0 --data"),
+        (["--domain", "signs", "--reset"], "one --domain at a time"),
+        (["--data", "nowhere", "--max-drop", 1], "nowhere is not a folder"),
+    ],
+)
+def test_the_command_refuses_in_a_line(words, message, bundle, photos):
+    before = contents(bundle)
+    done = command(bundle, *[photos if word == "PHOTOS" else word for word in words])
+    assert isinstance(done.exception, Da3Error) and done.output == ""
+    assert message in str(done.exception) and "\n" not in str(done.exception)
+    assert contents(bundle) == before

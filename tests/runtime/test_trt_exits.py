@@ -35,7 +35,7 @@ PARTS = 3
 
 @pytest.fixture(scope="session")
 def closing(built_with_exits, tmp_path_factory):
-    """A bundle with a domain for each of CLOSED beside those of `built_with_exits`, where somebody leaves everywhere."""
+    """A bundle with a domain for each of CLOSED beside the others, where somebody leaves at each exit."""
     folder = shutil.copytree(built_with_exits[0], tmp_path_factory.mktemp("closing") / "bundle")
     for closed in CLOSED:
         name = "closes" + "".join(map(str, closed))
@@ -180,7 +180,7 @@ def inferences(device, monkeypatch):
 
 @pytest.mark.parametrize("release, cuda", [*LATEST, ("10.16.1", "pycuda")])
 def test_calls_of_a_picture(release, cuda, engines, opened, monkeypatch):
-    """An engine for each part that it comes to; the host waits once for each answer that may decide, and for the last."""
+    """An engine for each part that it comes to, and a wait for each part's features."""
     engines(release)
     with simulated(tensorrt=release, cuda=cuda) as device, opened(release) as runtime:
         x = images(1)
@@ -204,9 +204,7 @@ def test_nothing_is_waited_for_where_nobody_leaves(engines, opened, monkeypatch)
     with simulated(tensorrt=NEWEST, cuda=PYTHON) as device, opened(NEWEST) as runtime:
         found, at = inferences(device, monkeypatch), []
         wait = type(device.timeline).wait_event
-        monkeypatch.setattr(
-            type(device.timeline), "wait_event", lambda *a: (at.append(len(found)), wait(*a))
-        )
+        monkeypatch.setattr(type(device.timeline), "wait_event", lambda *a: (at.append(len(found)), wait(*a)))
         runtime.run_batch(images(1), "flowers")
         assert at == [PARTS] * 3
         for left, expected in ((None, [1, 2, 3]), ([0.001, 0.001, 0.998], [2, 3, 3]), ([0.001, 0.9, 0.099], [2, 2, 3])):
@@ -233,7 +231,12 @@ def test_many_threads_share_a_runtime(release, cuda, engines, opened, answers):
                 closed = CLOSED[(number + turn) % 3]
                 rows = [(number + turn) % COUNT] if turn % 2 else [(number + i) % COUNT for i in range(3)]
                 name = "closes" + "".join(map(str, closed))
-                check(runtime.run_batch(images(COUNT)[rows], name), expected[closed][:, rows], medians(expected[closed]), closed)
+                check(
+                    runtime.run_batch(images(COUNT)[rows], name),
+                    expected[closed][:, rows],
+                    medians(expected[closed]),
+                    closed,
+                )
         except BaseException as error:
             problems.append(error)
 
@@ -312,7 +315,12 @@ def test_parts_are_built_and_what_domains_close(exits_bundle, built_with_exits):
             again = build_engines(exits_bundle, "fp32")
             assert (again.built, again.folder) == (built, first.folder)
             with Runtime(exits_bundle, "tensorrt") as runtime:
-                check(runtime.run_batch(images(4), name), Backbone().answers(images(4), weights, closed), [None, None], closed)
+                check(
+                    runtime.run_batch(images(4), name),
+                    Backbone().answers(images(4), weights, closed),
+                    [None, None],
+                    closed,
+                )
         for number in range(4):
             shutil.rmtree(domains / f"d{number}")
         last = build_engines(exits_bundle, "fp32")

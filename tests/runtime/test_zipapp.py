@@ -27,7 +27,7 @@ from da3.toolchain.training.train import train
 
 LEFT_OUT = ("training", "calibration")
 PACKED = [path for path in SOURCES if path.relative_to(FOLDER).parts[0] not in LEFT_OUT]
-LARGEST = 115_846  # bytes: what it took when the runtime's files lay on one floor
+LARGEST = 128_000  # bytes, so that it does not grow unnoticed
 
 
 @pytest.fixture(scope="module")

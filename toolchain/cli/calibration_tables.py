@@ -42,10 +42,11 @@ def answers_table(done: ExitCalibration) -> Table:
     """Who leaves where, and what each answer costs and is worth if every photo takes it."""
     ms = ["ms"] if done.after.latency_ms is not None else []
     last = ["accuracy", "temperature", "ECE before", "ECE after"]
-    table = Table("answer after", "leave there", "block FLOPs", *ms, *last)
+    table = Table("answer after", "above", "leave there", "block FLOPs", *ms, *last)
     for answer, share in zip(done.answers, done.after.left, strict=True):
         table.add_row(
             answer_name(answer.block),
+            "-" if answer.threshold is None else f"{answer.threshold:.3f}",
             f"{share:.1%}",
             f"{answer.flops_share:.1%}",
             *([] if answer.latency_ms is None else [f"{answer.latency_ms:.2f}"]),
@@ -59,10 +60,9 @@ def answers_table(done: ExitCalibration) -> Table:
 
 def notes(done: ExitCalibration, dry_run: bool) -> list[str]:
     """Sentences below the tables."""
+    said = []
     if done.level >= NOBODY:
-        said = ["nobody leaves: no threshold meets the goal with anybody leaving"]
-    else:
-        said = [f"a picture leaves at the first exit that is sure above {done.level:.3f}"]
+        said.append("nobody leaves: the goal is not met, or nothing is gained, with anybody leaving")
     if done.photos < FEW:
         said.append(f"{done.photos} photos are few: expect other figures of new photos, and give {FEW} or more")
     if done.unreadable:

@@ -15,7 +15,7 @@ from synthetic_bundle import (
     write_exits_domain,
 )
 from test_exits import check, medians, read, rules
-from trt_answers import NEWEST, PYTHON
+from trt_answers import NEWEST, PYTHON, inferences
 
 from da3.runtime import Bundle, Runtime
 from da3.runtime.errors import BackendError
@@ -163,19 +163,6 @@ def test_what_the_caller_decides(release, cuda, engines, opened, answers):
 
 
 # -- calls and waits
-
-
-def inferences(device, monkeypatch):
-    """The engines' runs from now on, started alone or in a graph."""
-    found = []
-    launch = type(device.timeline).launch
-
-    def counted(timeline, stream, works):
-        found.extend(work.name for work in works if work.name.startswith("inference"))
-        launch(timeline, stream, works)
-
-    monkeypatch.setattr(type(device.timeline), "launch", counted)
-    return found
 
 
 @pytest.mark.parametrize("release, cuda", [*LATEST, ("10.16.1", "pycuda")])

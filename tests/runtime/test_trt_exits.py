@@ -129,6 +129,29 @@ def test_what_the_host_reads_is_float32_and_no_dimension_is_free(precision, clos
             assert {n for spec in specs for t in spec.tensors for n in t.shape if isinstance(n, str)} == {"batch"}
 
 
+def test_a_plan_of_format_2_without_exits_has_its_head_on_the_host(closing):
+    with Bundle(closing) as bundle:
+        manifest = bundle.manifest
+        names = [
+            step.outputs[0] for step in manifest.plan if step.segment in ("exit", "classifier", "classifier_carry")
+        ]
+        plan = [step for step in manifest.plan if step.outputs[0] not in names]
+        plan[-1] = plan[-1]._replace(segment="head", inputs=plan[-1].inputs[:-1])
+        head = manifest.segments["head_carry"]
+        segments = dict(manifest.segments, head=head._replace(inputs=head.inputs[:-1]))
+        for number, hosts in ((2, [False, True]), (1, [False])):
+            layout = join_plan(manifest._replace(format=number, plan=tuple(plan), segments=segments), True)
+            assert [call.subgraph.host for call in layout.calls] == hosts
+
+
+def test_nothing_overwrites_what_is_copied_to_the_host(closing):
+    with Bundle(closing) as bundle:
+        layout = join_plan(bundle.manifest, True)
+    numbers = list(layout.buffers.values())
+    assert layout.fetched == ["e0", "e1", "features"]
+    assert all(numbers.count(layout.buffers[name]) == 1 for name in layout.fetched)
+
+
 @pytest.mark.parametrize("release, cuda", LATEST)
 @pytest.mark.parametrize("left", [None, [0.01, 0.01, 0.98], [0.9, 0.05, 0.05]])
 def test_a_batch_is_its_images_one_by_one(release, cuda, left, engines, opened, answers, closing):

@@ -156,7 +156,7 @@ class Program:
     def bound(self, given: Mapping[str, Array]) -> Callable[[Sequence[Array]], List[Array]]:
         """A call that does what `run` does on the other inputs, in the graph's order, where those in `given` are known.
 
-        What hangs on these alone is computed once, and each call looks up no name. numpy may warn of infinite numbers.
+        What hangs on these alone is computed once, and each call looks up no name.
         """
         known: Dict[str, Any] = dict(self._weights)
         known.update(given)
@@ -187,8 +187,9 @@ class Program:
             values = slots[:]
             values[:count] = inputs
             try:
-                for run, attributes, reads, write in steps:
-                    values[write] = run(attributes, *[values[i] for i in reads])
+                with np.errstate(all="ignore"):
+                    for run, attributes, reads, write in steps:
+                        values[write] = run(attributes, *[values[i] for i in reads])
             except _ERRORS as error:
                 raise BackendError("%s failed: %s" % (where, error))
             return [values[i] for i in results]

@@ -155,8 +155,7 @@ class Lane:
             context = pooled.context
             context.begin(images)
             try:
-                with np.errstate(all="ignore"):  # an exit's logits may be infinite
-                    answer = run(program, bound.theta, exits, pooled.batch)
+                answer = run(program, bound.theta, exits, pooled.batch)
                 values = {name: context.read(name) for name in watched}
             finally:
                 context.end()

@@ -36,10 +36,8 @@ def starts_ahead(manifest: Manifest, domain: Domain) -> Tuple[bool, ...]:
 def shares_left(domain: Domain) -> Optional[Sequence[float]]:
     """The share of the photos that left at each exit when the domain was calibrated, then that of those which ran to
     the end; None where it is not known."""
-    found: Any = domain.calibration.get("left")
-    if found is None:
-        cross_fit = domain.calibration.get("cross_fit")
-        found = cross_fit.get("left") if isinstance(cross_fit, dict) else None
+    cross_fit: Any = domain.calibration.get("cross_fit")
+    found: Any = cross_fit.get("left") if isinstance(cross_fit, dict) else None
     if not isinstance(found, (list, tuple)) or len(found) != len(domain.exits) + 1:
         return None
     if not all(type(share) in (int, float) and 0 <= share <= 1 for share in found):

@@ -83,7 +83,7 @@ def test_pictures_leave_at_exits(library, precision, exits_bundle):
                     same(found, expected, precision)
         for left in (None, [0.0, 0.0, 1.0]):  # the next part waits for the decision, or is started ahead
             for runtime in (gpu, cpu):
-                runtime.load(runtime.load("flowers")._replace(name="some", calibration={"left": left}))
+                runtime.load(runtime.load("flowers")._replace(name="some", calibration={"cross_fit": {"left": left}}))
                 answers = cpu.trace(x, ["logits0", "logits1"], "flowers")[1]
                 runtime.set_exits("some", [ExitRule(between(answers[name])) for name in ("logits0", "logits1")])
             for batch in (x, x[:1], x[2:7], x[3:4]):

@@ -23,7 +23,7 @@ from da3.runtime.execution.program import BoundCall, Exits, in_order
 from da3.runtime.records import ExitRule
 from da3.runtime.schedule.decisions import leaving
 from da3.runtime.schedule.layout import join_plan
-from da3.runtime.schedule.look_ahead import WAIT, shares_left, starts_ahead
+from da3.runtime.schedule.look_ahead import WAIT, starts_ahead
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 
@@ -71,6 +71,11 @@ def opened(closing, engines):
 def answers(built_with_exits):
     """answers(domain's weights, closed) -> what every exit answers, and the end."""
     return lambda name, closed=(): Backbone().answers(images(COUNT), built_with_exits[1][name], closed)
+
+
+def photos(left):
+    """A domain's `calibration`, with the share of photos that left at each exit."""
+    return {"cross_fit": {"left": left}}
 
 
 # -- answers
@@ -159,7 +164,7 @@ def test_a_batch_is_its_images_one_by_one(release, cuda, left, engines, opened, 
     engines(release)
     x = images(COUNT)
     with simulated(tensorrt=release, cuda=cuda), opened(release) as runtime:
-        calibration = {} if left is None else {"left": left}
+        calibration = {} if left is None else photos(left)
         runtime.load(read(closing, "closes")._replace(name="guest", calibration=calibration))
         for thresholds in (medians(answers("signs")), [None, 0.0], [0.0, None], [1.0, 1.0], [None, 0.5]):
             runtime.set_exits("guest", rules(thresholds))
@@ -220,7 +225,7 @@ def test_nothing_is_waited_for_where_nobody_leaves(engines, opened, monkeypatch)
         for left, expected in ((None, [1, 2, 3]), ([0.001, 0.001, 0.998], [2, 3, 3]), ([0.001, 0.9, 0.099], [2, 2, 3])):
             found.clear(), at.clear()
             domain = read(runtime.bundle.path, "flowers")
-            domain = domain._replace(calibration={"left": left} if left else {}, exits=tuple(rules([1.0, 1.0])))
+            domain = domain._replace(calibration=photos(left) if left else {}, exits=tuple(rules([1.0, 1.0])))
             runtime.load(domain)
             runtime.run_batch(images(1), "flowers")
             assert at == expected
@@ -264,7 +269,7 @@ def test_a_run_that_fails_spoils_no_other(release, cuda, engines, opened, answer
     engines(release)
     x, failed = images(COUNT), 0
     with simulated(tensorrt=release, cuda=cuda) as device, opened(release) as runtime:
-        runtime.load(read(runtime.bundle.path, "closes")._replace(name="ahead", calibration={"left": [0.0, 0.0, 1.0]}))
+        runtime.load(read(runtime.bundle.path, "closes")._replace(name="ahead", calibration=photos([0.0, 0.0, 1.0])))
         for number in range(9):
             for name in ("closes", "ahead"):
                 rows = slice(0, 4) if number % 2 else slice(number, number + 1)
@@ -402,12 +407,9 @@ def test_where_little_is_lost_the_next_part_is_started_ahead(closing):
         shares = np.array([200, 300]) / 600  # of the blocks' FLOPs, behind each exit
         for first in (0.0, 0.02, 0.08, 0.2, 0.9):
             left = [first, 0.01, 1 - first - 0.01]
-            found = starts_ahead(bundle.manifest, domain._replace(calibration={"left": left}))
+            found = starts_ahead(bundle.manifest, domain._replace(calibration=photos(left)))
             wanted = [first * shares[0] < (1 - first) * WAIT, 0.01 * shares[1] < (1 - first - 0.01) * WAIT]
             assert list(found) == wanted
-        for odd in ({}, {"left": [0.5, 0.5]}, {"left": "abc"}, {"left": [0, 0, None]}, {"left": [0, 0, -1]},
-                    {"cross_fit": 3}, {"left": [True, 0, 0]}):  # fmt: skip
-            assert starts_ahead(bundle.manifest, domain._replace(calibration=odd)) == (False, False)
-        trained = domain._replace(calibration={"cross_fit": {"left": [0.01, 0.3, 0.69]}})
-        assert shares_left(trained) == [0.01, 0.3, 0.69]
-        assert starts_ahead(bundle.manifest, trained) == (True, False)
+        odd = [photos(left) for left in ([0.5, 0.5], "abc", [0, 0, None], [0, 0, -1], [True, 0, 0], None)]
+        for calibration in (*odd, {}, {"cross_fit": 3}):
+            assert starts_ahead(bundle.manifest, domain._replace(calibration=calibration)) == (False, False)

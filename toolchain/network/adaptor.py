@@ -36,11 +36,10 @@ def grid_side(height: int, most: int) -> int:
 
 
 class AdaptorOutput(NamedTuple):
-    """What ``Adaptor`` returns: x (B, C, H, H), to be read by the block; its cell means p (B, G*G, C); a (B, C', G, G);
-    and p as it is kept for the backward pass, for all that reads p (None without gradients).
+    """What an adaptor makes of x, without x itself: its cell means p (B, G*G, C); a (B, C', G, G); and p as it is kept
+    for the backward pass, for all that reads p (None without gradients).
     """
 
-    x: Tensor
     p: Tensor
     a: Tensor
     saved: SavedTensor | None
@@ -100,18 +99,20 @@ class Adaptor(nn.Module):
         self.std.copy_(std)
         self.out_scale.fill_(out_scale)
 
-    def forward(self, x: Tensor, saved_precision: str = "fp32") -> AdaptorOutput:
-        """Whatever gradient flows into the returned x, p and a comes out at the given x (B, C, H, H).
+    def forward(self, x: Tensor, saved_precision: str = "fp32") -> tuple[Tensor, AdaptorOutput]:
+        """x (B, C, H, H) -> x, to be read by the block, and what is made of it.
+
+        Whatever gradient flows into the returned x, p and a comes out at the given x.
 
         Between forward and backward only p is saved, at ``saved_precision``; h is computed again from it.
         """
         if not torch.is_grad_enabled():
             p = cell_means(x, self.side)
-            return AdaptorOutput(x, p, self.compute(p), None)
+            return x, AdaptorOutput(p, self.compute(p), None)
         x, p = PooledInput.apply(x, self.side)  # type: ignore[no-untyped-call]
         saved = SavedTensor(p.detach(), saved_precision)
         a = _AdaptorPass.apply(p, self, saved, *self.parameters())  # type: ignore[no-untyped-call]
-        return AdaptorOutput(x, p, a, saved)
+        return x, AdaptorOutput(p, a, saved)
 
     def compute(self, p: Tensor) -> Tensor:
         """The formulas above: p (B, G*G, C) -> a (B, C', G, G)."""

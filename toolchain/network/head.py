@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -31,7 +32,8 @@ class Head(nn.Module):
         self.bias = nn.Parameter(torch.zeros(classes))
 
     def forward(self, features: Tensor) -> Tensor:
-        return (features - self.mean) @ (self.weight / self.std).T + self.bias
+        # Not as a product with weight / std, of which a copy would be kept for the backward pass.
+        return F.linear((features - self.mean) / self.std, self.weight, self.bias)
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Fix what features are normalised by: mean and std (F,)."""

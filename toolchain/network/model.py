@@ -208,11 +208,11 @@ class DomainModel(nn.Module):
 
     def run(self, i: int, x: Tensor, *, run: bool) -> BlockOutput:
         """Block i with its adaptor on x (B, C, H, H), or what is done in its place."""
-        adapted: AdaptorOutput = self.adaptors[str(i)](x, self.memory.keep_precision)
+        x, adapted = self.adaptors[str(i)](x, self.memory.keep_precision)
         bypass = None if run else self.bypass(i)
         added = adapted.a if bypass is None else bypass(adapted)
         skip_path = self.memory.gradient == "skip-path"
-        y = run_block(self.backbone.blocks[i], adapted.x, added, run=run, skip_path=skip_path)
+        y = run_block(self.backbone.blocks[i], x, added, run=run, skip_path=skip_path)
         return BlockOutput(y, adapted)
 
     @torch.no_grad()

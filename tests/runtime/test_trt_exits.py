@@ -1,5 +1,6 @@
 """Exits and closed blocks on the TensorRT backend, on simulated releases: see tests/simulation/README.md."""
 
+import gc
 import json
 import shutil
 import threading
@@ -281,6 +282,30 @@ def test_a_run_that_fails_spoils_no_other(release, cuda, engines, opened, answer
                         assert "a test asked for it" in str(error) and fail is not None
                         failed += 1
         assert failed > 4
+
+
+@pytest.mark.parametrize("release, cuda", LATEST)
+def test_any_allocation_may_fail(release, cuda, engines, closing, answers):
+    """At each allocation in turn, with two lanes: an error that says so, nothing left behind, and it works afterwards."""
+    folder, x, failed, done = engines(release), images(4), 0, False
+    cases = [(name, answers("signs", closed), closed) for name, closed in (("closes", ()), ("closes1", (1,)))]
+    with simulated(tensorrt=release, cuda=cuda) as device:
+        while not done:
+            device.store.fail_at = device.store.made + failed
+            with Runtime(closing, TensorRTBackend(folder)) as runtime:
+                for _ in range(2):
+                    try:
+                        for name, expected, closed in cases:
+                            check(runtime.run_batch(x, name), expected[:, :4], medians(expected), closed)
+                        done = done or device.store.fail_at is not None
+                    except BackendError as error:
+                        assert "memory" in str(error) and device.store.fail_at is not None
+                        failed += 1
+                    device.store.fail_at = None
+            if device.left():
+                gc.collect()
+            assert device.left() == []
+    assert failed > 8
 
 
 @pytest.mark.parametrize("release, cuda", LATEST)

@@ -286,7 +286,7 @@ def test_a_run_that_fails_spoils_no_other(release, cuda, engines, opened, answer
 
 @pytest.mark.parametrize("release, cuda", LATEST)
 def test_any_allocation_may_fail(release, cuda, engines, closing, answers):
-    """At each allocation in turn, with two lanes: an error that says so, nothing left behind, and it works afterwards."""
+    """At each in turn, with two lanes: an error that says so, nothing left behind, and it works afterwards."""
     folder, x, failed, done = engines(release), images(4), 0, False
     cases = [(name, answers("signs", closed), closed) for name, closed in (("closes", ()), ("closes1", (1,)))]
     with simulated(tensorrt=release, cuda=cuda) as device:

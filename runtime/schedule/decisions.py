@@ -49,8 +49,8 @@ def leaves_rows(logits: Array, scale: float, limit: float) -> Array:
 def leaves_one(logits: Array, scale: float, limit: float) -> bool:
     """`leaves_rows` for one picture, logits (1, classes).
 
-    In Python: between two parts of a network nothing is in the caches, and numpy's functions then take 25 us here, where
-    this takes 5.
+    In Python: between two parts of a network nothing is in the caches, and numpy's functions then take 25 us here,
+    where this takes 5.
     """
     if logits.shape[1] > _FEW:
         return bool(leaves_rows(logits, scale, limit)[0])

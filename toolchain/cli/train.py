@@ -42,7 +42,8 @@ def train(
     keep: Annotated[
         float | None,
         typer.Option(
-            help="share of the blocks' FLOPs to run on average, such as 0.7: sure photos leave early " + _default("keep")
+            help="share of the blocks' FLOPs to run, on average, such as 0.7; easy photos leave early "
+            + _default("keep")
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help=f"passes over the photos {_default('epochs')}")] = None,

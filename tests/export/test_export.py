@@ -50,7 +50,7 @@ def noise(size):
 
 
 def decide(path):
-    """Give a checkpoint closed blocks, fitted bypasses, and exits at which half of ``noise`` leaves."""
+    """Give a checkpoint closed blocks, fitted bypasses, and exits at which some of ``noise`` leaves."""
     found = read(path)
     weights = BackboneStore(path.parents[1]).get(found.config.backbone, found.config.weights_sha256)
     learner = learner_of(found, weights)
@@ -69,7 +69,7 @@ def decide(path):
     for number in range(answers.shape[1] - 1):
         temperature = 1.0 + number / 4
         sure = np.sort(confidence(answers[:, number], temperature))
-        middle = sure[5:12]
+        middle = sure[2:-2]
         gap = int(np.argmax(np.diff(middle)))  # rounding decides nothing there
         rules.append({"threshold": float(middle[gap : gap + 2].mean()), "temperature": temperature})
     found.progress.calibration = {"exits": rules, "temperature": 1.5, "calibration": {"photos": 16}}

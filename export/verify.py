@@ -21,6 +21,7 @@ from da3.toolchain.autograd import run_block
 from da3.toolchain.network import DomainModel
 
 Array = NDArray[Any]
+ROUNDING = 1e-6  # of probabilities that are 1 in float32
 
 
 def verify(
@@ -91,9 +92,9 @@ class Decided(NamedTuple):
             logits = answers[:, number]
             left[leaves(logits, rule)] = number
             scaled = logits / rule.temperature
-            # What a probability moves by when every logit moves by TOLERANCE of the largest: twice that at most.
-            rounding = 2 * TOLERANCE * np.maximum(1, np.abs(scaled).max(1))
-            sure &= np.abs(confidence(logits, rule.temperature) - rule.threshold) > rounding
+            # Where every logit moves by d at most, the largest probability p moves by 2 d p (1 - p), to first order.
+            p, moved = confidence(logits, rule.temperature), TOLERANCE * np.maximum(1, np.abs(scaled).max(1))
+            sure &= np.abs(p - rule.threshold) > 4 * moved * p * (1 - p) + ROUNDING
         return cls(answers[np.arange(count), left], left, sure)
 
     @classmethod

@@ -78,8 +78,7 @@ def bench_train(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's own choice)", min=1)] = None,
     keep: Annotated[
-        float | None,
-        typer.Option(help="of da3: share of the blocks' FLOPs to run; closes the blocks that a run closes for it"),
+        float | None, typer.Option(help="of da3: share of the blocks' FLOPs to run; blocks are closed as for it")
     ] = None,
     micro_batch: Annotated[
         int | None, typer.Option(help="images a slice, where the method allows it; 0 chooses")

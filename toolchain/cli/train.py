@@ -41,7 +41,7 @@ def train(
     keep: Annotated[
         float | None,
         typer.Option(
-            help="share of the blocks' FLOPs to run on average, such as 0.7: sure photos leave early "
+            help="share of the blocks' FLOPs to run, on average, such as 0.7; easy photos leave early "
             + _default("keep")
         ),
     ] = None,

@@ -198,6 +198,22 @@ def test_training_does_not_depend_on_a_share_that_closes_no_block(small_run):
     assert found[1.0] == found[0.7]
 
 
+@pytest.mark.parametrize("word", ["da3:keep=0.5", "finetune"])
+def test_validating_the_last_epoch_alone_changes_nothing(plan, here, word):
+    found = {}
+    for last_only in (False, True):
+        asked = plan([word], domains=["signs"], seeds=1, epochs=3, last_only=last_only)
+        (row,) = bench_accuracy(replace(asked, out=asked.out / str(last_only)), SILENT)["rows"]
+        folder = here[-1].folder
+        last = read(folder / "last.safetensors")
+        validated = ["val_accuracy" in epoch for epoch in last.progress.history]
+        assert validated == [not last_only, not last_only, True] and (folder / "best.safetensors").exists()
+        found[last_only] = row["last"], (folder / "validation.npz").read_bytes(), last.model
+    assert found[False][:2] == found[True][:2]
+    for name, tensor in found[False][2].items():
+        np.testing.assert_array_equal(tensor, found[True][2][name])
+
+
 def test_a_finished_run_without_its_answers_is_named(plan, here):
     asked = plan(["da3:keep=0.8"], domains=["signs"], seeds=1, epochs=1)
     bench_accuracy(asked, SILENT)
@@ -233,7 +249,7 @@ def test_decisions_that_do_not_look_at_the_picture_gain_nothing_over_chance(look
     labels = random.randint(4, size=4000)
     easy = random.rand(4000) < 0.5
     logits = random.normal(0, 0.5, (4000, 2, 4))
-    right = np.array([np.where(easy, 0.95, 0.45), np.where(easy, 0.98, 0.9)]).T > random.rand(4000, 2)
+    right = random.rand(4000, 2) < np.array([np.where(easy, 0.95, 0.45), np.where(easy, 0.98, 0.9)]).T
     answered = np.where(right, labels[:, None], (labels[:, None] + 1) % 4)
     sure = easy if looks else random.permutation(easy)
     for number, strength in enumerate((np.where(sure, 6.0, 3.0), np.full(4000, 6.0))):

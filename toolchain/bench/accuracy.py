@@ -118,4 +118,5 @@ def _conditions(plan: AccuracyPlan, weights: WeightsFile) -> Conditions:
         "batch": plan.batch_size or "da3 train's",
         "not_flipped": " ".join(plan.no_flip) or "none",
         "seeds": plan.seeds,
+        "validated": "after the last epoch" if plan.last_only else "after each epoch",
     }

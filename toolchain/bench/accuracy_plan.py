@@ -22,7 +22,7 @@ class AccuracyPlan:
     Variants that give the same network share its runs. ``against``: the label or method of the variant, or the choice
     between several, that the others are compared with. ``size`` and ``batch_size``: None is what ``da3 train`` would
     choose. ``no_flip``: domains whose photos must not be mirrored. ``jobs``: runs at a time. ``overwrite``: train again
-    what ``out`` holds of runs with other options.
+    what ``out`` holds of runs with other options. ``last_only``: validate after the last epoch alone.
     """
 
     data: Path
@@ -40,6 +40,7 @@ class AccuracyPlan:
     jobs: int = 1
     overwrite: bool = False
     against: str | None = None
+    last_only: bool = False
 
     @property
     def threads(self) -> int:
@@ -98,6 +99,7 @@ class AccuracyPlan:
             flip=domain not in self.no_flip,
             workers=min(default_workers(), self.threads),
             device=self.device,
+            last_only=self.last_only,
             **{name: value for name, value in variant.memory.to_json().items() if name in names},
         )
 

@@ -156,6 +156,9 @@ def bench_accuracy(
         str | None, typer.Option(help="a method of --methods: the others' differences to it, run by run")
     ] = None,
     jobs: Annotated[int, typer.Option(help="runs at a time, each a process with its share of the cores", min=1)] = 1,
+    last_only: Annotated[
+        bool, typer.Option("--last-only", help="validate after the last epoch alone: the same result, sooner")
+    ] = False,
     to: Annotated[Path, typer.Option("--out", help="folder for the runs and the results")] = Path("bench-accuracy"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="train again the runs there that were made with other options")
@@ -194,6 +197,7 @@ def bench_accuracy(
         jobs=jobs,
         overwrite=overwrite,
         against=against,
+        last_only=last_only,
     )
     with ConsoleBenchReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
         report = measure(plan, reporter, stop)

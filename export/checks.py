@@ -10,7 +10,7 @@ TOLERANCE = 1e-4  # largest difference over largest magnitude
 @dataclass(frozen=True)
 class Check:
     """``error`` is relative to the largest magnitude of the tensor that was compared; ``same``: what must be equal is,
-    such as gate decisions."""
+    such as where images leave."""
 
     name: str
     error: float

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from da3.runtime.bundle import as_stored
-from da3.runtime.records import Array, Domain
+from da3.runtime.records import Array, Domain, ExitRule
 from da3.toolchain.backbones import BackboneInfo
 from da3.toolchain.network import DomainModel, Head
 
@@ -23,18 +24,24 @@ class DomainFacts:
     metrics: dict[str, float]
 
 
-def trained_domain(model: DomainModel, facts: DomainFacts) -> Domain:
-    """``model``'s domain with the numbers that a bundle stores of it, rounding included."""
+def trained_domain(model: DomainModel, facts: DomainFacts, calibration: dict[str, Any] | None) -> Domain:
+    """``model``'s domain with the numbers that a bundle stores of it, rounding included.
+
+    ``calibration``: as the run's progress has it, of where photos leave; None where nobody does.
+    """
+    found = calibration or {"exits": [{"threshold": None, "temperature": 1.0}] * len(model.exits)}
     return Domain(
         name=facts.name,
         classes=facts.classes,
-        theta=model.theta,
-        gated=model.gated,
         backbone_sha256=model.backbone.info.sha256,
         size=model.size,
         adaptor=model.spec.to_json(),
         metrics=dict(facts.metrics),
         weights={name: _array(as_stored(_array(tensor))) for name, tensor in model.domain_tensors().items()},
+        closed=model.closed_blocks,
+        exits=tuple(ExitRule(**rule) for rule in found["exits"]),
+        temperature=found.get("temperature", 1.0),
+        calibration=found.get("calibration", {}),
     )
 
 
@@ -43,8 +50,6 @@ def plain_domain(head: Head, backbone: BackboneInfo, size: int, facts: DomainFac
     return Domain(
         name=facts.name,
         classes=facts.classes,
-        theta=0.0,
-        gated=False,
         backbone_sha256=backbone.sha256,
         size=size,
         adaptor={},
@@ -54,7 +59,10 @@ def plain_domain(head: Head, backbone: BackboneInfo, size: int, facts: DomainFac
 
 
 def load_domain(model: DomainModel, domain: Domain) -> None:
-    """Make ``model`` compute with exactly the numbers of ``domain``."""
+    """Make ``model`` compute with exactly the numbers of ``domain``, and leave out what it closes."""
+    model.closed.zero_()
+    for block in domain.closed:
+        model.close(block)
     model.load_domain_tensors({name: torch.from_numpy(array) for name, array in domain.weights.items()})
 
 

@@ -6,16 +6,15 @@ A torch export would add nothing here but its own opset and names: a frozen netw
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
-
 import numpy as np
 import onnx
 
 from da3.runtime.onnx_graph import AttributeValue, Info, Model, Node, write_model
 from da3.runtime.records import Array, Shape, Value
+from da3.runtime.training.recipe import CARRY
 from da3.toolchain.autograd import Block, FrozenConv
 from da3.toolchain.backbones import Stem, Tail
-from da3.toolchain.network import Adaptor, LowRankBypass
+from da3.toolchain.network import Adaptor, Exit, LowRankBypass
 
 OPSET, IR_VERSION = 13, 7
 
@@ -25,13 +24,6 @@ def checked_bytes(model: Model) -> bytes:
     data = write_model(model)
     onnx.checker.check_model(data, full_check=True)
     return data
-
-
-class AdaptorValues(NamedTuple):
-    """Names of what an adaptor gives: a (B, C', G, G), and the gate logit (B,) or None."""
-
-    a: str
-    logit: str | None
 
 
 class Graph:
@@ -128,7 +120,7 @@ class Graph:
                 y = self.conv(y, conv, f"{name}.{i}")
             y = self._add(y, rest)
         else:
-            assert rest is not None, "a block without shortcut is never skipped"
+            assert rest is not None, "a block without shortcut is never left out"
             y = rest
         return self.activation(y, block.activation)
 
@@ -155,24 +147,27 @@ class Graph:
 
     # -- pieces of a domain, whose tensors are inputs of the graph under their short names
 
-    def adaptor(self, x: str, adaptor: Adaptor, height: int) -> AdaptorValues:
-        """x (B, C, H, H), of ``height`` H -> a, and the gate logit where the adaptor has a gate.
+    def adaptor(self, x: str, adaptor: Adaptor, height: int) -> str:
+        """x (B, C, H, H), of ``height`` H -> a (B, C', G, G).
 
         Matrix products only: every TensorRT release takes those with weights that are inputs.
         """
         side = adaptor.side
         rows = self._rows(self._cell_means(x, height // side), adaptor.cin)
         h = self.node("Relu", [self.node("Gemm", [rows, "down", "down_bias"], transB=1)])
-        a = self._cells(self.node("Gemm", [h, "up", "up_bias"], transB=1), adaptor.cout, side)
-        if adaptor.gate is None:
-            return AdaptorValues(a, None)
-        cells = self.node("Reshape", [h, self._shape([-1, side * side, adaptor.mid])])
-        mean = self.node("ReduceMean", [cells], axes=[1], keepdims=0)  # (B, m)
-        logit = self.node("Gemm", [mean, "gate", "gate_bias"])
-        return AdaptorValues(a, self.node("Reshape", [logit, self._shape([-1])]))
+        return self._cells(self.node("Gemm", [h, "up", "up_bias"], transB=1), adaptor.cout, side)
+
+    def exit_features(self, x: str, exit: Exit, height: int) -> str:
+        """x (B, C, H, H), of ``height`` H -> f (B, 2 E)."""
+        side = exit.adaptor.side
+        rows = self._rows(self._cell_means(x, height // side), exit.adaptor.cin)
+        u = self.node("Relu", [self.node("Gemm", [rows, "down", "down_bias"], transB=1)])
+        cells = self.node("Reshape", [u, self._shape([-1, side * side, exit.width])])
+        ends = [self.node(kind, [cells], axes=[1], keepdims=0) for kind in ("ReduceMean", "ReduceMax")]
+        return self.node("Concat", ends, axis=1)
 
     def bypass(self, x: str, bypass: LowRankBypass, height: int) -> str:
-        """x (B, C, H, H), of ``height`` H -> c (B, C, G, G), what is added in a skipped branch's place."""
+        """x (B, C, H, H), of ``height`` H -> c (B, C, G, G), what is added in a closed block's place."""
         side, channels = bypass.side, bypass.adaptor.cin
         p = self._cell_means(x, height // side)
         # Cells outside are not counted, so that the normalisation could be folded into the matrices.
@@ -193,10 +188,17 @@ class Graph:
         image = self.node("Reshape", [rows, self._shape([-1, side, side, channels])])
         return self.node("Transpose", [image], perm=[0, 3, 1, 2])
 
-    def head(self, features: str) -> str:
-        """(B, F), with mean (F,), weight (classes, F) and bias (classes,) -> (B, classes)."""
+    def head(self, features: str, before: str | None) -> str:
+        """(B, F), with mean (F,), weight (classes, F) and bias (classes,) -> (B, classes).
+
+        ``before``: what the exit before answered (B, classes), of which a part is carried on; None where there is none.
+        """
         centred = self.node("Sub", [features, "mean"])
-        return self.node("Gemm", [centred, "weight", "bias"], transB=1)
+        logits = self.node("Gemm", [centred, "weight", "bias"], transB=1)
+        if before is None:
+            return logits
+        part = self.node("Mul", [before, self.weight("carry", np.float32(CARRY))])
+        return self.node("Add", [logits, part])
 
     def _shape(self, shape: Sequence[int]) -> str:
         name = "shape_" + "_".join(str(n) for n in shape).replace("-1", "batch")

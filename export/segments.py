@@ -25,7 +25,7 @@ from da3.runtime.records import Segment, Shape, Step
 from da3.runtime.system import distribution_version
 from da3.toolchain.autograd import Block
 from da3.toolchain.backbones import Backbone, Stem
-from da3.toolchain.network import Adaptor, DomainModel, LowRankBypass
+from da3.toolchain.network import Adaptor, DomainModel, Exit, LowRankBypass
 
 
 class Deployment(BundleContents):
@@ -44,8 +44,11 @@ class Deployment(BundleContents):
 
 
 def deploy(model: DomainModel, preprocessing: Preprocessing) -> Deployment:
-    """Segments and plan of ``model``'s backbone and of the shapes of its adaptors, whose weights are left out."""
-    added = [_Added(model.adaptor(i), model.bypass(i), model.gateable[i]) for i in range(len(model.backbone.blocks))]
+    """Segments and plan of ``model``'s backbone and of the shapes of what is added, whose weights are left out."""
+    added = [
+        _Added(model.adaptor(i), model.bypass(i), model.closable[i], model.exit_behind(i))
+        for i in range(len(model.backbone.blocks))
+    ]
     return _cut(model.backbone, added, preprocessing, model.spec.to_json())
 
 
@@ -56,11 +59,13 @@ def deploy_plain(backbone: Backbone, preprocessing: Preprocessing) -> Deployment
 
 @dataclass(frozen=True)
 class _Added:
-    """What a block has beside it. ``gateable``: images may skip the block, and have ``bypass`` instead where it is."""
+    """What a block has beside it. ``closable``: domains may close the block, and have ``bypass`` instead where it is;
+    ``exit``: the one behind it."""
 
     adaptor: Adaptor | None = None
     bypass: LowRankBypass | None = None
-    gateable: bool = False
+    closable: bool = False
+    exit: Exit | None = None
 
 
 def _cut(
@@ -74,6 +79,9 @@ def _cut(
         if adaptor is not None:
             out.adaptor(i, adaptor, heights[i])
         out.block(_Place(i, block, None if adaptor is None else adaptor.side, heights[i], heights[i + 1]), added[i])
+        exit = added[i].exit
+        if exit is not None:
+            out.exit(i, exit, heights[i + 1])
     out.tail(backbone, heights[-1])
     out.head(backbone.feature_size)
     info = backbone.info
@@ -124,6 +132,7 @@ class _Cutter:
         self.segments: dict[str, Segment] = {}
         self.plan: list[Step] = []
         self.blocks: list[BlockRecord] = []
+        self._answer: str | None = None  # of the last exit so far
 
     def _segment(self, folder: str, graph: Graph) -> str:
         """Add a segment once. The graph's name is the segment's and its file's."""
@@ -140,38 +149,45 @@ class _Cutter:
         self.plan.append(Step(self._segment("backbone", graph), (IMAGE,), ("x0",)))
 
     def adaptor(self, i: int, adaptor: Adaptor, height: int) -> None:
-        gated = adaptor.gate is not None
         # Named by shape: adaptors of equal shape share a graph, and so an engine.
-        name = f"adaptor_{adaptor.cin}x{height}_{adaptor.mid}_{adaptor.cout}x{adaptor.side}{'_gate' if gated else ''}"
-        graph = Graph(name)
+        graph = Graph(f"adaptor_{adaptor.cin}x{height}_{adaptor.mid}_{adaptor.cout}x{adaptor.side}")
         x = graph.input("x", (BATCH, adaptor.cin, height, height))
         tensors = adaptor.domain_tensors()
         graph.domain_inputs(_shapes(tensors))
-        a, logit = graph.adaptor(x, adaptor, height)
-        graph.output(a, "a", (BATCH, adaptor.cout, adaptor.side, adaptor.side))
-        outputs = [f"a{i}"]
-        if logit is not None:
-            graph.output(logit, "logit", (BATCH,))
-            outputs.append(f"g{i + 1}")
-        inputs = [f"x{i}", *_of_domain(f"adaptors.{i}", tensors)]
-        self.plan.append(Step(self._segment("adaptors", graph), tuple(inputs), tuple(outputs)))
+        graph.output(graph.adaptor(x, adaptor, height), "a", (BATCH, adaptor.cout, adaptor.side, adaptor.side))
+        inputs = (f"x{i}", *_of_domain(f"adaptors.{i}", tensors))
+        self.plan.append(Step(self._segment("adaptors", graph), inputs, (f"a{i}",)))
+
+    def exit(self, i: int, exit: Exit, height: int) -> None:
+        """Features and classifier apart: a device may run the first, and its host the second."""
+        channels, features = exit.adaptor.cin, 2 * exit.width
+        graph = Graph(f"exit_{channels}x{height}_{exit.width}x{exit.adaptor.side}")
+        x = graph.input("x", (BATCH, channels, height, height))
+        shapes: dict[str, Shape] = {"down": (exit.width, channels), "down_bias": (exit.width,)}
+        graph.domain_inputs(shapes)
+        graph.output(graph.exit_features(x, exit, height), "features", (BATCH, features))
+        inputs = (f"x{i + 1}", *_of_domain(f"exits.{i}", shapes))
+        self.plan.append(Step(self._segment("adaptors", graph), inputs, (f"e{i}",)))
+        step = self._classifier(f"classifier_{features}", f"e{i}", f"exits.{i}", features)
+        self._answer = f"logits{i}"
+        self.plan.append(step._replace(outputs=(self._answer,), exit=True))
 
     def block(self, at: _Place, added: _Added) -> None:
         step = Step(self._block(at, run=True), at.reads, (f"x{at.i + 1}",), at.i)
         if added.bypass is not None:
             name = self._bypass(at, added.bypass)
             tensors = _of_domain(f"substitutes.{at.i}", added.bypass.domain_tensors())
-            step = step._replace(gate=f"g{at.i}", skip=name, skip_inputs=(*at.reads, *tensors))
-        elif added.gateable:
-            step = step._replace(gate=f"g{at.i}", skip=self._block(at, run=False), skip_inputs=at.reads)
+            step = step._replace(skip=name, skip_inputs=(*at.reads, *tensors))
+        elif added.closable:
+            step = step._replace(skip=self._block(at, run=False), skip_inputs=at.reads)
         self.plan.append(step)
         flops, skip_flops = at.block.flops(at.height), None
-        if added.gateable:
+        if added.closable:
             skip_flops = flops.shortcut + (0 if added.bypass is None else added.bypass.flops)
         self.blocks.append(BlockRecord(at.block.name, flops.branch + flops.shortcut, skip_flops))
 
     def _block(self, at: _Place, run: bool) -> str:
-        """The block, or what is left of it when it is skipped."""
+        """The block, or what is left of it where it is closed."""
         graph = Graph(f"{'block' if run else 'skip'}_{at.i:02d}")
         block = at.block
         x = graph.input("x", (BATCH, block.in_channels, at.height, at.height))
@@ -184,7 +200,7 @@ class _Cutter:
         return self._segment("backbone", graph)
 
     def _bypass(self, at: _Place, bypass: LowRankBypass) -> str:
-        """x + upsampled (a + c): what is done in the place of a block whose shortcut is its input."""
+        """x + upsampled (a + c): what is done in the place of a closed block whose shortcut is its input."""
         side, channels = bypass.side, bypass.adaptor.cin
         graph = Graph(f"skip_{channels}x{at.height}_{side}")
         shape: Shape = (BATCH, channels, at.height, at.height)
@@ -202,13 +218,21 @@ class _Cutter:
         self.plan.append(Step(self._segment("backbone", graph), (f"x{len(backbone.blocks)}",), ("features",)))
 
     def head(self, features: int) -> None:
-        graph = Graph("head")
+        self.plan.append(self._classifier("head", "features", "head", features))
+
+    def _classifier(self, name: str, reads: str, owner: str, features: int) -> Step:
+        """The step that answers ``LOGITS`` from the value called ``reads``, with the tensors of ``owner`` and what the
+        last exit carries on."""
+        graph = Graph(name if self._answer is None else f"{name}_carry")
         x = graph.input("features", (BATCH, features))
         shapes: dict[str, Shape] = {"mean": (features,), "weight": ("classes", features), "bias": ("classes",)}
         graph.domain_inputs(shapes)
-        graph.output(graph.head(x), "logits", (BATCH, "classes"))
-        inputs = ("features", *_of_domain("head", shapes))
-        self.plan.append(Step(self._segment("adaptors", graph), inputs, (LOGITS,)))
+        inputs, before = (reads, *_of_domain(owner, shapes)), None
+        if self._answer is not None:
+            before = graph.input("before", (BATCH, "classes"))
+            inputs = (*inputs, self._answer)
+        graph.output(graph.head(x, before), "logits", (BATCH, "classes"))
+        return Step(self._segment("adaptors", graph), inputs, (LOGITS,))
 
 
 def _shapes(tensors: dict[str, Tensor]) -> dict[str, Shape]:

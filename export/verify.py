@@ -1,4 +1,4 @@
-"""Does what was exported compute what was trained? Segment by segment, then end to end, gates included."""
+"""Does what was exported compute what was trained? Segment by segment, then end to end, exits included."""
 
 from __future__ import annotations
 
@@ -14,45 +14,99 @@ from da3.export.errors import VerificationError
 from da3.runtime import Domain, Runtime
 from da3.runtime.backends import open_session
 from da3.runtime.bundle import Bundle
+from da3.runtime.calibration import confidence
 from da3.runtime.records import Step
-from da3.runtime.schedule.walk import inputs_of
+from da3.runtime.schedule import inputs_of, leaves
 from da3.toolchain.autograd import run_block
-from da3.toolchain.network import DomainModel, Gating
+from da3.toolchain.network import DomainModel
 
 Array = NDArray[Any]
 
 
-def verify(model: DomainModel, bundle: Bundle, runtime: Runtime, domain: Domain, images: Array) -> list[Check]:
+def verify(
+    model: DomainModel, trained: Domain, bundle: Bundle, runtime: Runtime, domain: Domain, images: Array
+) -> list[Check]:
     """Compare the runtime with torch on ``images`` (N, 3, S, S) float32, preprocessed.
 
-    ``model`` must hold the stored tensors. Checks every segment on torch's own inputs, what is done in the place of
-    skipped blocks, and the whole network as one batch and image by image: logits, gate decisions and top-1.
+    ``model`` computes with the numbers of ``trained``, which ``runtime`` has read back as ``domain``. Checks every segment on torch's own inputs, what is done in the
+    place of closed blocks, the whole network as one batch and image by image (where images leave, which blocks they
+    run, logits and top-1), and the whole network with all images leaving at each exit, and with all blocks on.
     """
     model.eval()
-    model.gating = Gating.hard() if domain.gated else Gating.off()
-    model.theta = domain.theta
     values: dict[str, Tensor] = {}
     with torch.no_grad():
-        output = model(torch.from_numpy(images), values)
+        answers = model(torch.from_numpy(images), values).answers.numpy()
     sessions = _Sessions(bundle)
     checks = [check for step in bundle.manifest.plan for check in _check_step(step, model, sessions, domain, values)]
-    expected = _Ends(output.logits.numpy(), output.gates.numpy() > 0.5)
-    sure = _sure(values, domain)
+    for number, block in enumerate(model.spec.exits):
+        forced = runtime.run_batch(images, domain.name, leave_at=number).logits
+        checks.append(_compare(f"all leave behind block {block}", Decided.all_at(answers, number), forced))
+    if domain.closed or any(rule.threshold is not None for rule in domain.exits):
+        checks.append(_check_all_blocks(model, runtime, domain, images))
     for name, batches in (
         ("end to end, one batch", [images]),
         ("end to end, one by one", np.split(images, len(images))),
     ):
         results = [runtime.run_batch(batch, domain.name) for batch in batches]
-        found = _Ends(np.concatenate([r.logits for r in results]), np.concatenate([r.blocks for r in results]))
-        checks.append(_compare_ends(name, expected, found, sure))
+        logits, left, blocks = (
+            np.concatenate([getattr(result, what) for result in results]) for what in ("logits", "left", "blocks")
+        )
+        expected = Decided.of(answers, trained)
+        same = bool((left == expected.left)[expected.sure].all() and (blocks == _ran(model, left)).all())
+        checks.append(compare_answers(name, expected, logits, same))
     return checks
 
 
-class _Ends(NamedTuple):
-    """What the whole network answers. logits (N, classes); blocks: bool (N, n_blocks), True where the block ran."""
+def _check_all_blocks(model: DomainModel, runtime: Runtime, domain: Domain, images: Array) -> Check:
+    """Nothing is closed, and nobody leaves."""
+    closed = model.closed.clone()
+    model.closed.zero_()
+    try:
+        with torch.no_grad():
+            answers = model(torch.from_numpy(images)).answers.numpy()
+    finally:
+        model.closed.copy_(closed)
+    found = runtime.run_batch(images, domain.name, force_all_blocks=True).logits
+    return _compare("all blocks on", Decided.all_at(answers, answers.shape[1] - 1), found)
+
+
+class Decided(NamedTuple):
+    """What images are answered. logits: (N, classes), of the exit where each leaves. left: int64 (N,), that exit's
+    number, or that of all exits where an image runs to the end. sure: bool (N,), images that no exit's rule is so close
+    to letting go that rounding may decide it."""
 
     logits: Array
-    blocks: Array
+    left: Array
+    sure: Array
+
+    @classmethod
+    def of(cls, answers: Array, domain: Domain) -> Decided:
+        """By the rules of ``domain``, from the logits of every exit and of the end: (N, exits + 1, classes)."""
+        count = len(answers)
+        left, sure = np.full(count, answers.shape[1] - 1), np.ones(count, dtype=bool)
+        for number, rule in reversed(list(enumerate(domain.exits))):
+            if rule.threshold is None:
+                continue
+            logits = answers[:, number]
+            left[leaves(logits, rule)] = number
+            scaled = logits / rule.temperature
+            # What a probability moves by when every logit moves by TOLERANCE of the largest: twice that at most.
+            rounding = 2 * TOLERANCE * np.maximum(1, np.abs(scaled).max(1))
+            sure &= np.abs(confidence(logits, rule.temperature) - rule.threshold) > rounding
+        return cls(answers[np.arange(count), left], left, sure)
+
+    @classmethod
+    def all_at(cls, answers: Array, number: int) -> Decided:
+        """All images leave at this exit."""
+        count = len(answers)
+        return cls(answers[:, number], np.full(count, number), np.ones(count, dtype=bool))
+
+
+def _ran(model: DomainModel, left: Array) -> Array:
+    """bool (N, blocks): which blocks images run that leave there."""
+    last = np.array([*model.spec.exits, len(model.backbone.blocks) - 1])[left]  # the last block that was come by
+    ran: Array = (np.arange(len(model.backbone.blocks)) <= last[:, None]) & ~model.closed.numpy()
+    return ran
 
 
 class _Sessions:
@@ -74,7 +128,7 @@ class _Sessions:
 def _check_step(
     step: Step, model: DomainModel, sessions: _Sessions, domain: Domain, values: dict[str, Tensor]
 ) -> list[Check]:
-    """The step, and what is done in its place when its block is skipped, each on torch's own inputs."""
+    """The step, and what is done in its place where its block is closed, each on torch's own inputs."""
     arrays = {name: value.numpy() for name, value in values.items()}
 
     def check(step: Step, what: str, expected: list[Tensor]) -> Check:
@@ -83,36 +137,32 @@ def _check_step(
 
     if step.block is None:
         return [check(step, " ".join(step.outputs), [values[name] for name in step.outputs])]
-    block = model.backbone.blocks[step.block]
+    i, block = step.block, model.backbone.blocks[step.block]
     x, *added = (values[name] for name in step.inputs)
     with torch.no_grad():
         checks = [check(step, block.name, [run_block(block, x, added[0] if added else None)])]
-        if step.skip is not None:
-            skipped, _, _ = model.run(step.block, x, torch.zeros(len(x)))
-            checks.append(check(step.skipped, f"{block.name} skipped", [skipped]))
+        # A domain has the bypasses of the blocks that it closes, and no others.
+        if step.skip is not None and (i in domain.closed or model.bypass(i) is None):
+            checks.append(check(step.skipped, f"{block.name} closed", [model.run(i, x, run=False).y]))
     return checks
 
 
-def _sure(values: dict[str, Tensor], domain: Domain) -> Array:
-    """(N,) bool: images none of whose gates is so close to the threshold that rounding may decide it."""
-    logits = [v.numpy() for name, v in values.items() if name.startswith("g")]
-    if not logits or not domain.gated:
-        return np.ones(len(values["image"]), dtype=bool)
-    stacked = np.stack(logits, 1)  # (N, gates)
-    result: Array = (np.abs(stacked - domain.theta) > TOLERANCE * np.maximum(1, np.abs(stacked))).all(1)
-    return result
-
-
-def _compare_ends(name: str, expected: _Ends, found: _Ends, sure: Array) -> Check:
+def compare_answers(name: str, expected: Decided, logits: Array, same: bool = True) -> Check:
+    """The answers to images of which we can be ``sure`` where they leave. ``same``: what else must be equal is."""
+    sure = expected.sure
     if not sure.any():
-        return Check(name, 0.0, "every sample image has a gate within rounding of its threshold", same=False)
-    same_gates = bool((expected.blocks == found.blocks)[sure].all())
-    same_top1 = bool((expected.logits.argmax(1) == found.logits.argmax(1))[sure].all())
-    detail = f"{int(sure.sum())} images, gates {'equal' if same_gates else 'DIFFER'}, "
-    detail += f"top-1 {'equal' if same_top1 else 'DIFFERS'}"
+        return Check(name, 0.0, "every sample image is within rounding of leaving at an exit", same=False)
+    detail = f"{int(sure.sum())} images, blocks and exits {'equal' if same else 'DIFFER'}, "
+    found = _compare(name, Decided(*(part[sure] for part in expected)), logits[sure])
+    detail += found.detail
     if not sure.all():
-        detail += f" ({int((~sure).sum())} left out: a gate within rounding of its threshold)"
-    return Check(name, relative_error(found.logits[sure], expected.logits[sure]), detail, same_gates and same_top1)
+        detail += f" ({int((~sure).sum())} left out: within rounding of leaving at an exit)"
+    return Check(name, found.error, detail, same and found.same)
+
+
+def _compare(name: str, expected: Decided, logits: Array) -> Check:
+    same = bool((expected.logits.argmax(1) == logits.argmax(1)).all())
+    return Check(name, relative_error(logits, expected.logits), f"top-1 {'equal' if same else 'DIFFERS'}", same)
 
 
 def relative_error(found: Array, expected: Array) -> float:

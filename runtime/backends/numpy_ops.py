@@ -4,6 +4,7 @@ Each is a function of its attributes and its inputs, and gives its one output. A
 optional one is omitted. An operator raises Unsupported for what it does not know, and never ignores it.
 """
 
+from functools import partial
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -165,9 +166,9 @@ def gemm(attributes: Attributes, a: Array, b: Array, c: Optional[Array] = None) 
     return y if c is None else y + c * kind(attributes.get("beta", 1))
 
 
-def reduce_mean(attributes: Attributes, x: Array) -> Array:
+def reduced(by: Callable[..., Any], attributes: Attributes, x: Array) -> Array:
     axes = attributes.get("axes", range(x.ndim))
-    return np.asarray(x.mean(axis=tuple(axes), keepdims=bool(attributes.get("keepdims", 1))))
+    return np.asarray(by(x, axis=tuple(axes), keepdims=bool(attributes.get("keepdims", 1))))
 
 
 # -- shapes and types
@@ -233,6 +234,7 @@ OPERATORS: Dict[str, Operator] = {
     "AveragePool": Operator(average_pool, _WINDOW + ("ceil_mode", "count_include_pad")),
     "Cast": Operator(cast, ("to",)),
     "Clip": Operator(clip),
+    "Concat": Operator(lambda attributes, *parts: np.concatenate(parts, attributes["axis"]), ("axis",)),
     "Constant": Operator(lambda attributes: attributes["value"], ("value",)),
     "Conv": Operator(conv, _WINDOW + ("group",)),
     "DequantizeLinear": Operator(dequantize, ("axis",)),
@@ -245,7 +247,8 @@ OPERATORS: Dict[str, Operator] = {
     "MaxPool": Operator(max_pool, _WINDOW + ("ceil_mode", "storage_order")),
     "Mul": Operator(lambda _, a, b: a * b),
     "QuantizeLinear": Operator(quantize, ("axis",)),
-    "ReduceMean": Operator(reduce_mean, ("axes", "keepdims")),
+    "ReduceMax": Operator(partial(reduced, np.max), ("axes", "keepdims")),
+    "ReduceMean": Operator(partial(reduced, np.mean), ("axes", "keepdims")),
     "Relu": Operator(lambda _, x: np.maximum(x, x.dtype.type(0))),
     "Reshape": Operator(reshape),
     "Resize": Operator(resize, ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a")),

@@ -17,7 +17,7 @@ def to_opset_19(model: Model) -> Model:
     nodes: List[Node] = []
     for node in model.nodes:
         attributes, inputs = dict(node.attributes), list(node.inputs)
-        if node.op == "ReduceMean" and "axes" in attributes:  # an input from opset 18 on
+        if node.op in ("ReduceMax", "ReduceMean") and "axes" in attributes:  # an input from opset 18 on
             inputs.append(unused_name(node.outputs[0] + "_axes", taken))
             weights[inputs[-1]] = np.array(attributes.pop("axes"), np.int64)
         nodes.append(node.replace(inputs, attributes=attributes))

@@ -3,27 +3,32 @@
 import hashlib
 import json
 import shutil
+import sys
 
 import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from da3.export import exporter
 from da3.export.errors import ExportError
 from da3.export.exporter import export_domain, export_standalone
-from da3.export.verify import Check, relative_error, require
+from da3.export.verify import Check, Decided, relative_error, require
 from da3.runtime import Da3Error, Runtime
 from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.bundle.packs import add_pack, write_pack
+from da3.runtime.calibration import confidence
+from da3.runtime.training import AdaptorSpec
 from da3.runtime.training.checkpoint import read
 from da3.toolchain.backbones import NAMES
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.methods import METHODS
-from da3.toolchain.network.gating import Gating
+from da3.toolchain.network import fit_bypasses, open_blocks
 from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.checkpoint import BackboneStore, learner_of
+from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
@@ -40,25 +45,30 @@ def hashes(folder):
     }
 
 
-def scatter_gates(path):
-    """Give a checkpoint's gates random weights, so that they decide differently from photo to photo."""
+def decide(path):
+    """Give a checkpoint closed blocks, fitted bypasses, and exits at which some photos leave and others do not."""
     found = read(path)
     weights = BackboneStore(path.parents[1]).get(found.config.backbone, found.config.weights_sha256)
     learner = learner_of(found, weights)
+    model = learner.model
     generator = torch.Generator().manual_seed(0)
+    images = torch.randn(16, 3, found.config.size, found.config.size, generator=generator)
+    model.closed.zero_()
+    fit_bypasses(model, [images])
     with torch.no_grad():
-        images = torch.randn(16, 3, found.config.size, found.config.size, generator=generator)
-        for i, adaptor in ((int(k), a) for k, a in learner.model.adaptors.items()):
-            if adaptor.gate is None:
-                continue
-            adaptor.gate.normal_(generator=generator)
-            values = {}
-            learner.model.gating = Gating.hard()
-            learner.model(images, values)
-            logits = values[f"g{i + 1}"]
-            scale = 1 / max(float(logits.std()), 1e-6)
-            adaptor.gate_bias.sub_(logits.median()).mul_(scale)
-            adaptor.gate.mul_(scale)
+        for block in open_blocks(model)[1::2]:
+            model.close(block)
+        for head in (model.head, *(exit.head for exit in model.exits.values())):
+            head.weight.normal_(0, 0.05, generator=generator)
+        answers = model(images).answers.numpy()
+    rules = []
+    for number in range(answers.shape[1] - 1):
+        temperature = 1.0 + number / 4
+        sure = np.sort(confidence(answers[:, number], temperature))
+        middle = sure[len(sure) // 2 :]
+        gap = int(np.argmax(np.diff(middle)))  # rounding decides nothing there
+        rules.append({"threshold": float(middle[gap : gap + 2].mean()), "temperature": temperature})
+    found.progress.calibration = {"exits": rules, "temperature": 1.5, "calibration": {"photos": 16}}
     ckpt.write(path, found.config, found.progress, learner, None)
 
 
@@ -69,7 +79,7 @@ def trained(small_run):
     def make(domain="signs", **changes):
         result = train(small_run(domain, **changes), SilentReporter())
         if changes.get("keep", 1) < 1:
-            scatter_gates(result.folder / "best.safetensors")
+            decide(result.folder / "best.safetensors")
         return result.folder.parent
 
     return make
@@ -77,34 +87,41 @@ def trained(small_run):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_export_equals_torch(arch, trained, tmp_path):
-    runs = trained(backbone=arch, keep=0.9, epochs=1, size=64)
+    runs = trained(backbone=arch, keep=0.55, epochs=1, size=64)
     done = export_domain("signs", runs, tmp_path / "bundle")
     assert done.what == "a new bundle" and all(check.error <= 1e-4 for check in done.checks)
     bundle = Bundle(done.path)
     bundle.verify()
+    assert bundle.manifest.format == 2
     domain = read_domain(bundle, "signs")
-    assert domain.gated and domain.classes == ("class0", "class1", "class2")
-    assert domain.metrics["flops_share"] <= 1
-    names = [c.name for c in done.checks]
-    gateable = sum(step.gate is not None for step in bundle.manifest.plan)
-    assert sum(name.startswith("skip_") for name in names) == gateable > 0
-    assert names[-2:] == ["end to end, one batch", "end to end, one by one"]
-    # And once more from outside: other images, other batch sizes, the model rebuilt from what is stored.
+    assert domain.classes == ("class0", "class1", "class2") and domain.closed and not domain.gated
     found = read(runs / "signs" / "best.safetensors")
+    exits = found.config.adaptor.exits
+    assert len(domain.exits) == len(exits) > 0
+    assert domain.temperature == 1.5 and domain.calibration == {"photos": 16}
+    assert domain.adaptor == bundle.manifest.adaptor == found.config.adaptor.to_json()
+    names = [c.name for c in done.checks]
+    assert names[-2:] == ["end to end, one batch", "end to end, one by one"] and "all blocks on" in names
+    assert [n for n in names if n.startswith("all leave")] == [f"all leave behind block {i}" for i in exits]
+    assert sum(name.startswith("skip_") for name in names) >= len(domain.closed)
+    # And once more from outside: other images, other batch sizes, the model rebuilt from what is stored.
     weights = BackboneStore(runs).get(arch, found.config.weights_sha256)
     model = learner_of(found, weights).model
+    assert model.closed_blocks == domain.closed
     model.load_domain_tensors({k: torch.from_numpy(v) for k, v in domain.weights.items()})
-    images = np.random.default_rng(1).normal(size=(6, 3, 64, 64)).astype(np.float32)
+    images = np.random.default_rng(1).normal(size=(8, 3, 64, 64)).astype(np.float32)
     with torch.no_grad():
-        expected = model(torch.from_numpy(images))
-    assert float((expected.gates == 0).sum()) > 0, "the gates must close sometimes"
+        answers = model(torch.from_numpy(images)).answers.numpy()
+    expected = Decided.of(answers, domain)
+    assert expected.sure.all() and 1 < len(set(expected.left.tolist())), "some leave, and not all at one exit"
     with Runtime(done.path) as runtime:
-        for batch in (1, 4, 6):
-            found_logits = [runtime.run_batch(images[i : i + batch], "signs") for i in range(0, 6, batch)]
-            assert (np.concatenate([r.blocks for r in found_logits]) == (expected.gates.numpy() > 0.5)).all()
-            assert relative_error(np.concatenate([r.logits for r in found_logits]), expected.logits.numpy()) < 1e-4
-        shares = [p.flops_share for p in runtime.predictions(runtime.run_batch(images, "signs"))]
-    assert shares == pytest.approx(expected.share.tolist(), abs=1e-6)
+        for batch in (1, 4, 8):
+            results = [runtime.run_batch(images[i : i + batch], "signs") for i in range(0, 8, batch)]
+            assert (np.concatenate([r.left for r in results]) == expected.left).all()
+            assert relative_error(np.concatenate([r.logits for r in results]), expected.logits) < 1e-4
+        predictions = runtime.predictions(runtime.run_batch(images, "signs"))
+    assert [p.flops_share for p in predictions] == pytest.approx([model.answer_costs[i] for i in expected.left])
+    assert not any(p.blocks[i] for p in predictions for i in domain.closed)
 
 
 def test_files_are_what_the_format_says(trained, tmp_path):
@@ -119,7 +136,7 @@ def test_files_are_what_the_format_says(trained, tmp_path):
         assert model.ir_version == 7
         for value in [*model.graph.input, *model.graph.output]:
             batch = value.type.tensor_type.shape.dim[0]
-            if value.name in ("x", "y", "a", "logit", "image", "features", "logits"):
+            if value.name in ("x", "y", "a", "image", "features", "logits", "before"):
                 assert batch.dim_param == "batch"
         if name.startswith("adaptors/"):  # weights are inputs: what is inside is only shapes and scales
             assert sum(np.prod(w.dims) for w in model.graph.initializer) <= 20
@@ -131,6 +148,9 @@ def test_files_are_what_the_format_says(trained, tmp_path):
                 "Add",
                 "Relu",
                 "ReduceMean",
+                "ReduceMax",
+                "Concat",
+                "Mul",
                 "Sub",
                 "Gemm",
             }
@@ -141,6 +161,19 @@ def test_files_are_what_the_format_says(trained, tmp_path):
     # Adaptors of equal shape share a file.
     adaptors = [s["segment"] for s in manifest["plan"] if s["segment"].startswith("adaptor")]
     assert len(set(adaptors)) < len(adaptors) == 17
+    # An exit is two steps behind its block, and reads what the next adaptor reads.
+    steps = {step["outputs"][0]: step for step in manifest["plan"]}
+    exits = manifest["adaptor"]["exits"]
+    assert [name for name, step in steps.items() if step.get("exit")] == [f"logits{i}" for i in exits]
+    order = list(steps)
+    for i, before in zip(exits, [None, *exits], strict=False):
+        assert order.index(f"x{i + 1}") + 2 == order.index(f"logits{i}") < order.index(f"a{i + 1}")
+        assert steps[f"e{i}"]["inputs"] == [f"x{i + 1}", f"domain:exits.{i}.down", f"domain:exits.{i}.down_bias"]
+        carried = [] if before is None else [f"logits{before}"]
+        assert steps[f"logits{i}"]["segment"] == f"classifier_256{'_carry' if carried else ''}"
+        owned = [f"domain:exits.{i}.{name}" for name in ("mean", "weight", "bias")]
+        assert steps[f"logits{i}"]["inputs"] == [f"e{i}", *owned, *carried]
+    assert steps["logits"]["segment"] == "head_carry" and steps["logits"]["inputs"][-1] == f"logits{exits[-1]}"
 
 
 def test_second_domain_adds_only_its_own_files(trained, tmp_path):
@@ -183,24 +216,86 @@ def test_a_failed_verification_leaves_nothing(existing, trained, tmp_path, monke
     assert (tmp_path / "bundle").exists() == existing
 
 
-def test_wrong_gates_fail_verification(trained, tmp_path, monkeypatch):
-    runs = trained(keep=0.9)
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda d: d._replace(closed=d.closed[:-1]),
+        lambda d: d._replace(exits=tuple(rule._replace(threshold=0.0) for rule in d.exits)),
+        lambda d: d._replace(weights={k: v + 1 if k == "exits.9.bias" else v for k, v in d.weights.items()}),
+    ],
+)
+def test_wrong_decisions_fail_verification(wrong, trained, tmp_path, monkeypatch):
+    runs = trained(keep=0.55)
     real = exporter.domain_files
-
-    def wrong(domain):
-        bad = {k: -v if ".gate" in k else v for k, v in domain.weights.items()}
-        return real(domain._replace(weights=bad))
-
-    monkeypatch.setattr(exporter, "domain_files", wrong)
+    monkeypatch.setattr(exporter, "domain_files", lambda domain: real(wrong(domain)))
     with pytest.raises(ExportError, match="verification failed"):
         export_domain("signs", runs, tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_domains_with_and_without_decisions_share_a_bundle(trained, tmp_path):
+    """The plan is the same whatever a domain closes, and wherever its photos leave."""
+    runs = trained("signs", keep=0.55)
+    trained("letters")
+    export_domain("letters", runs, tmp_path / "bundle")
+    before = hashes(tmp_path / "bundle")
+    export_domain("signs", runs, tmp_path / "bundle")
+    assert before.items() <= hashes(tmp_path / "bundle").items()
+    bundle = Bundle(tmp_path / "bundle")
+    signs, letters = (read_domain(bundle, name) for name in ("signs", "letters"))
+    assert signs.closed and not letters.closed
+    assert {rule.threshold for rule in letters.exits} == {None} and len(letters.exits) == 4
+
+
+@pytest.fixture
+def no_exits(monkeypatch):
+    """Runs have none, as those of older checkpoints had none."""
+    module = sys.modules[TrainOptions.__module__]
+    monkeypatch.setattr(module, "adaptor_spec", lambda arch, weights, size: AdaptorSpec.of(arch))
+
+
+def test_a_checkpoint_without_exits_exports(trained, tmp_path, no_exits):
+    runs = trained("old")
+    path = runs / "old" / "best.safetensors"
+    export_domain("old", runs, tmp_path / "bundle")
+    before = hashes(tmp_path / "bundle")
+    rewrite_as_format_2(path)
+    export_domain("old", runs, tmp_path / "bundle")
+    assert hashes(tmp_path / "bundle") == before
+    domain = read_domain(Bundle(tmp_path / "bundle"), "old")
+    assert domain.exits == domain.closed == () and "exits" not in domain.adaptor
+    export_standalone("old", runs, tmp_path / "old.onnx")
+
+
+def test_a_gated_checkpoint_is_refused(trained, tmp_path, no_exits):
+    runs = trained("old")
+    rewrite_as_format_2(runs / "old" / "best.safetensors", keep=0.7)
+    for export in (export_domain, export_standalone):
+        with pytest.raises(CheckpointError, match=r"best\.safetensors was trained by an older da3 .*train again") as caught:
+            export("old", runs, tmp_path / "out")
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def rewrite_as_format_2(path, keep=1.0):
+    """Make of a checkpoint without exits what da3 wrote before: gates beside adaptors."""
+    found, tensors = read(path), load_file(path)
+    for name, value in list(tensors.items()):
+        if name.startswith("model.adaptors.") and name.endswith(".down_bias"):
+            tensors[name.replace("down_bias", "gate")] = torch.zeros_like(value)
+            tensors[name.replace("down_bias", "gate_bias")] = torch.tensor(2.0)
+    tensors["model.running_share"] = torch.tensor(1.0)
+    config = found.config._replace(keep=keep).to_json()
+    progress = found.progress.to_json()
+    del progress["calibration"]
+    save_file(tensors, path, {"da3": json.dumps({"format": 2, "config": config, "progress": progress})})
 
 
 def test_require_names_the_worst():
     with pytest.raises(ExportError, match=r"1 of 2 checks; worst: block_01 \(x\), relative error 3\.0e-02"):
         require([Check("stem", 1e-7), Check("block_01", 0.03, "x")])
     with pytest.raises(ExportError):
-        require([Check("end", 0.0, "gates DIFFER", same=False)])
+        require([Check("end", 0.0, "exits DIFFER", same=False)])
     require([Check("stem", 1e-7)])
 
 
@@ -220,8 +315,8 @@ def test_another_backbone_is_refused(change, trained, tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "resnet18"])
-def test_standalone_of_a_gated_domain_answers_as_the_bundle(arch, trained, tmp_path):
-    runs = trained(backbone=arch, keep=0.9, epochs=1, size=64)
+def test_standalone_of_a_domain_with_exits_answers_as_the_bundle(arch, trained, tmp_path):
+    runs = trained(backbone=arch, keep=0.55, epochs=1, size=64)
     path = export_standalone("signs", runs, tmp_path / "signs.onnx").path
     export_domain("signs", runs, tmp_path / "bundle")
     images = np.random.default_rng(2).normal(size=(6, 3, 64, 64)).astype(np.float32)

@@ -156,11 +156,10 @@ class Lane:
             context = pooled.context
             context.begin(images)
             try:
-                with np.errstate(all="ignore"):  # an exit's logits may be infinite
-                    if pooled.batch == 1:
-                        answer = run_one(program, bound.theta, rules)
-                    else:
-                        answer = run_many(program, bound.theta, rules, pooled.batch)
+                if pooled.batch == 1:
+                    answer = run_one(program, bound.theta, rules)
+                else:
+                    answer = run_many(program, bound.theta, rules, pooled.batch)
                 values = {name: context.read(name) for name in watched}
             finally:
                 context.end()

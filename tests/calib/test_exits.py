@@ -248,6 +248,7 @@ def test_the_command_says_what_it_did(bundle, photos, tmp_path):
         (["--data", "PHOTOS"], "choose one: a goal"),
         (["--data", "PHOTOS", "--max-drop", 1, "--reset"], "choose one: a goal"),
         (["--data", "PHOTOS", "--max-drop", 1, "--latency-ms", 3], "choose one: a goal"),
+        (["--dry-run", "--reset"], "go with a goal"),
         (["--max-drop", 1], "1 --domain and 0 --data"),
         (["--domain", "signs", "--reset"], "one --domain at a time"),
         (["--data", "nowhere", "--max-drop", 1], "nowhere is not a folder"),

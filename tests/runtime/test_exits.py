@@ -126,17 +126,31 @@ def test_temperatures(built_with_exits, weights):
             assert prediction.probability == prediction.probabilities.max()
 
 
-def test_the_rule():
-    logits = np.array([[2, 1, 0], [0, 0, 0], [np.nan, 5, 0], [np.inf, 0, 0], [9, -np.inf, 0]], np.float32)
+@pytest.mark.parametrize("classes", [3, 250])
+def test_the_rule(classes):
+    inf, nan = np.inf, np.nan
+    rows = [
+        [2, 1, 0],
+        [0, 0, 0],
+        [nan, 5, 0],
+        [5, nan, 0],
+        [inf, 0, 0],
+        [0, 0, inf],
+        [9, -inf, 0],
+        [-inf] * 3,
+        [nan] * 3,
+    ]
+    logits = np.full((len(rows), classes), -20, np.float32)
+    logits[:, :3] = rows
+    logits[7:] = np.array([[-inf], [nan]])
     for temperature in (0.5, 1.0, 3.0):
         with np.errstate(invalid="ignore"):
             sure = confidence(logits, temperature)
         for threshold in (None, 0.0, 0.3, 0.5, 0.9, 1.0):
             rule = ExitRule(threshold, temperature)
-            wanted = np.zeros(5, bool) if threshold is None else sure > threshold
-            assert leaves(logits, rule).tolist() == wanted.tolist()
-            with np.errstate(invalid="ignore"):
-                assert [bool(leaves_one(row[None], *leaving(rule))) for row in logits] == wanted.tolist()
+            wanted = [False] * len(rows) if threshold is None else (sure > threshold).tolist()
+            assert leaves(logits, rule).tolist() == wanted
+            assert [leaves_one(row[None], *leaving(rule)) for row in logits] == wanted
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -213,6 +213,7 @@ def test_kill_leaves_a_checkpoint_to_go_on_from(photos, tmp_path):
     process.communicate()
     found = read(tmp_path / "runs" / "signs" / "last.safetensors")
     assert found.progress.epoch >= 2
+
     # From there on the run is the uninterrupted one: compare the next epochs of both.
     class TwoMore(SilentReporter):
         rows = ()
@@ -430,7 +431,9 @@ def test_a_gated_run_of_an_older_format_is_refused(small_run, no_exits):
     rewrite_as(2, whole.folder / "best.safetensors", keep=0.7)
     found = read(whole.folder / "best.safetensors")
     weights = ckpt.BackboneStore(whole.folder.parent).get(found.config.backbone, found.config.weights_sha256)
-    with pytest.raises(CheckpointError, match=r"best\.safetensors was trained by an older da3 .*: train again") as caught:
+    with pytest.raises(
+        CheckpointError, match=r"best\.safetensors was trained by an older da3 .*: train again"
+    ) as caught:
         ckpt.learner_of(found, weights)
     assert "\n" not in str(caught.value)
 

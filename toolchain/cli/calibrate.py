@@ -68,8 +68,8 @@ def calibrate(
 
     Example: da3 calibrate --int8 --domain flowers --data photos/val --domain signs --data signs/val
     """
+    from da3.calib import CalibrationError, calibrate_int8
     from da3.calib import calibrate as calibrate_domain
-    from da3.calib import calibrate_int8
     from da3.calib import reset as reset_domain
     from da3.runtime.system import write_atomically
     from da3.toolchain.cli.calibration_plot import draw_calibration
@@ -78,6 +78,10 @@ def calibrate(
 
     goals = [goal for goal in (max_drop, target_skip, latency_ms) if goal is not None]
     photos = _pairs(domain, data or [], len(goals), reset, int8)
+    if (reset or int8) and (dry_run or plot is not None):
+        raise CalibrationError(
+            "--dry-run and --plot go with a goal: give one, such as --max-drop 0.5, or leave them out"
+        )
     if reset:
         reset_domain(bundle, domain[0])
         out.print(f"{domain[0]}: no picture leaves early any more")
@@ -109,7 +113,7 @@ def calibrate(
 
 def _pairs(domains: list[str], folders: list[Path], goals: int, reset: bool, int8: bool) -> dict[str, Path]:
     """Domain -> folder, for a choice of options that says one thing."""
-    from da3.calib.errors import CalibrationError
+    from da3.calib import CalibrationError
 
     if goals + reset + int8 != 1:
         raise CalibrationError(

@@ -5,4 +5,16 @@ from da3.toolchain.methods.da3 import Da3
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.methods.registry import METHODS, method
 
-__all__ = ["METHODS", "Batch", "Da3", "Images", "Learner", "Ordinary", "Photos", "StepResult", "Task", "adaptor_spec", "method"]
+__all__ = [
+    "METHODS",
+    "Batch",
+    "Da3",
+    "Images",
+    "Learner",
+    "Ordinary",
+    "Photos",
+    "StepResult",
+    "Task",
+    "adaptor_spec",
+    "method",
+]

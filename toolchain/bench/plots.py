@@ -131,7 +131,7 @@ def draw_accuracy(report: AccuracyReport) -> bytes:
 def draw_run(report: EngineReport) -> bytes:
     """PNG of the engine's latency by the share of block FLOPs run, a panel for each batch size.
 
-    Points are p50 with a bar to p90; a line shows where time would fall as FLOPs do.
+    Points are means with a bar to p90; a line shows where time would fall as FLOPs do.
     """
     rows, conditions = report["rows"], report["conditions"]
     batches = list(dict.fromkeys(row["batch"] for row in rows))
@@ -139,7 +139,7 @@ def draw_run(report: EngineReport) -> bytes:
     for axis, batch in zip(np.atleast_1d(figure.subplots(1, len(batches))), batches, strict=True):
         found = {row["name"]: row for row in rows if row["batch"] == batch}
         for i, (name, row) in enumerate(found.items()):
-            middle, high = row["p50_ms"], row["p90_ms"]
+            middle, high = row["mean_ms"], max(row["mean_ms"], row["p90_ms"])
             marker = "s" if name == "monolithic" else "o"
             axis.errorbar(
                 100 * row["flops_share"], middle, yerr=([0], [high - middle]), fmt=marker, color=f"C{i}", capsize=3,
@@ -147,11 +147,11 @@ def draw_run(report: EngineReport) -> bytes:
             )  # fmt: skip
         base = found.get("monolithic")
         if base is not None:
-            axis.plot([0, 100], [0, base["p50_ms"]], "--", color="0.6", label="as fast as its FLOPs", zorder=0)
+            axis.plot([0, 100], [0, base["mean_ms"]], "--", color="0.6", label="as fast as its FLOPs", zorder=0)
         axis.set_xlim(0, 105)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("block FLOPs run, %")
-        axis.set_ylabel(f"ms a batch of {batch}, p50 (bar: to p90)")
+        axis.set_ylabel(f"ms a batch of {batch}, mean (bar: to p90)")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower right")
     figure.suptitle(f"domain {report['domain']}, {conditions['image_size']} px, {conditions['backend']}", fontsize=10)

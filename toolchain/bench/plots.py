@@ -153,7 +153,7 @@ def draw_run(report: EngineReport) -> bytes:
         axis.set_xlabel("block FLOPs run, %")
         axis.set_ylabel(f"ms a batch of {batch}, mean (bar: to p90)")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(fontsize=8, loc="upper left")
     figure.suptitle(f"domain {report['domain']}, {conditions['image_size']} px, {conditions['backend']}", fontsize=10)
     return _png(figure)
 

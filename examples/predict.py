@@ -15,8 +15,9 @@ def main(bundle: str, first: str, second: str, photos: str) -> None:
         for name in (first, second):
             runtime.use(name)  # loaded the first time, then a switch: no engine is built, no weight copied
             for prediction in runtime.run(photos)[:3]:
+                where = "ran to the end" if prediction.exit is None else f"left at exit {prediction.exit}"
                 print(
-                    f"{name}: {prediction.label} ({prediction.probability:.0%}), "
+                    f"{name}: {prediction.label} ({prediction.probability:.0%}), {where}, "
                     f"{prediction.blocks_skipped} of {len(prediction.blocks)} blocks skipped, "
                     f"{prediction.flops_share:.0%} of the block FLOPs run"
                 )

@@ -47,18 +47,20 @@ def compare(
     with cases_of(runtime, domain, threads) as found:
         cases = [case for case in found if names is None or case.name in names]
         ran = {case.name: measure(runtime, case, batches) for case in cases}
-        seconds: dict[str, list[float]] = {case.name: [] for case in cases}
+        # Of each case, of each batch: one for each turn that it had.
+        seconds: dict[str, list[list[float]]] = {case.name: [[] for _ in batches] for case in cases}
         for turn in range(repeats):
-            burst = [batches[(turn * _BURST + i) % len(batches)] for i in range(min(_BURST, len(batches)))]
+            burst = [(turn * _BURST + i) % len(batches) for i in range(min(_BURST, len(batches)))]
             for case in cases:
-                case.run(burst[-1])
-                seconds[case.name].extend(_timed(case, burst))
+                case.run(batches[burst[-1]])
+                for number, time_taken in zip(burst, _timed(case, [batches[i] for i in burst]), strict=True):
+                    seconds[case.name][number].append(time_taken)
     rows = _rows(batch_size, ran, seconds)
-    p50 = {row["name"]: row["p50_ms"] for row in rows}
+    means = {row["name"]: row["mean_ms"] for row in rows}
     return {
         "rows": rows,
         "break_even_skip": break_even(rows),
-        "ratio": p50[ALL_ON] / p50[GATED] if {ALL_ON, GATED} <= set(p50) else None,
+        "ratio": means[ALL_ON] / means[GATED] if {ALL_ON, GATED} <= set(means) else None,
         "domain": domain,
         "conditions": {
             **conditions(),
@@ -173,13 +175,14 @@ def _timed(case: Case, batches: Sequence[Array]) -> Iterator[float]:
         yield time.perf_counter() - start
 
 
-def _rows(batch: int, ran: Mapping[str, Ran], seconds: Mapping[str, list[float]]) -> list[EngineRow]:
+def _rows(batch: int, ran: Mapping[str, Ran], seconds: Mapping[str, list[list[float]]]) -> list[EngineRow]:
     """One row for each case; ``ran`` and ``seconds`` are by the case's name."""
-    found = {name: percentiles_ms(times) for name, times in seconds.items()}
-    monolithic = found[MONOLITHIC]["p50"] if MONOLITHIC in found else None
+    found = {name: percentiles_ms([taken for times in batches for taken in times]) for name, batches in seconds.items()}
+    means = {name: _mean_ms(ran[name].ways, batches) for name, batches in seconds.items()}
+    monolithic = means.get(MONOLITHIC)
     rows: list[EngineRow] = []
     for name, ms in found.items():
-        ratio = None if monolithic is None else ms["p50"] / monolithic
+        ratio = None if monolithic is None else means[name] / monolithic
         saved = 1.0 - ran[name].flops_share
         rows.append(
             {
@@ -188,13 +191,27 @@ def _rows(batch: int, ran: Mapping[str, Ran], seconds: Mapping[str, list[float]]
                 "flops_share": ran[name].flops_share,
                 "left": ran[name].left,
                 "calls": ran[name].calls,
+                "mean_ms": means[name],
                 "p50_ms": ms["p50"],
                 "p90_ms": ms["p90"],
                 "p99_ms": ms["p99"],
-                "images_per_second": batch * 1e3 / ms["p50"],
+                "images_per_second": batch * 1e3 / means[name],
                 "ratio_to_monolithic": ratio,
                 # Time gained over FLOPs saved: 1 is an engine as fast as what remains.
                 "gain_per_flop": None if ratio is None or saved < 1e-6 else (1.0 - ratio) / saved,
             }
         )
     return rows
+
+
+def _mean_ms(ways: Sequence[tuple[int, ...]], batches: Sequence[Sequence[float]]) -> float:
+    """The mean over batches, each with the median of the seconds of all that went the same way.
+
+    A median over all would be the time of the batch in the middle, where batches leave at exits that lie far apart; a
+    mean over all would count the machine's worst moments.
+    """
+    by_way: dict[tuple[int, ...], list[float]] = {}
+    for way, times in zip(ways, batches, strict=True):
+        by_way.setdefault(way, []).extend(times)
+    medians = {way: statistics.median(times) for way, times in by_way.items() if times}
+    return statistics.fmean(medians[way] for way in ways if way in medians) * 1e3

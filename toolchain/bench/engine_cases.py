@@ -40,11 +40,13 @@ class Case:
 @dataclass(frozen=True)
 class Ran:
     """What a case's pictures took, on average. ``left``: share that left at each exit, and that ran to the end; empty
-    where there are no exits. ``calls``: of the backend, that a picture went through."""
+    where there are no exits. ``calls``: of the backend, that a picture went through. ``ways``: what each batch took, by
+    how many of its pictures ran each block and left at each exit; batches with equal ways do the same work."""
 
     flops_share: float
     left: list[float]
     calls: float
+    ways: list[tuple[int, ...]]
 
 
 @contextmanager
@@ -85,12 +87,18 @@ def _cases(runtime: Runtime, domain: Domain, copies: Mapping[str, Domain], threa
 def measure(runtime: Runtime, case: Case, batches: Sequence[Array]) -> Ran:
     """Run a case on every batch, untimed."""
     if case.answer is None:
-        return Ran(1.0, [], 1.0)
+        return Ran(1.0, [], 1.0, [()] * len(batches))
     results = [case.answer(batch) for batch in batches]
     left = np.concatenate([result.left for result in results])
     shares = np.concatenate([result_shares(runtime.bundle.manifest, result) for result in results])
     by_exit = np.bincount(left, minlength=len(case.ends)) / len(left)
-    return Ran(float(shares.mean()), by_exit.tolist() if len(case.ends) > 1 else [], float(case.ends[left].mean()))
+    counts = [np.bincount(result.left, minlength=len(case.ends)) for result in results]
+    return Ran(
+        flops_share=float(shares.mean()),
+        left=by_exit.tolist() if len(case.ends) > 1 else [],
+        calls=float(case.ends[left].mean()),
+        ways=[(*result.blocks.sum(axis=0), *count) for result, count in zip(results, counts, strict=True)],
+    )
 
 
 def _copies(domain: Domain) -> dict[str, Domain]:

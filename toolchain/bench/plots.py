@@ -83,7 +83,7 @@ def _bars(
 def draw_accuracy(report: AccuracyReport) -> bytes:
     """PNG of accuracy after the last epoch: bars grouped by domain, their mean last, a colour for each method.
 
-    The whiskers are the standard deviation over seeds. Where photos leave at exits, a white line in the bar is the best
+    The whiskers are the standard deviation over seeds. Where photos leave at exits, a black line is the best
     choice that does not look at the photo.
     """
     rows, conditions = report["rows"], report["conditions"]
@@ -109,7 +109,7 @@ def draw_accuracy(report: AccuracyReport) -> bytes:
             axis.annotate(f"{mean:.0f}", (x, mean + error), (0, 2), textcoords="offset points", ha="center", fontsize=7)
         blind = [(x, row["gated"]) for x, (_, row) in zip(at, found, strict=True) if row["gated"] is not None]
         for x, gated in blind:
-            axis.plot([x - width / 2, x + width / 2], [100 * gated["static_mean"]] * 2, color="white", lw=2)
+            axis.plot([x - width / 2, x + width / 2], [100 * gated["static_mean"]] * 2, color="black", lw=1.5)
     lowest = min(
         100 * (row["last_mean"] - (row["last_std"] or 0.0)) for group in groups.values() for row in group.values()
     )
@@ -131,7 +131,7 @@ def draw_accuracy(report: AccuracyReport) -> bytes:
 def draw_run(report: EngineReport) -> bytes:
     """PNG of the engine's latency by the share of block FLOPs run, a panel for each batch size.
 
-    Points are p50 with a bar to p90; a line shows where time would fall as FLOPs do.
+    Points are means with a bar to p90; a line shows where time would fall as FLOPs do.
     """
     rows, conditions = report["rows"], report["conditions"]
     batches = list(dict.fromkeys(row["batch"] for row in rows))
@@ -139,7 +139,7 @@ def draw_run(report: EngineReport) -> bytes:
     for axis, batch in zip(np.atleast_1d(figure.subplots(1, len(batches))), batches, strict=True):
         found = {row["name"]: row for row in rows if row["batch"] == batch}
         for i, (name, row) in enumerate(found.items()):
-            middle, high = row["p50_ms"], row["p90_ms"]
+            middle, high = row["mean_ms"], max(row["mean_ms"], row["p90_ms"])
             marker = "s" if name == "monolithic" else "o"
             axis.errorbar(
                 100 * row["flops_share"], middle, yerr=([0], [high - middle]), fmt=marker, color=f"C{i}", capsize=3,
@@ -147,13 +147,13 @@ def draw_run(report: EngineReport) -> bytes:
             )  # fmt: skip
         base = found.get("monolithic")
         if base is not None:
-            axis.plot([0, 100], [0, base["p50_ms"]], "--", color="0.6", label="as fast as its FLOPs", zorder=0)
+            axis.plot([0, 100], [0, base["mean_ms"]], "--", color="0.6", label="as fast as its FLOPs", zorder=0)
         axis.set_xlim(0, 105)
         axis.set_ylim(bottom=0)
         axis.set_xlabel("block FLOPs run, %")
-        axis.set_ylabel(f"ms a batch of {batch}, p50 (bar: to p90)")
+        axis.set_ylabel(f"ms a batch of {batch}, mean (bar: to p90)")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower right")
+        axis.legend(fontsize=8, loc="upper left")
     figure.suptitle(f"domain {report['domain']}, {conditions['image_size']} px, {conditions['backend']}", fontsize=10)
     return _png(figure)
 

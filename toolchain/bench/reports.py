@@ -12,6 +12,7 @@ class EngineRow(TypedDict):
 
     ``flops_share``: of the blocks, 0 to 1. ``left``: share of the pictures that left at each exit, and that ran to the
     end; empty where there are no exits. ``calls``: of the backend, that a picture went through, on average.
+    ``mean_ms``: over batches, each by the median of those that did the same work; ratios and rates are by it.
     """
 
     name: str
@@ -19,6 +20,7 @@ class EngineRow(TypedDict):
     flops_share: float
     left: list[float]
     calls: float
+    mean_ms: float
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -28,7 +30,7 @@ class EngineRow(TypedDict):
 
 
 class Comparison(TypedDict):
-    """The cases side by side. ``ratio``: the median of all-on over that of gated; None where one was not timed."""
+    """The cases side by side. ``ratio``: the time of all-on over that of gated; None where one was not timed."""
 
     rows: list[EngineRow]
     break_even_skip: float | None

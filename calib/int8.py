@@ -36,15 +36,16 @@ Progress = Callable[[str, int, int], None]
 class Agreement:
     """A domain with INT8 against float32, on ``photos`` photos that were not measured.
 
-    ``same_answer``: share of the photos; ``same_gates``: share of the gate decisions. ``logit_error``: the largest
-    difference of a logit among photos for which the same blocks ran (NaN: there are none); ``logit_largest``: the
-    largest logit's magnitude.
+    ``same_answer``: share of the photos. ``same_decisions``: share of the photos that leave at the same exit, or of the
+    gates' decisions where the domain has gates; None where nothing is decided. ``logit_error``: the largest difference
+    of a logit among photos for which the same was decided (NaN: there are none); ``logit_largest``: the largest logit's
+    magnitude.
     """
 
     domain: str
     photos: int
     same_answer: float
-    same_gates: float
+    same_decisions: float | None
     logit_error: float
     logit_largest: float
 
@@ -138,7 +139,7 @@ def _measure(
     preprocessing: Preprocessing,
     on_progress: Progress,
 ) -> dict[tuple[str, str], Histogram]:
-    """Each photo as the domain's gates have it, and with all blocks on where they are not."""
+    """Each photo as the domain has it if it does not leave, and with all blocks on where they are not."""
     histograms: dict[tuple[str, str], Histogram] = defaultdict(Histogram)
 
     def watch(file: str, name: str, values: NDArray[np.float32]) -> None:
@@ -169,10 +170,11 @@ class _MeasuredBundle(Bundle):
 
 
 class _Answers(NamedTuple):
-    """logits: float32 (N, classes); blocks: bool (N, n_blocks), True where the block ran."""
+    """logits: float32 (N, classes); blocks: bool (N, n_blocks), True where the block ran; left: (N,), the exit."""
 
     logits: NDArray[np.float32]
     blocks: NDArray[np.bool_]
+    left: NDArray[np.int64]
 
 
 def _compare(
@@ -200,21 +202,29 @@ def _compare(
                 _Answers(
                     np.concatenate([result.logits for result in results]),
                     np.concatenate([result.blocks for result in results]),
+                    np.concatenate([result.left for result in results]),
                 )
                 for results in zip(*pairs, strict=True)
             )
-            agreements.append(_agreement(name, wanted, found, gateable))
+            domain = exact.use(name)
+            agreements.append(_agreement(domain, wanted, found, gateable if domain.gated else []))
     return agreements
 
 
-def _agreement(domain: str, wanted: _Answers, found: _Answers, gateable: list[int]) -> Agreement:
-    same_blocks = wanted.blocks == found.blocks
-    errors = np.abs(wanted.logits - found.logits)[same_blocks.all(axis=1)]
+def _agreement(domain: Domain, wanted: _Answers, found: _Answers, gates: list[int]) -> Agreement:
+    """gates: the blocks that the domain's gates decide."""
+    same_blocks, same_exit = wanted.blocks == found.blocks, wanted.left == found.left
+    same_decisions = None
+    if gates:
+        same_decisions = float(same_blocks[:, gates].mean())
+    elif any(rule.threshold is not None for rule in domain.exits):
+        same_decisions = float(same_exit.mean())
+    errors = np.abs(wanted.logits - found.logits)[same_blocks.all(axis=1) & same_exit]
     return Agreement(
-        domain=domain,
+        domain=domain.name,
         photos=len(wanted.logits),
         same_answer=float((wanted.logits.argmax(1) == found.logits.argmax(1)).mean()),
-        same_gates=float(same_blocks[:, gateable].mean()) if gateable else 1.0,
+        same_decisions=same_decisions,
         logit_error=float(errors.max()) if errors.size else float("nan"),
         logit_largest=float(np.abs(wanted.logits).max()),
     )

@@ -12,7 +12,6 @@ import onnx
 
 from da3.runtime.onnx_graph import AttributeValue, Info, Model, Node, write_model
 from da3.runtime.records import Array, Shape, Value
-from da3.runtime.training.recipe import CARRY
 from da3.toolchain.autograd import Block, FrozenConv
 from da3.toolchain.backbones import Stem, Tail
 from da3.toolchain.network import Adaptor, Exit, LowRankBypass
@@ -189,17 +188,18 @@ class Graph:
         image = self.node("Reshape", [rows, self._shape([-1, side, side, channels])])
         return self.node("Transpose", [image], perm=[0, 3, 1, 2])
 
-    def head(self, features: str, before: str | None) -> str:
+    def head(self, features: str, before: str | None, part: float) -> str:
         """(B, F), with mean (F,), weight (classes, F) and bias (classes,) -> (B, classes).
 
-        ``before``: what the exit before answered (B, classes), of which a part is carried on; None where there is none.
+        ``before``: what the exit before answered (B, classes), of which a ``part`` is carried on; None where there is
+        none.
         """
         centred = self.node("Sub", [features, "mean"])
         logits = self.node("Gemm", [centred, "weight", "bias"], transB=1)
         if before is None:
             return logits
-        part = self.node("Mul", [before, self.weight("carry", np.float32(CARRY))])
-        return self.node("Add", [logits, part])
+        carried = self.node("Mul", [before, self.weight("carry", np.float32(part))])
+        return self.node("Add", [logits, carried])
 
     def _shape(self, shape: Sequence[int]) -> str:
         name = "shape_" + "_".join(str(n) for n in shape).replace("-1", "batch")

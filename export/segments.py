@@ -23,6 +23,7 @@ from da3.runtime.images import Preprocessing
 from da3.runtime.records import Block as BlockRecord
 from da3.runtime.records import Segment, Shape, Step
 from da3.runtime.system import distribution_version
+from da3.runtime.training.recipe import CARRY, LAST_CARRY
 from da3.toolchain.autograd import Block
 from da3.toolchain.backbones import Backbone, Stem
 from da3.toolchain.network import Adaptor, DomainModel, Exit, LowRankBypass
@@ -168,7 +169,7 @@ class _Cutter:
         graph.output(graph.exit_features(x, exit, height), "features", (BATCH, features))
         inputs = (f"x{i + 1}", *_of_domain(f"exits.{i}", shapes))
         self.plan.append(Step(self._segment("adaptors", graph), inputs, (f"e{i}",)))
-        step = self._classifier(f"classifier_{features}", f"e{i}", f"exits.{i}", features)
+        step = self._classifier(f"classifier_{features}", f"e{i}", f"exits.{i}", features, CARRY)
         self._answer = f"logits{i}"
         self.plan.append(step._replace(outputs=(self._answer,), exit=True))
 
@@ -218,11 +219,11 @@ class _Cutter:
         self.plan.append(Step(self._segment("backbone", graph), (f"x{len(backbone.blocks)}",), ("features",)))
 
     def head(self, features: int) -> None:
-        self.plan.append(self._classifier("head", "features", "head", features))
+        self.plan.append(self._classifier("head", "features", "head", features, LAST_CARRY))
 
-    def _classifier(self, name: str, reads: str, owner: str, features: int) -> Step:
-        """The step that answers ``LOGITS`` from the value called ``reads``, with the tensors of ``owner`` and what the
-        last exit carries on."""
+    def _classifier(self, name: str, reads: str, owner: str, features: int, part: float) -> Step:
+        """The step that answers ``LOGITS`` from the value called ``reads``, with the tensors of ``owner`` and the
+        ``part`` that is carried on of what the last exit answered."""
         graph = Graph(name if self._answer is None else f"{name}_carry")
         x = graph.input("features", (BATCH, features))
         shapes: dict[str, Shape] = {"mean": (features,), "weight": ("classes", features), "bias": ("classes",)}
@@ -231,7 +232,7 @@ class _Cutter:
         if self._answer is not None:
             before = graph.input("before", (BATCH, "classes"))
             inputs = (*inputs, self._answer)
-        graph.output(graph.head(x, before), "logits", (BATCH, "classes"))
+        graph.output(graph.head(x, before, part), "logits", (BATCH, "classes"))
         return Step(self._segment("adaptors", graph), inputs, (LOGITS,))
 
 

@@ -16,7 +16,7 @@ from da3.toolchain.training.options import TrainOptions
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-WIDTH = {"mobilenet_v2": 0.35}
+WIDTH = {name: 0.35 for name in NAMES if not name.startswith("resnet")}
 
 
 @pytest.fixture(scope="session", autouse=True)

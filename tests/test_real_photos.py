@@ -7,6 +7,7 @@ from da3.calib import calibrate
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.runtime.bundle.packs import write_pack
+from da3.runtime.calibration import Answers, Goal, best_static, choose, decide, halves, outcome, permuted
 from da3.runtime.images.paths import list_labelled
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
@@ -64,10 +65,27 @@ def test_da3_is_at_or_above_full_fine_tuning(flowers):
 
 
 @pytest.mark.slow
+def test_which_pictures_leave_depends_on_the_picture(flowers, shared_photos):
+    """Held-out photos, each half asked by thresholds that were chosen on the other: the same decisions dealt to the
+    photos at random cost the same and lose accuracy, and so does the best choice that looks at no picture."""
+    result = flowers("signs", shared_photos / "signs", epochs=4, size=96, flip=False)
+    with np.load(result.folder / "validation.npz") as arrays:
+        answers = Answers(arrays["logits"], arrays["labels"], arrays["cost"])
+    one, other = halves(answers.labels, seed=0)
+    left = np.empty(len(answers.labels), dtype=np.int64)
+    for chosen_on, asked in ((one, other), (other, one)):
+        left[asked] = decide(answers.logits[asked], choose(answers.of(chosen_on), Goal(most_cost=0.6)).exits)
+    found, dealt = outcome(answers, left), permuted(answers, left)
+    assert found.cost == pytest.approx(0.6, abs=0.03) and np.count_nonzero(np.array(found.left) > 0.02) > 2
+    assert dealt.p < 0.01 and found.accuracy > dealt.accuracy + 0.03
+    assert found.accuracy > best_static(answers.costs, answers.right().mean(axis=0), found.cost)
+
+
+@pytest.mark.slow
 def test_a_gated_engine_skips_a_quarter_and_still_sees_flowers(flowers, shared_photos, tmp_path):
     flowers("gated", keep=0.7, epochs=12, size=160)
     export_domain("gated", tmp_path / "runs", tmp_path / "bundle")
-    done = calibrate(tmp_path / "bundle", "gated", shared_photos / "flowers" / "val", 0.25)
+    done = calibrate(tmp_path / "bundle", "gated", shared_photos / "flowers" / "val", target_skip=0.25)
     with Runtime(tmp_path / "bundle") as runtime:
         _, photos = list_labelled(shared_photos / "flowers" / "val", runtime.use("gated").classes)
         found = runtime.run([path for path, _ in photos])

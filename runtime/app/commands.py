@@ -128,7 +128,7 @@ def _add_run_engine(parser: argparse.ArgumentParser) -> None:
     add("--json", action="store_true", help="print one JSON object on stdout, and nothing else there")
     add("--top-k", type=_at_least(1), default=1, metavar="K", help="labels to print per image (default: 1)")
     add("--batch-size", type=_at_least(1), default=1, metavar="B", help="images per run of the engine (default: 1)")
-    add("--force-all-blocks", action="store_true", help="ignore the gates: skip nothing")
+    add("--force-all-blocks", action="store_true", help="skip nothing, and leave at no exit")
     add("--repeat", type=_at_least(1), metavar="N", help="to measure: timed runs of each batch (default: 1)")
     add(
         "--warmup",
@@ -176,7 +176,7 @@ def _add_domains(parser: argparse.ArgumentParser) -> None:
     added = {
         name: actions.add_parser(name, help=text, description=text)
         for name, text in (
-            ("list", "list a bundle's domains with their classes, accuracy, block FLOPs run and threshold"),
+            ("list", "list a bundle's domains with their classes, accuracy, block FLOPs run, exits and closed blocks"),
             ("add", "add a domain pack to a bundle; one made for another backbone is refused"),
             ("remove", "delete a domain from a bundle"),
             ("pack", "write a domain of a bundle as NAME.da3, to be added to a bundle on a device"),

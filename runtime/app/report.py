@@ -17,6 +17,7 @@ def as_json(run: Run, top_k: int = 1) -> Dict[str, Any]:
             "probability": prediction.probability,
             "blocks_run": prediction.blocks_run,
             "blocks_skipped": prediction.blocks_skipped,
+            "exit": prediction.exit,
         }
         if top_k > 1:
             row["top_k"] = [{"label": label, "probability": p} for label, p in prediction.top_k(top_k)]
@@ -25,6 +26,7 @@ def as_json(run: Run, top_k: int = 1) -> Dict[str, Any]:
         "predictions": rows,
         "latency_ms": percentiles_ms(run.batch_s),
         "flops_share": run.flops_share,
+        "exits": run.exits,
         "batch_size": run.batch_size,
         "images_per_second": run.images_per_second,
         "domain": run.domain,
@@ -37,7 +39,10 @@ def render(run: Run, top_k: int = 1) -> str:
     lines: List[str] = []
     for path, p in run.predictions:
         best = ", ".join("%s %.3f" % (printable(label), share) for label, share in p.top_k(max(1, top_k)))
-        lines.append("%s: %s (%d blocks run, %d skipped)" % (printable(path), best, p.blocks_run, p.blocks_skipped))
+        done = "%d blocks run, %d skipped" % (p.blocks_run, p.blocks_skipped)
+        if p.exit is not None:
+            done = "left at the %s of %d exits; %s" % (_ordinal(p.exit + 1), run.exits, done)
+        lines.append("%s: %s (%s)" % (printable(path), best, done))
     latency = percentiles_ms(run.batch_s)
     runs = "1 run" if len(run.batch_s) == 1 else "%d runs" % len(run.batch_s)
     lines += [
@@ -49,3 +54,8 @@ def render(run: Run, top_k: int = 1) -> str:
         "block FLOPs skipped: %.1f %% on average" % (100 * (1 - run.flops_share)),
     ]
     return "\n".join(lines)
+
+
+def _ordinal(number: int) -> str:
+    ending = "th" if 10 < number % 100 < 20 else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return "%d%s" % (number, ending)

@@ -33,7 +33,7 @@ class Blocked(NamedTuple):
 
 
 def block_borders(models: Sequence[Model], crossing: Set[str], optimise: Callable[[bytes], bytes]) -> Optional[Blocked]:
-    """Subgraphs of one network, for one image, with blocked borders; None where ONNX Runtime makes no blocks.
+    """Subgraphs of one network, for one image, with blocked borders; None where nothing is kept in blocks by it.
 
     models: an output of one is the input of equal name of another; they are left as they are. crossing: the names of
     values that may lie in blocks. optimise: the bytes of a model -> those of what ONNX Runtime would run.
@@ -45,7 +45,8 @@ def block_borders(models: Sequence[Model], crossing: Set[str], optimise: Callabl
     for model in optimised:
         _survey(model, crossing, channels, refused)
     blocked = set(channels) - refused
-    if not blocked:
+    # Without a border the marks still have the network's own feature maps in blocks, what adaptors add included.
+    if not blocked and not any(_marks(model) for model in optimised):
         return None
     shapes: Dict[str, Shape] = {}
     for model in optimised:

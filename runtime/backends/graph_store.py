@@ -23,7 +23,7 @@ from ..onnx_graph.subgraphs import subgraph_identity
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
 
-_MAKING = 1  # to be raised when da3 makes other graphs of the same files than before
+_MAKING = 2  # to be raised when da3 makes other graphs of the same files than before
 _FORMAT = 1  # of the index
 _INDEX = "index.json"
 _LIMIT = 16 * 1024 * 1024

@@ -162,8 +162,9 @@ def gemm(attributes: Attributes, a: Array, b: Array, c: Optional[Array] = None) 
     """alpha * a @ b + beta * c, where a and b may be transposed first."""
     kind = a.dtype.type
     y: Array = np.dot(a.T if attributes.get("transA") else a, b.T if attributes.get("transB") else b)
-    y = y * kind(attributes.get("alpha", 1))
-    return y if c is None else y + c * kind(attributes.get("beta", 1))
+    alpha, beta = attributes.get("alpha", 1), attributes.get("beta", 1)
+    y = y if alpha == 1 else y * kind(alpha)
+    return y if c is None else y + (c if beta == 1 else c * kind(beta))
 
 
 def reduced(by: Callable[..., Any], attributes: Attributes, x: Array) -> Array:

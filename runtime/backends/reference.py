@@ -3,7 +3,7 @@
 It is slow, and meant to be read: it fuses and reorders nothing, and no run reuses what another one computed.
 """
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -109,6 +109,10 @@ class ReferenceContext(ExecutionContext):
         self._values = {}
 
 
+# What operators raise for inputs that they cannot take.
+_ERRORS = (Unsupported, ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+
+
 class _Instruction(NamedTuple):
     """A node and its operator. last_read: the values that no later node reads."""
 
@@ -149,20 +153,67 @@ class Program:
             raise BackendError("%s: the reference backend's %s does not know %s" % (self._where, _title(node), what))
         return operator
 
+    def bound(self, given: Mapping[str, Array]) -> Callable[[Sequence[Array]], List[Array]]:
+        """A call that does what `run` does on the other inputs, in the graph's order, where those in `given` are known.
+
+        What hangs on these alone is computed once, and each call looks up no name.
+        """
+        known: Dict[str, Any] = dict(self._weights)
+        known.update(given)
+        known[""] = None
+        varying = [name for name in self._inputs if name not in given]
+        places = {name: i for i, name in enumerate(varying)}
+        slots: List[Any] = [None] * len(varying)
+
+        def place(name: str) -> int:
+            if name not in places:
+                places[name] = len(slots)
+                slots.append(known.get(name))
+            return places[name]
+
+        steps: List[Tuple[Callable[..., Array], Dict[str, Any], Tuple[int, ...], int]] = []
+        where = self._where
+        with np.errstate(all="ignore"):
+            for operator, node, _ in self._instructions:
+                if all(name in known for name in node.inputs):
+                    known[node.outputs[0]] = _computed(where, node, operator.run, [known[n] for n in node.inputs])
+                else:
+                    reads = tuple(place(name) for name in node.inputs)
+                    steps.append((operator.run, node.attributes, reads, place(node.outputs[0])))
+        results = [place(name) for name in self._outputs]
+        count = len(varying)
+
+        def call(inputs: Sequence[Array]) -> List[Array]:
+            values = slots[:]
+            values[:count] = inputs
+            try:
+                with np.errstate(all="ignore"):
+                    for run, attributes, reads, write in steps:
+                        values[write] = run(attributes, *[values[i] for i in reads])
+            except _ERRORS as error:
+                raise BackendError("%s failed: %s" % (where, error))
+            return [values[i] for i in results]
+
+        return call
+
     def run(self, inputs: Sequence[Array]) -> List[Array]:
         """The graph's outputs for its inputs, both in the graph's order. The outputs may be views of inputs."""
         values: Dict[str, Optional[Array]] = dict(self._weights)
         values[""] = None
         values.update(zip(self._inputs, inputs))
         for operator, node, last_read in self._instructions:
-            try:
-                with np.errstate(all="ignore"):
-                    values[node.outputs[0]] = operator.run(node.attributes, *[values[n] for n in node.inputs])
-            except (Unsupported, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                raise BackendError("%s: %s failed: %s" % (self._where, _title(node), error))
+            with np.errstate(all="ignore"):
+                values[node.outputs[0]] = _computed(self._where, node, operator.run, [values[n] for n in node.inputs])
             for name in last_read:
                 del values[name]
         return [np.asarray(values[name]) for name in self._outputs]
+
+
+def _computed(where: str, node: Node, run: Callable[..., Array], inputs: Sequence[Optional[Array]]) -> Array:
+    try:
+        return run(node.attributes, *inputs)
+    except _ERRORS as error:
+        raise BackendError("%s: %s failed: %s" % (where, _title(node), error))
 
 
 def _title(node: Node) -> str:

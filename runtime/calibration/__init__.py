@@ -5,10 +5,11 @@ Arithmetic on arrays alone: what made the answers, PyTorch or an engine, does no
 
 from .answers import Answers, Exits, Outcome, decide, outcome
 from .checks import CrossFit, Permuted, best_static, cross_fit, halves, permuted
-from .choice import Choice, Goal, Point, choose, curve, expected_drops
+from .choice import NOBODY, Choice, Goal, Point, choose, curve, exits_at, expected_drops
 from .confidence import calibration_error, confidence, fit_temperature, fit_temperatures, softmax
 
 __all__ = [
+    "NOBODY",
     "Answers",
     "Choice",
     "CrossFit",
@@ -24,6 +25,7 @@ __all__ = [
     "cross_fit",
     "curve",
     "decide",
+    "exits_at",
     "expected_drops",
     "fit_temperature",
     "fit_temperatures",

@@ -4,7 +4,8 @@ from typing import NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ..records import Array
+from ..records import Array, ExitRule
+from ..schedule import leaves
 from .confidence import confidence
 
 
@@ -37,6 +38,11 @@ class Exits(NamedTuple):
     thresholds: Tuple[Optional[float], ...]
     temperatures: Tuple[float, ...]
 
+    @property
+    def rules(self) -> Tuple[ExitRule, ...]:
+        """As a domain has them; the temperature of its last answer is `temperatures[-1]`."""
+        return tuple(ExitRule(*both) for both in zip(self.thresholds, self.temperatures))
+
 
 class Outcome(NamedTuple):
     """accuracy: 0 to 1. cost: mean over photos. left: share of the photos at each answer (K + 1,), the last one's
@@ -54,13 +60,11 @@ def confidences(logits: Array, temperatures: Tuple[float, ...]) -> Array:
 
 
 def decide(logits: Array, exits: Exits) -> Array:
-    """int64 (N,): where each photo leaves; K where it runs to the end. logits: (N, K + 1, classes)."""
-    sure = confidences(logits, exits.temperatures)
-    left = np.full(len(logits), sure.shape[1], dtype=np.int64)
-    for number in reversed(range(sure.shape[1])):
-        threshold = exits.thresholds[number]
-        if threshold is not None:
-            left[sure[:, number] > threshold] = number
+    """int64 (N,): where each photo leaves, by the rule that the engine follows; K where it runs to the end. logits:
+    (N, K + 1, classes)."""
+    left = np.full(len(logits), len(exits.thresholds), dtype=np.int64)
+    for number, rule in reversed(list(enumerate(exits.rules))):
+        left[leaves(logits[:, number], rule)] = number
     return left
 
 

@@ -14,24 +14,23 @@ from ..backends.interface import Backend, ExecutionContext
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..records import Array, Domain
-from ..schedule.decisions import Leaving
 from ..schedule.flops import reached_blocks
 from ..schedule.layout import Layout
-from .program import Program, bind_program, run_many, run_one
+from .program import Exits, Program, bind_program, run
 
 _MAX_PROGRAMS = 256  # of one context; with more domains than that, programs are bound again when they come back
 _MAX_IDLE_CONTEXTS = 8
 
 
 class Bound(NamedTuple):
-    """A domain ready to run. closed: the blocks that it closes; theta, rules: its thresholds as gates and exits are
-    compared with them; leaves: whether a picture may leave at one of the exits; key: no other domain ever bound has
-    it."""
+    """A domain ready to run. closed: the blocks that it closes; theta: its threshold as gates are compared with it;
+    exits: what is decided at those of the plan; leaves: whether a picture may leave at one of them; key: no other
+    domain ever bound has it."""
 
     domain: Domain
     closed: FrozenSet[int]
     theta: float
-    rules: Tuple[Leaving, ...]
+    exits: Exits
     leaves: bool
     key: int
 
@@ -106,16 +105,16 @@ class Lane:
         images: Array,
         watched: Sequence[str],
         overrides: Tuple[Tuple[int, bool], ...],
-        rules: Sequence[Leaving],
+        exits: Exits,
     ) -> Outcome:
         """float32 (B, 3, size, size), C-contiguous -> Outcome, in pieces of the size that a context may take.
 
-        watched: values that the layout lets be read. overrides: of blocks with gates, ascending. rules: one for each
+        watched: values that the layout lets be read. overrides: of blocks with gates, ascending. exits: for each
         exit of the layout. Raises LaneClosed before anything else is done.
         """
         most = self._backend.max_batch or len(images)
         pieces = [
-            self._run(bound, images[i : i + most], watched, overrides, rules) for i in range(0, len(images), most)
+            self._run(bound, images[i : i + most], watched, overrides, exits) for i in range(0, len(images), most)
         ]
         if len(pieces) == 1:
             return pieces[0]
@@ -147,7 +146,7 @@ class Lane:
         images: Array,
         watched: Sequence[str],
         overrides: Tuple[Tuple[int, bool], ...],
-        rules: Sequence[Leaving],
+        exits: Exits,
     ) -> Outcome:
         pooled = self._take(len(images))
         sound = False
@@ -156,11 +155,7 @@ class Lane:
             context = pooled.context
             context.begin(images)
             try:
-                with np.errstate(all="ignore"):  # an exit's logits may be infinite
-                    if pooled.batch == 1:
-                        answer = run_one(program, bound.theta, rules)
-                    else:
-                        answer = run_many(program, bound.theta, rules, pooled.batch)
+                answer = run(program, bound.theta, exits, pooled.batch)
                 values = {name: context.read(name) for name in watched}
             finally:
                 context.end()

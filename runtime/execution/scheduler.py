@@ -1,7 +1,9 @@
 """Which lane a run takes: what its domain and the caller close, and whether pictures may leave, decide on the layout.
 
 A *lane* is a layout opened on a backend. Domains that close the same blocks share one, and so do those where nobody
-leaves. A lane is opened when a domain that needs it is bound, or an override first asks for it.
+leaves. A lane is opened when a domain that needs it is bound, or an override first asks for it. A device that looks
+ahead has no lanes for those that nobody leaves: where nothing is decided, it is given its parts without a wait between
+them, and engines for the whole would be the backbone once more.
 """
 
 import itertools
@@ -13,9 +15,11 @@ from ..bundle.bundle import Bundle
 from ..bundle.plan import closable, exit_steps
 from ..errors import DomainError
 from ..records import Array, Domain, ExitRule
-from ..schedule.decisions import Leaving, Overrides, check_overrides, leaving, threshold
+from ..schedule.decisions import Overrides, check_overrides, closed_blocks, leaving, threshold
 from ..schedule.layout import Layout, join_plan
+from ..schedule.look_ahead import starts_ahead
 from .lane import Bound, Lane, LaneClosed, Outcome
+from .program import Exits
 
 # Each holds the backbone in memory, so the one that was used longest ago is closed when there are more.
 _MAX_LANES = 16
@@ -60,6 +64,8 @@ class Scheduler:
         self._closable = closable(plan)
         self._gated = {step.block for step in plan if step.gate is not None and step.block is not None}
         self._exits = [step.outputs[0] for step in exit_steps(plan)]
+        self._in_parts = backend.looks_ahead and bool(self._exits)
+        self._nobody = self._forced(None)
         self._lock = threading.Lock()
         self._opening = threading.Lock()
         self._lanes: Dict[Tuple[FrozenSet[int], bool], Lane] = {}
@@ -94,7 +100,7 @@ class Scheduler:
     def run(self, bound: Bound, images: Array, choice: Choice = PLAIN) -> Outcome:
         """float32 (B, 3, size, size), C-contiguous -> Outcome, without values of the plan."""
         overrides = self._overrides(choice)
-        return self._run(bound, images, self._key(bound, choice), (), overrides, self._rules(bound, choice))
+        return self._run(bound, images, self._key(bound, choice), (), overrides, self._decided(bound, choice))
 
     def trace(self, bound: Bound, images: Array, watched: Sequence[str], choice: Choice = PLAIN) -> Outcome:
         """`run`, and the values of the plan named in `watched`. Nobody leaves, so there is a value for every image.
@@ -103,15 +109,15 @@ class Scheduler:
         opened for this call. The exits' logits need none.
         """
         overrides = self._overrides(choice)
-        key = self._key(bound, choice)._replace(leaves=not set(self._exits).isdisjoint(watched))
-        rules = [_STAYS] * len(self._exits)
+        parts = self._in_parts or not set(self._exits).isdisjoint(watched)
+        key = self._key(bound, choice)._replace(leaves=parts)
         layout = self._layout(key)
         if set(watched) <= set(layout.readable + layout.gates):
-            return self._run(bound, images, key._replace(lasting=False), watched, overrides, rules)
-        layout = self._layout(key._replace(leaves=False, lasting=False), watched)
+            return self._run(bound, images, key._replace(lasting=False), watched, overrides, self._nobody)
+        layout = self._layout(key._replace(leaves=self._in_parts, lasting=False), watched)
         lane = Lane(self._backend.another(), layout, self._bundle, key.closed, self._alive)
         try:
-            return lane.run(bound, images, watched, overrides, rules)
+            return lane.run(bound, images, watched, overrides, self._nobody)
         finally:
             lane.close()
 
@@ -126,11 +132,13 @@ class Scheduler:
     # -- what a run takes
 
     def _bound(self, domain: Domain, key: int) -> Bound:
+        rules = tuple(leaving(rule) for rule in domain.exits)
+        exits = Exits(rules, starts_ahead(self._bundle.manifest, domain)) if rules else self._nobody
         return Bound(
             domain=domain,
             closed=frozenset(domain.closed),
             theta=threshold(domain.theta),
-            rules=tuple(leaving(rule) for rule in domain.exits),
+            exits=exits,
             leaves=any(rule.threshold is not None for rule in domain.exits),
             key=key,
         )
@@ -138,13 +146,11 @@ class Scheduler:
     def _key(self, bound: Bound, choice: Choice) -> _Key:
         """The lane for a run."""
         if choice.all_blocks:
-            return _Key(frozenset(), False)
-        leaves = bound.leaves or choice.leave_at is not None
+            return _Key(frozenset(), self._in_parts)
+        leaves = self._in_parts or bound.leaves or choice.leave_at is not None
         if not choice.overrides:
             return _Key(bound.closed, leaves)
-        opened = {block for block, runs in choice.overrides.items() if runs}
-        skipped = {block for block, runs in choice.overrides.items() if not runs} - self._gated
-        return _Key((bound.closed - opened) | skipped, leaves, lasting=False)
+        return _Key(closed_blocks(bound.closed, choice.overrides, self._gated), leaves, lasting=False)
 
     def _overrides(self, choice: Choice) -> Tuple[Tuple[int, bool], ...]:
         """Those that gates are asked about. Raises DomainError for blocks that cannot be skipped."""
@@ -153,11 +159,11 @@ class Scheduler:
         check_overrides(choice.overrides, self._blocks, self._closable)
         return tuple(sorted((block, runs) for block, runs in choice.overrides.items() if block in self._gated))
 
-    def _rules(self, bound: Bound, choice: Choice) -> Sequence[Leaving]:
-        """A rule for each exit of the plan. Raises DomainError for an exit that the domain does not have."""
+    def _decided(self, bound: Bound, choice: Choice) -> Exits:
+        """What is decided at each exit of the plan. Raises DomainError for an exit that the domain does not have."""
         if choice.leave_at is None:
-            return bound.rules
-        count = len(bound.rules)
+            return self._nobody if choice.all_blocks else bound.exits
+        count = len(bound.domain.exits)
         if choice.all_blocks or not 0 <= choice.leave_at < count:
             raise DomainError(
                 "no picture of domain %s can leave at exit %d%s"
@@ -167,7 +173,12 @@ class Scheduler:
                     ": all blocks are to run" if choice.all_blocks else "; it has %d exits, counted from 0" % count,
                 )
             )
-        return [_GOES if number == choice.leave_at else _STAYS for number in range(count)]
+        return self._forced(choice.leave_at)
+
+    def _forced(self, exit: Optional[int]) -> Exits:
+        """All leave at this exit, None: nobody leaves."""
+        count = len(self._exits)
+        return Exits(tuple(_GOES if number == exit else _STAYS for number in range(count)), (False,) * count)
 
     # -- lanes
 
@@ -178,11 +189,11 @@ class Scheduler:
         key: _Key,
         watched: Sequence[str],
         overrides: Tuple[Tuple[int, bool], ...],
-        rules: Sequence[Leaving],
+        exits: Exits,
     ) -> Outcome:
         while True:
             try:
-                return self._lane(key).run(bound, images, watched, overrides, rules)
+                return self._lane(key).run(bound, images, watched, overrides, exits)
             except LaneClosed:
                 if self._closed:
                     raise

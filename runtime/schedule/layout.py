@@ -5,7 +5,7 @@ skipped apart from each other are joined. Blocks that a domain closes are replac
 so they cost no boundary. Where pictures may leave, a subgraph ends behind each exit, and nothing else is decided in a
 plan with exits; where none may, such a plan is one subgraph. On a device that works on while the host goes on (a GPU),
 what has a dimension of the domain's size, such as an exit's classifier, runs on the host: it is small, and engines that
-are built once for all domains need no free dimension then.
+are built once for all domains need no free dimension then. That holds for bundles of format 2.
 
 How far the plan of a bundle with gates (format 1) is joined depends on the device:
 
@@ -19,8 +19,9 @@ How far the plan of a bundle with gates (format 1) is joined depends on the devi
 
 from typing import Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
+from ..bundle.format import GATED_FORMAT
 from ..bundle.manifest import Manifest
-from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, closable, exit_steps, with_skipped
+from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, closable, with_skipped
 from ..errors import DomainError
 from ..records import Array, Segment, Shape, Step, Value
 from .decisions import check_overrides
@@ -72,17 +73,27 @@ class Layout(NamedTuple):
         return [subgraph for call in self.calls for subgraph in (call.subgraph, call.skip) if subgraph is not None]
 
     @property
+    def device_subgraphs(self) -> List[Subgraph]:
+        """Those of `subgraphs` that do not run on the host."""
+        return [subgraph for subgraph in self.subgraphs if not subgraph.host]
+
+    @property
+    def host_subgraphs(self) -> List[Subgraph]:
+        """Those that do."""
+        return [subgraph for subgraph in self.subgraphs if subgraph.host]
+
+    @property
     def on_host(self) -> Set[str]:
         """The values that subgraphs on the host write; no device holds them."""
-        return {name for subgraph in self.subgraphs if subgraph.host for name in subgraph.outputs}
+        return {name for subgraph in self.host_subgraphs for name in subgraph.outputs}
 
     @property
     def fetched(self) -> List[str]:
         """The values that the device writes and the host reads between calls, in no particular order but always the
         same."""
         read = list(self.gates)
-        for subgraph in self.subgraphs:
-            read += [name for name in subgraph.inputs if subgraph.host and not name.startswith(DOMAIN)]
+        for subgraph in self.host_subgraphs:
+            read += [name for name in subgraph.inputs if not name.startswith(DOMAIN)]
         return [name for name in dict.fromkeys(read) if name not in self.on_host]
 
 
@@ -133,13 +144,22 @@ def join_plan(
     for call in calls:
         values.update((name, shapes[name]) for name in call.subgraph.outputs)
     results = (LOGITS,) + tuple(name for name in readable if name != LOGITS)
-    return Layout(tuple(calls), values, gates, results, _buffers(calls, values, set(gates + results)))
+    layout = Layout(tuple(calls), values, gates, results, {})
+    # What is copied to the host may still be read when the device is parts ahead.
+    return layout._replace(buffers=_buffers(calls, values, set(results).union(gates, layout.fetched)))
 
 
 def whole_plan(manifest: Manifest, closed: Collection[int] = frozenset()) -> Subgraph:
     """Every step as one subgraph, all blocks on but those that are closed."""
     steps = [step.always for step in _without(manifest.plan, closed)]
     return _subgraph(manifest, steps, _shapes(manifest), {LOGITS})
+
+
+def left_out(layout: Layout, manifest: Manifest) -> List[int]:
+    """Ascending numbers of the blocks that the layout leaves out."""
+    wanted = {step.block: step.segment for step in manifest.plan if step.block is not None}
+    steps = [step for call in layout.calls for step in call.subgraph.steps]
+    return sorted(step.block for step in steps if step.block is not None and step.segment != wanted[step.block])
 
 
 def _without(plan: Sequence[Step], closed: Collection[int]) -> List[Step]:
@@ -155,8 +175,9 @@ def _groups(manifest: Manifest, plan: Sequence[Step], looks_ahead: bool, leaves:
         if step.exit and leaves:
             sections.append([])
     groups: List[_Group] = []
+    hosted = looks_ahead and manifest.format > GATED_FORMAT
     for number, section in enumerate(sections):
-        host = [step for step in section if _on_host(manifest, step)] if looks_ahead and exit_steps(plan) else []
+        host = [step for step in section if _on_host(manifest, step)] if hosted else []
         device = [step for step in section if step not in host]
         groups += [_Group(steps) for steps in (_ahead(device) if looks_ahead else _behind(manifest, device))]
         groups += [_Group(host, host=True)] if host else []

@@ -9,9 +9,9 @@ from typing import Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional
 import numpy as np
 
 from ..bundle.manifest import Manifest
-from ..bundle.plan import BATCH, DOMAIN, IMAGE
+from ..bundle.plan import BATCH, DOMAIN, IMAGE, closable
 from ..records import Array, Domain, Step
-from .decisions import Overrides, check_overrides, forced, opens, threshold
+from .decisions import Overrides, check_overrides, closed_blocks, forced, opens, threshold
 
 # A step and its inputs, positional with those of its segment -> the outputs, positional too.
 RunStep = Callable[[Step, List[Array]], Sequence[Array]]
@@ -35,15 +35,16 @@ def inputs_of(step: Step, values: Mapping[str, Array], domain: Domain) -> List[A
 def walk(
     manifest: Manifest, domain: Domain, images: Array, run_step: RunStep, overrides: Optional[Overrides] = None
 ) -> Iterator[Visit]:
-    """The plan's steps in order, each done when the iterator is advanced to it.
+    """The plan's steps in order, each done when the iterator is advanced to it. No picture leaves at an exit.
 
     domain: `fitted` to the manifest. images: float32 (B, 3, size, size), preprocessed. run_step: called with a step, or
     with what is done in its place, and with the rows of the images that need it. Raises DomainError for overrides of
     blocks that cannot be skipped.
     """
     overrides = {} if overrides is None else overrides
-    gateable = {step.block for step in manifest.plan if step.gate is not None and step.block is not None}
-    check_overrides(overrides, len(manifest.blocks), gateable)
+    check_overrides(overrides, len(manifest.blocks), closable(manifest.plan))
+    gated = {step.block for step in manifest.plan if step.gate is not None and step.block is not None}
+    closed = closed_blocks(domain.closed, overrides, gated)
     theta = threshold(domain.theta)
     values: Dict[str, Array] = {IMAGE: images}
 
@@ -55,7 +56,7 @@ def walk(
         return run_step(one, inputs)
 
     for step in manifest.plan:
-        decided = forced(step.gate, step.block, domain.gated, overrides)
+        decided = False if step.block in closed else forced(step.gate, step.block, domain.gated, overrides)
         if decided is None:
             assert step.gate is not None
             ran: Array = opens(values[step.gate], theta)

@@ -15,8 +15,9 @@ FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
 
 # The figures of one epoch: epoch (from 1), train_loss, train_accuracy, train_share, val_loss, val_accuracy, val_share
 # (accuracies and shares of block FLOPs are 0 to 1; of the last answer, so all blocks ran but closed ones), lr, seconds,
-# images_per_second, memory_mb. Where exits were calibrated on the epoch's validation photos, also kept_accuracy and
-# kept_share: those of photos that leave at exits, each half by what was chosen on the other half.
+# images_per_second, memory_mb. Without val_* where the epoch was not validated. Where exits were calibrated on the
+# epoch's validation photos, also kept_accuracy and kept_share: those of photos that leave at exits, each half by what
+# was chosen on the other half.
 Row = Dict[str, float]
 
 
@@ -36,7 +37,7 @@ class AdaptorSpec(NamedTuple):
     def of(cls, arch: str) -> "AdaptorSpec":
         """What suits the backbone `arch`, without exits: their places depend on what its blocks cost."""
         # 2048 channels need no 2048 x 2048 adaptor: a ResNet-50's domain would be larger than the backbone.
-        return cls(grid=16) if arch == "mobilenet_v2" else cls(mid=32, first=FIRST[arch])
+        return cls(mid=32, first=FIRST[arch]) if arch in FIRST else cls(grid=16)
 
     def to_json(self) -> Dict[str, Any]:
         """The fields; without exits, in the words of what was written before there were any."""

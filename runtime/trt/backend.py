@@ -1,4 +1,4 @@
-"""TensorRT: the engines that `da3 build` made on this device, one for each subgraph of the plan.
+"""TensorRT: the engines that `da3 build` made on this device, one for each subgraph of the plan that it runs.
 
 Engines and domains' weights are held once; every execution context has engine contexts, memory and streams of its own.
 A domain is a block of device memory: a bound call tells its engine context where that lies, if the engine context's
@@ -15,7 +15,7 @@ from ..records import Domain
 from ..schedule.layout import Layout, free_sizes
 from .api import Library
 from .context import TensorRTContext
-from .opened import OpenedEngines
+from .opened import OpenedEngines, SharedEngines
 from .selection import choose_set
 from .store import Device, engines_folder
 from .tensor_spec import FREE
@@ -29,20 +29,33 @@ class TensorRTBackend(Backend):
     name = "tensorrt"
     looks_ahead = True
 
-    def __init__(self, engines: Optional[str] = None, precision: Optional[str] = None) -> None:
+    def __init__(
+        self, engines: Optional[str] = None, precision: Optional[str] = None, shared: Optional[SharedEngines] = None
+    ) -> None:
+        """shared: that of a backend for another layout of the same bundle."""
         self._folder = engines
         self._precision = precision
+        self._shared = shared or SharedEngines()
         self._opened: Optional[OpenedEngines] = None
         self._memory: Optional[WeightMemory] = None
 
     def open(self, layout: Layout, bundle: Bundle) -> None:
         folder = engines_folder(bundle, self._folder)
         cuda = open_cuda()  # before TensorRT is given anything, see api.py
-        library = Library()
+        library = self._shared.library or Library()
+        self._shared.library = library
         device = Device(library.version, cuda.gpu.name, cuda.gpu.sm)
         engine_set, specs = choose_set(folder, layout, bundle, device, self._precision)
         self.max_batch = engine_set.options.batch[1]
-        self._opened = opened = OpenedEngines(cuda, library, layout, engine_set, specs)
+        self._opened = opened = OpenedEngines(
+            cuda,
+            library,
+            layout=layout,
+            bundle=bundle,
+            engine_set=engine_set,
+            specs=specs,
+            shared=self._shared,
+        )
         try:
             with cuda.current():
                 self._memory = WeightMemory(cuda)
@@ -54,11 +67,11 @@ class TensorRTBackend(Backend):
     def weights(self, domain: Domain) -> Weights:
         """The domain's tensors, copied to the device in the types that engines take."""
         opened, memory = self._check_open()
-        sizes = free_sizes(opened.layout, domain.weights)
+        sizes = {n: size for n, size in free_sizes(opened.layout, domain.weights).items() if n in opened.free}
         _check_sizes(domain, sizes)
         packed = pack_weights(opened.inputs(), domain.weights)
         with opened.cuda.current(), opened.lock:
-            return memory.upload(packed, sizes, "domain %s" % domain.name)
+            return memory.upload(packed, sizes, domain)
 
     def context(self, batch: int) -> TensorRTContext:
         opened, memory = self._check_open()
@@ -74,7 +87,7 @@ class TensorRTBackend(Backend):
             return TensorRTContext(opened, batch, engines)
 
     def another(self) -> "TensorRTBackend":
-        return TensorRTBackend(self._folder, self._precision)
+        return TensorRTBackend(self._folder, self._precision, self._shared)
 
     def close(self) -> None:
         opened, self._opened = self._opened, None

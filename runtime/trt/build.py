@@ -1,4 +1,5 @@
-"""Building a bundle's TensorRT engines on the device they shall run on: once for all domains, future ones included.
+"""Building a bundle's TensorRT engines on the device they shall run on: once for all domains, future ones included,
+but for those that close blocks in a way no domain here does.
 
 Every engine is written as soon as it is built, so an interrupted build goes on where it was.
 """
@@ -7,15 +8,15 @@ import hashlib
 import os
 import re
 import time
-from typing import Callable, Iterable, List, NamedTuple, Optional, Tuple, Union
+from typing import Callable, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
 
-from ..bundle.bundle import Bundle
+from ..bundle.bundle import Bundle, read_domain
 from ..cuda.opening import open_cuda
-from ..errors import BackendError
+from ..errors import BackendError, BundleError, DomainError
 from ..onnx_graph.model import Model
 from ..onnx_graph.subgraphs import PRECISIONS, engine_subgraph
 from ..onnx_graph.writing import write_model
-from ..schedule.layout import join_plan
+from ..schedule.layout import Layout, join_plan
 from ..system.atomic import replace_file
 from .api import Library
 from .builder import Builder, Recipe
@@ -87,6 +88,21 @@ def build_engines(
             return build.run(force)
 
 
+def needed_layouts(bundle: Bundle) -> List[Layout]:
+    """What the bundle's domains are run as, first that of a domain which closes no block.
+
+    Their parts alone: the whole as one engine would be the backbone built and stored once more, and where nobody
+    leaves, running the parts one behind the other costs a few launches that the GPU does not wait for.
+    """
+    closed: Set[Tuple[int, ...]] = set()
+    for name in bundle.domains:
+        try:
+            closed.add(read_domain(bundle, name).closed)
+        except (BundleError, DomainError):
+            continue  # it cannot be run either; loading it says why
+    return [join_plan(bundle.manifest, True, closed=blocks) for blocks in [()] + sorted(closed - {()})]
+
+
 def is_quantised(model: Model) -> bool:
     """Does the graph carry Q/DQ pairs?"""
     return any(node.op in ("QuantizeLinear", "DequantizeLinear") for node in model.nodes)
@@ -113,7 +129,7 @@ class _Build:
         self._workspace = workspace
         self._library = library
         self._progress = progress
-        self._layout = join_plan(bundle.manifest, True)
+        self._layouts = needed_layouts(bundle)
         name = "timing-%s-sm%d-%s.cache" % (device.tensorrt, device.sm, _slug(device.gpu))
         self._timing = os.path.join(folder, name)
         self._builder = Builder(library, _read(self._timing))
@@ -143,8 +159,9 @@ class _Build:
 
     def _begin(self, force: bool) -> EngineSet:
         """What an earlier build left, or a set without engines."""
-        specs = self._specs(())
-        key = set_key(specs, self._options, self._device)
+        # Named after what every bundle of these files needs, so that domains come and go in the same set.
+        basis = engine_specs(self._layouts[0], self._bundle.manifest, self._options, self._device.sm)
+        key = set_key(basis, self._options, self._device)
         name = "trt%s-sm%d-%s-%s" % (self._device.tensorrt, self._device.sm, self._options.precision, key)
         path = os.path.join(self._folder, name)
         found = None if force else read_set(path)
@@ -154,12 +171,15 @@ class _Build:
             options=self._options,
             engines={},
             linear=(),
-            total=len(specs),
+            total=len(self._specs(())),
             built=time.time(),
         )
 
     def _specs(self, linear: Iterable[str]) -> List[EngineSpec]:
-        return unique(engine_specs(self._layout, self._bundle.manifest, self._options, self._device.sm, linear))
+        linear = tuple(linear)
+        manifest, sm = self._bundle.manifest, self._device.sm
+        found = [engine_specs(layout, manifest, self._options, sm, linear) for layout in self._layouts]
+        return unique([spec for specs in found for spec in specs])
 
     def _build_missing(self) -> List[str]:
         """Build what is missing of the set. Ends early with the values that must lie in plain rows, if there are any,

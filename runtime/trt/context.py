@@ -1,9 +1,11 @@
 """What one run at a time needs on the GPU: memory with a place for every value, engine contexts, and two streams.
 
 The engine contexts of an execution context run one after another on one stream, so they share the memory they work in.
-Gates are copied to the host on the other stream.
+What the host reads on the way, gates or the features of exits, is copied on the other stream. Subgraphs that the layout
+has on the host run there, on these copies, and their values stay on the host.
 """
 
+from functools import partial
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -18,7 +20,8 @@ from .calls import Rows, RowsCall, SubgraphCall
 from .engine_runner import EngineRunner, Setting, Shapes
 from .engines import EngineSpec
 from .formats import padded, unpack
-from .gate_copy import GateCopy
+from .host_calls import HostCall
+from .host_copy import HostCopy
 from .opened import Engines, OpenedEngines
 from .tensor_spec import TensorSpec, aligned, most_bytes, sized_shape
 from .weights import Weights
@@ -39,7 +42,9 @@ class TensorRTContext(ExecutionContext):
         self._places: Dict[str, int] = {}
         self._runners: Dict[Any, EngineRunner] = {}
         self._placements: Dict[int, object] = {}
-        self._gates: Dict[str, GateCopy] = {}
+        self._copies: Dict[str, HostCopy] = {}
+        self._values: Dict[str, Array] = {}  # that were written on the host
+        self._hosted = bool(opened.programs)
         self._pinned: List[Host] = []
         self._streams: List[Any] = []
         self._memory = 0
@@ -53,6 +58,8 @@ class TensorRTContext(ExecutionContext):
             raise
 
     def bind(self, subgraph: Subgraph, weights: Weights) -> Callable[[], None]:
+        if subgraph.host:
+            return self._host_call(subgraph, weights)
         spec = self._opened.spec(subgraph)
         with self._cuda.current():
             runner = self._runner(subgraph, spec, False)
@@ -61,6 +68,8 @@ class TensorRTContext(ExecutionContext):
         return SubgraphCall(runner, setting, weights, self._afterwards(spec, weights))
 
     def bind_rows(self, subgraph: Subgraph, weights: Weights) -> Callable[[Array], None]:
+        if subgraph.host:
+            return self._host_call(subgraph, weights).rows
         spec = self._opened.spec(subgraph)
         with self._cuda.current():
             runner = self._runner(subgraph, spec, True)
@@ -86,7 +95,8 @@ class TensorRTContext(ExecutionContext):
         )
 
     def gate(self, value: str) -> Callable[[], Array]:
-        return self._gates[value].read
+        copy = self._copies.get(value)
+        return partial(self._values.__getitem__, value) if copy is None else copy.read
 
     def begin(self, images: Array) -> None:
         self._cuda.push()
@@ -99,6 +109,8 @@ class TensorRTContext(ExecutionContext):
             raise
 
     def read(self, value: str) -> Array:
+        if value in self._values:
+            return np.array(self._values[value])
         spec = self._tensors[value]
         shape = sized_shape(spec.shape, self._batch, self._sizes)
         room = host(np.empty(padded(shape, spec.layout), spec.dtype).reshape(-1))
@@ -114,7 +126,8 @@ class TensorRTContext(ExecutionContext):
             return
         self._pushed = False
         try:
-            if self._started:
+            # With subgraphs on the host, every engine ends in a copy: once all have arrived, nothing is under way.
+            if self._started and not (self._hosted and all(copy.done for copy in self._copies.values())):
                 self._finish()
         except BackendError:
             pass  # the run has failed before, and said why
@@ -123,9 +136,24 @@ class TensorRTContext(ExecutionContext):
 
     def close(self) -> None:
         with self._cuda.current():
+            try:
+                self._finish()  # a run that failed may have left something behind
+            except BackendError:
+                pass
             self._free()
 
     # -- binding
+
+    def _host_call(self, subgraph: Subgraph, weights: Weights) -> HostCall:
+        fetched = {value: copy.read for value, copy in self._copies.items()}
+        return HostCall(
+            self._opened.programs[id(subgraph)],
+            subgraph,
+            weights=weights.tensors,
+            fetched=fetched,
+            values=self._values,
+            batch=self._batch,
+        )
 
     def _runner(self, subgraph: Subgraph, spec: EngineSpec, rows: bool) -> EngineRunner:
         """The engine context for a subgraph. Where an engine can have one only, all subgraphs that it runs share it."""
@@ -165,9 +193,10 @@ class TensorRTContext(ExecutionContext):
         )
 
     def _afterwards(self, spec: EngineSpec, weights: Weights) -> List[Callable[[], None]]:
-        """What is to be done when a subgraph was started: gates are fetched, sizes that the domain sets are noted."""
+        """What is to be done when a subgraph was started: what the host will read is fetched, sizes that the domain
+        sets are noted."""
         then: List[Callable[[], None]] = [
-            self._gates[tensor.value].fetch for tensor in spec.outputs if tensor.value in self._gates
+            self._copies[tensor.value].fetch for tensor in spec.outputs if tensor.value in self._copies
         ]
         if any(isinstance(n, str) and n != BATCH for tensor in spec.outputs for n in tensor.shape):
             then.append(lambda: self._sizes.update(weights.sizes))
@@ -201,10 +230,11 @@ class TensorRTContext(ExecutionContext):
             self._streams.append(cuda.stream())
         cuda.zero(self._memory, end + room, self._streams[0])  # channels that only pad must hold numbers
         self._image = self._pin(sized_shape(self._tensors[IMAGE].shape, batch, {}))
-        self._logits = self._pin((most_bytes(self._tensors[LOGITS], batch) // 4,))
-        for value in self._opened.layout.gates:
-            pinned, address = self._pin((batch,)), self._places[value]
-            self._gates[value] = GateCopy(cuda, pinned, address, stream=self._streams[0], copies=self._streams[1])
+        if LOGITS in self._tensors:
+            self._logits = self._pin((most_bytes(self._tensors[LOGITS], batch) // 4,))
+        for value in self._opened.layout.fetched:
+            pinned, address = self._pin(sized_shape(self._tensors[value].shape, batch, {})), self._places[value]
+            self._copies[value] = HostCopy(cuda, pinned, address, stream=self._streams[0], copies=self._streams[1])
         self._finish()
 
     def _pin(self, shape: Sequence[int]) -> Host:
@@ -214,14 +244,14 @@ class TensorRTContext(ExecutionContext):
     def _free(self) -> None:
         for runner in self._runners.values():
             runner.close()
-        for gate in self._gates.values():
-            gate.close()
+        for copy in self._copies.values():
+            copy.close()
         for stream in self._streams:
             self._cuda.destroy(stream)
         for pinned in self._pinned:
             self._cuda.unpin(pinned)
         self._image = self._logits = None  # type: ignore[assignment]
-        for held in (self._runners, self._gates, self._streams, self._pinned):
+        for held in (self._runners, self._copies, self._values, self._streams, self._pinned):
             held.clear()
         if self._memory:
             self._cuda.free(self._memory)
@@ -232,8 +262,13 @@ class TensorRTContext(ExecutionContext):
 
 def _rows_bytes(opened: OpenedEngines, batch: int) -> int:
     """Bytes for the inputs and outputs of any one subgraph that may run on some images only."""
-    gated = [s for call in opened.layout.calls if call.gate is not None for s in (call.subgraph, call.skip)]
-    specs = [opened.spec(subgraph) for subgraph in gated if subgraph is not None]
+    some: List[Subgraph] = []
+    left = False  # images may have left
+    for call in opened.layout.calls:
+        if (left or call.gate is not None) and not call.subgraph.host:
+            some += [call.subgraph] + ([] if call.skip is None else [call.skip])
+        left = left or call.exit is not None
+    specs = [opened.spec(subgraph) for subgraph in some]
     return max(
         [sum(aligned(most_bytes(tensor, 1) * batch) for tensor in spec.tensors if tensor.has_rows) for spec in specs]
         + [0]

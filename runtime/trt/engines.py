@@ -1,5 +1,7 @@
 """Which TensorRT engines a bundle needs: one for each subgraph of its plan (see layout.py) that is unlike the others.
 
+What runs on the host needs none.
+
 An engine's identity is a hash of what its subgraph is made of: its ONNX files, how they are put together, and the types
 that its options give it. Subgraphs of one identity share an engine. Adaptors' weights are inputs, so an engine belongs
 to no domain.
@@ -53,24 +55,26 @@ class Profile(NamedTuple):
 def engine_specs(
     layout: Layout, manifest: Manifest, options: EngineOptions, sm: int, linear: Iterable[str] = ()
 ) -> List[EngineSpec]:
-    """What each subgraph of the layout needs, in the order of `layout.subgraphs`; several may need the same engine.
+    """What each subgraph on the device needs, in the order of `layout.device_subgraphs`; several may need the same
+    engine.
 
     With fp16 and int8, what passes between engines is float16, and features lie as the GPU computes in them; the
-    image, the gates and the logits are float32. sm: the GPU's compute capability without its dot. linear: values that
-    must lie in plain rows nevertheless.
+    image, the logits and what the host reads on the way (gates, the features of exits) are float32. sm: the GPU's
+    compute capability without its dot. linear: values that must lie in plain rows nevertheless.
     """
     # What a domain's weights have a share in is small, or a row of numbers.
     small = {n for s in manifest.plan if any(i.startswith(DOMAIN) for i in s.inputs) for n in s.outputs}
-    rows = set(linear) | small
+    full = {IMAGE, LOGITS}.union(layout.fetched)
+    rows = set(linear) | small | full
     fast = fast_format(sm)
 
     def spec_of(tensor: str, value: str, shape: Shape) -> TensorSpec:
-        half = options.precision != "fp32" and value not in (IMAGE, LOGITS) and shape != (BATCH,)
+        half = options.precision != "fp32" and value not in full and shape != (BATCH,)
         features = len(shape) == 4 and not value.startswith(DOMAIN) and value not in rows
         return TensorSpec(tensor, value, shape, HALF if half else FULL, fast if half and features else LINEAR)
 
     specs: List[EngineSpec] = []
-    for subgraph in layout.subgraphs:
+    for subgraph in layout.device_subgraphs:
         inputs, outputs = (
             tuple(spec_of(value.name, name, value.shape) for name, value in zip(names, values))
             for names, values in (

@@ -1,14 +1,20 @@
 """A bundle's engines, opened: what the backend and its execution contexts share.
 
-Where an engine can have one engine context only, every execution context needs a copy of the engines of its own. Copies
-that no execution context uses are spare, and given to the next one.
+Backends for other layouts of the same bundle share engines too: those of equal identity are loaded once. Where an
+engine can have one engine context only, every execution context needs a copy of the engines of its own. Copies that no
+execution context uses are spare, and given to the next one.
 """
 
 import threading
-from typing import Dict, List, Sequence
+import weakref
+from typing import Dict, List, MutableMapping, Optional, Sequence, Tuple
 
+from ..backends.reference import Program
+from ..bundle.bundle import Bundle
+from ..bundle.plan import BATCH
 from ..cuda.interface import Cuda
 from ..errors import BackendError
+from ..onnx_graph.subgraphs import cpu_subgraph
 from ..schedule.layout import Layout, Subgraph
 from ..system.sizes import render_bytes
 from .api import Engine, Library
@@ -19,15 +25,33 @@ from .tensor_spec import TensorSpec
 Engines = Dict[str, Engine]  # by identity: one copy of every engine
 
 
-class OpenedEngines:
-    """See the module. specs: what each subgraph of the layout needs, in the order of `layout.subgraphs`.
+class SharedEngines:
+    """What backends for several layouts of one bundle share. library: TensorRT, once one of them has opened it; loaded:
+    engines that are held somewhere, by folder and identity, where any number of engine contexts may use one."""
 
-    tensors: the spec of every value that crosses subgraphs. lock: to be held while engines are taken, engine contexts
+    def __init__(self) -> None:
+        self.library: Optional[Library] = None
+        self.loaded: MutableMapping[Tuple[str, str], Engine] = weakref.WeakValueDictionary()
+
+
+class OpenedEngines:
+    """See the module. specs: what each subgraph on the device needs, in the order of `layout.device_subgraphs`.
+
+    tensors: the spec of every value that crosses engines; programs: what the subgraphs on the host run, by the id of
+    each; free: the dimensions of tensors that a domain sets. lock: to be held while engines are taken, engine contexts
     are made, or the memory of domains changes.
     """
 
     def __init__(
-        self, cuda: Cuda, library: Library, layout: Layout, engine_set: EngineSet, specs: Sequence[EngineSpec]
+        self,
+        cuda: Cuda,
+        library: Library,
+        *,
+        layout: Layout,
+        bundle: Bundle,
+        engine_set: EngineSet,
+        specs: Sequence[EngineSpec],
+        shared: SharedEngines,
     ) -> None:
         self.cuda = cuda
         self.library = library
@@ -35,19 +59,25 @@ class OpenedEngines:
         self.tensors: Dict[str, TensorSpec] = {
             tensor.value: tensor for spec in specs for tensor in spec.tensors if tensor.value in layout.values
         }
+        self.programs = {
+            id(subgraph): Program(cpu_subgraph(subgraph, bundle), "%s: %s" % (bundle.path, subgraph.segment.name))
+            for subgraph in layout.host_subgraphs
+        }
+        self.free = {n for spec in specs for t in spec.tensors for n in t.shape if isinstance(n, str) and n != BATCH}
         self.lock = threading.Lock()
+        self._shared = shared
         self._set = engine_set
-        self._specs = {id(subgraph): spec for subgraph, spec in zip(layout.subgraphs, specs)}
+        self._specs = {id(subgraph): spec for subgraph, spec in zip(layout.device_subgraphs, specs)}
         self._distinct = unique(specs)
         self._spare: List[Engines] = []
         self._closed = False
 
     def spec(self, subgraph: Subgraph) -> EngineSpec:
-        """The engine that a subgraph of the layout needs."""
+        """The engine that a subgraph on the device needs."""
         return self._specs[id(subgraph)]
 
     def inputs(self) -> List[TensorSpec]:
-        """The inputs of every subgraph's engine."""
+        """The inputs of every engine."""
         return [tensor for spec in self._specs.values() for tensor in spec.inputs]
 
     def load_first(self) -> None:
@@ -80,7 +110,10 @@ class OpenedEngines:
         engines: Engines = {}
         try:
             for spec in self._distinct:
-                engines[spec.identity] = self._read(spec)
+                key = (self._set.folder, spec.identity)
+                engines[spec.identity] = self._shared.loaded.get(key) or self._read(spec)
+                if self.library.shares_profiles:
+                    self._shared.loaded[key] = engines[spec.identity]
         except BaseException:
             engines.clear()  # whoever holds the error holds this frame
             raise

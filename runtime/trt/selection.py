@@ -8,14 +8,14 @@ from typing import List, NamedTuple, Optional, Sequence
 
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
-from ..schedule.layout import Layout
-from .engines import EngineSpec, engine_specs, unique
+from ..schedule.layout import Layout, join_plan, left_out
+from .engines import EngineSpec, engine_specs
 from .store import Device, EngineSet, read_sets
 
 
 class ChosenSet(NamedTuple):
-    """A set of engines that runs a layout. specs: what each subgraph needs of it, in the order of
-    `layout.subgraphs`."""
+    """A set of engines that runs a layout. specs: what each subgraph on the device needs of it, in the order of
+    `layout.device_subgraphs`."""
 
     engines: EngineSet
     specs: List[EngineSpec]
@@ -57,8 +57,19 @@ def _lacking(engines: EngineSet, layout: Layout, bundle: Bundle, command: str) -
         return "%s cannot be read from TensorRT engines: trace with the backend onnxruntime or reference" % (
             ", ".join(layout.readable[1:])
         )
-    specs = unique(engine_specs(layout, bundle.manifest, engines.options, engines.device.sm, engines.linear))
-    there = [spec for spec in specs if spec.identity in engines.engines]
-    if there and len(engines.engines) < engines.total:
+    if _holds(engines, layout, bundle) and len(engines.engines) < engines.total:
         return "%d of its %d engines are built: %s to go on" % (len(engines.engines), engines.total, command)
+    closed = left_out(layout, bundle.manifest)
+    if closed and _holds(engines, join_plan(bundle.manifest, True), bundle):
+        blocks = "%s %s" % ("block" if len(closed) == 1 else "blocks", ", ".join(str(block) for block in closed))
+        return "its engines are not built yet for a domain that closes %s: %s again, which adds what is missing" % (
+            blocks,
+            command,
+        )
     return "its engines were built from other ONNX files than it has now: %s" % command
+
+
+def _holds(engines: EngineSet, layout: Layout, bundle: Bundle) -> bool:
+    """Does the set hold any engine of the layout?"""
+    specs = engine_specs(layout, bundle.manifest, engines.options, engines.device.sm, engines.linear)
+    return any(spec.identity in engines.engines for spec in specs)

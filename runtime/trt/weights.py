@@ -7,7 +7,7 @@ import numpy as np
 
 from ..bundle.plan import DOMAIN
 from ..cuda.interface import Cuda, host
-from ..records import Array
+from ..records import Array, Domain
 from .tensor_spec import TensorSpec, aligned
 
 Key = Tuple[str, str]  # the plan's name of a value, and its type
@@ -15,11 +15,13 @@ Key = Tuple[str, str]  # the plan's name of a value, and its type
 
 class Weights:
     """A domain in device memory. addresses: where each value lies, by name and type; sizes: the size here of each
-    dimension that a domain sets; token: an object that stands for the domain, and keeps nothing alive."""
+    dimension of engines that a domain sets; tensors: all of its tensors, on the host; token: an object that stands for
+    the domain, and keeps nothing alive."""
 
-    def __init__(self, addresses: Dict[Key, int], sizes: Dict[str, int]) -> None:
+    def __init__(self, addresses: Dict[Key, int], sizes: Dict[str, int], tensors: Mapping[str, Array]) -> None:
         self.addresses = addresses
         self.sizes = sizes
+        self.tensors = tensors
         self.token = object()
 
 
@@ -62,10 +64,10 @@ class WeightMemory:
         self._live: Set[int] = set()
         self._dead: List[int] = []  # those whose Weights is gone
 
-    def upload(self, packed: PackedWeights, sizes: Dict[str, int], what: str) -> Weights:
-        """Copy a domain's tensors to the device. what: their name, for the error where memory is too small."""
+    def upload(self, packed: PackedWeights, sizes: Dict[str, int], domain: Domain) -> Weights:
+        """Copy the domain's tensors that engines read to the device."""
         self.sweep()
-        memory = self._cuda.alloc(packed.data.nbytes, what)
+        memory = self._cuda.alloc(packed.data.nbytes, "domain %s" % domain.name)
         self._live.add(memory)
         try:
             self._cuda.to_device(memory, host(packed.data), self._stream)
@@ -74,7 +76,8 @@ class WeightMemory:
             self._live.discard(memory)
             self._cuda.free(memory)
             raise
-        weights = Weights({key: memory + offset for key, offset in packed.offsets.items()}, sizes)
+        addresses = {key: memory + offset for key, offset in packed.offsets.items()}
+        weights = Weights(addresses, sizes, domain.weights)
         weakref.finalize(weights, self._dead.append, memory).atexit = False
         return weights
 

@@ -19,9 +19,11 @@ from da3.runtime.backends.reference import ReferenceBackend
 from da3.runtime.bundle import writer
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.bundle.packs import update_domain
+from da3.runtime.calibration import confidence
 from da3.runtime.errors import BundleError, Da3Error
 from da3.runtime.images.paths import expand
 from da3.runtime.onnx_graph.int8_ranges import read_ranges
+from da3.runtime.records import ExitRule
 from da3.toolchain.cli.commands import app
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
@@ -30,24 +32,26 @@ from da3.toolchain.training.train import train
 
 @pytest.fixture(scope="module")
 def exported(photos, tmp_path_factory):
-    """A bundle with a domain whose gates close about half the time, `signs`, and the same without gates, `plain`."""
+    """A bundle with a domain that closes blocks and whose pictures leave about half the time, `signs`, and the same
+    with every block and nobody leaving, `plain`."""
     folder = tmp_path_factory.mktemp("int8")
     options = TrainOptions(
-        domain="signs", data=str(photos), runs=folder / "runs", weights="demo", size=32, epochs=1, keep=0.7
+        domain="signs", data=str(photos), runs=folder / "runs", weights="demo", size=32, epochs=1, keep=0.5
     )
     train(options, SilentReporter())
     export_domain("signs", folder / "runs", folder / "bundle")
     domains = folder / "bundle" / "domains"
     shutil.copytree(domains / "signs", domains / "plain")
     described = json.loads((domains / "plain" / "domain.json").read_text())
-    (domains / "plain" / "domain.json").write_text(json.dumps({**described, "name": "plain", "gated": False}))
+    (domains / "plain" / "domain.json").write_text(json.dumps({**described, "name": "plain"}))
+    stays = [ExitRule(None)] * len(described["exits"])
+    update_domain(folder / "bundle", "plain", closed=[], exits=stays)
     with Runtime(folder / "bundle") as runtime:
-        gates = [step.gate for step in runtime.bundle.manifest.plan if step.gate is not None]
         images = runtime.preprocessing.normalise(
             np.stack([runtime.preprocessing.load(path) for path in expand([photos / "val"])])
         )
-        _, values = runtime.trace(images, gates, runtime.load("signs").name)
-    update_domain(folder / "bundle", "signs", theta=float(np.median(np.stack([values[gate] for gate in gates]))))
+        level = float(np.median(confidence(runtime.run_batch(images, "signs", leave_at=0).logits)))
+    update_domain(folder / "bundle", "signs", exits=[ExitRule(level), *stays[1:]])
     return folder / "bundle"
 
 
@@ -87,9 +91,9 @@ def test_only_the_ranges_and_the_manifest_change(exported, measured):
 def test_int8_agrees_with_float32(measured, photos):
     bundle, done = measured
     for agreement in done.agreements:
-        assert agreement.same_answer >= 0.6 and agreement.same_gates >= 0.7
+        assert agreement.same_answer >= 0.6
         assert agreement.logit_error < 0.1 * agreement.logit_largest
-    assert done.agreements[1].same_gates == 1.0
+    assert done.agreements[0].same_decisions >= 0.7 and done.agreements[1].same_decisions is None
     paths = expand([photos / "val"])
     backends = (OrtBackend(), OrtBackend(precision="int8"), ReferenceBackend("int8"))
     logits = []
@@ -115,7 +119,7 @@ def test_depthwise_convolutions_stay_unless_asked_for(bundle, measured, photos):
 
 @pytest.mark.parametrize("all_blocks", [False, True])
 def test_what_is_watched_is_what_the_runtime_computes(exported, photos, all_blocks):
-    """Segment by segment and gate by gate, the watcher runs what the scheduler runs."""
+    """Segment by segment, the watcher runs what the scheduler runs for a picture that does not leave."""
     seen = {}
     with Bundle(exported) as bundle, Runtime(exported) as runtime:
         watched, domain = Watched(bundle), read_domain(bundle, "signs")
@@ -135,7 +139,7 @@ def test_what_is_watched_is_what_the_runtime_computes(exported, photos, all_bloc
                 np.testing.assert_allclose(seen[segment.file, entering], values[step.inputs[0]], rtol=1e-3, atol=1e-3)
                 inside = {name for file, name in seen if file == segment.file} - {entering}
                 assert bool(inside) == ran[step.block]
-    assert (skipped > 0) != all_blocks, "the domain's gates must close now and then"
+    assert (skipped > 0) != all_blocks, "the domain must close blocks"
 
 
 def test_a_histogram_grows_and_knows_its_percentiles():
@@ -256,11 +260,11 @@ def test_command_line(bundle, photos, tmp_path):
     assert done.exit_code == 0, done.output
     assert "same answer" in done.output and "signs" in done.output and "plain" in done.output
     for more, message in (
-        ([], "choose one: --target-skip 0.4 sets a gate threshold, --int8 measures"),
+        ([], "choose one: a goal (--max-drop 0.5"),
         (["--int8", "--target-skip", "0.2"], "choose one"),
         (["--int8", "--domain", "plain"], "2 --domain and 1 --data: give one --data for each"),
         (["--int8", "--domain", "signs", "--data", str(photos)], "the same --domain twice"),
-        (["--target-skip", "0.2", "--domain", "plain", "--data", str(photos)], "one domain at a time"),
+        (["--target-skip", "0.2", "--domain", "plain", "--data", str(photos)], "one --domain at a time"),
     ):
         failed = CliRunner().invoke(app, [*words, *more])
         assert isinstance(failed.exception, CalibrationError) and message in str(failed.exception)

@@ -33,6 +33,8 @@ from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
 OPSET = 13
+# The deeper EfficientNet-Lites differ from the first in numbers alone.
+ARCHS = [name for name in NAMES if name not in ("efficientnet_lite1", "efficientnet_lite2")]
 
 
 def hashes(folder):
@@ -89,7 +91,7 @@ def trained(small_run):
     return make
 
 
-@pytest.mark.parametrize("arch", NAMES)
+@pytest.mark.parametrize("arch", ARCHS)
 def test_export_equals_torch(arch, trained, tmp_path):
     runs = trained(backbone=arch, keep=0.55, epochs=1, size=64)
     done = export_domain("signs", runs, tmp_path / "bundle")

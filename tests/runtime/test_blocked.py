@@ -108,7 +108,26 @@ def test_only_what_may_cross_changes(optimise):
     if result is None:
         pytest.skip("ONNX Runtime makes no blocks on this CPU")
     assert set(result.shapes) == {"x"}
-    assert block_borders(models, set(), optimise) is None
+
+
+def test_without_borders_what_an_adaptor_adds_is_in_blocks(optimise):
+    """A subgraph by itself, as a network is where nobody leaves: nothing crosses, and no mark is left."""
+    rng = np.random.RandomState(0)
+    _, model, _ = network(32, rng, factor=1)
+    result = block_borders([model], set(), optimise)
+    if result is None:
+        pytest.skip("ONNX Runtime makes no blocks on this CPU")
+    assert result.shapes == {}
+    (found,) = result.models
+    assert not any(node.name.startswith("da3_border") for node in found.nodes)
+    image = {"x": rng.normal(0, 1, (1, 32, 8, 8)).astype(np.float32)}
+    expected = run(model, image, False)["y"]
+    np.testing.assert_allclose(run(found, image, True)["y"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_has_nothing_to_keep_in_blocks(optimise):
+    models = network(3, np.random.RandomState(0))
+    assert block_borders(models[:1], set(), optimise) is None
 
 
 def test_an_onnxruntime_that_does_otherwise_costs_nothing_but_speed(built, monkeypatch):

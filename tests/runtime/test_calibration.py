@@ -68,8 +68,16 @@ def test_the_curve_runs_from_all_leave_first_to_nobody_leaves():
     assert (points[-1].cost, points[-1].accuracy, points[-1].expected_drop) == pytest.approx((1.0, right[-1], 0.0))
     assert len(points) <= 400 and np.all(np.diff([p.cost for p in points]) >= 0)
     point = points[200]
-    left = calibration.decide(made.logits, Exits((point.level,) * 3, (1.0,) * 4))
+    left = calibration.decide(made.logits, calibration.exits_at(point.level, (1.0,) * 4))
     assert calibration.outcome(made, left)[:2] == pytest.approx((point.accuracy, point.cost))
+
+
+def test_earlier_exits_are_asked_to_be_surer():
+    found = calibration.exits_at(0.8, (1.0, 1.1, 1.2, 1.3))
+    assert found.thresholds == pytest.approx((0.85, 0.8, 0.75)) and found.temperatures == (1.0, 1.1, 1.2, 1.3)
+    assert calibration.exits_at(0.8, (1.0, 1.1)).thresholds == pytest.approx((0.8,))
+    assert calibration.exits_at(calibration.NOBODY, (1.0,) * 3).thresholds == (None, None)
+    assert [rule.temperature for rule in found.rules] == [1.0, 1.1, 1.2]
 
 
 @pytest.mark.parametrize("most", [0.5, 0.7, 0.9])
@@ -103,7 +111,7 @@ def test_a_larger_drop_never_costs_more():
 def test_goals_out_of_reach_give_what_can_be_had():
     made = answers()
     cheap = calibration.choose(made, Goal(most_cost=0.3))
-    assert not cheap.met and cheap.level == 0.0 and cheap.outcome.cost == pytest.approx(0.4)
+    assert not cheap.met and cheap.exits.thresholds[0] == 0.0 and cheap.outcome.cost == pytest.approx(0.4)
     better = calibration.choose(made, Goal(max_drop=-0.5))
     assert not better.met and better.exits.thresholds == (None,) * 3 and better.outcome.cost == 1.0
     assert calibration.cross_fit(made, Goal(most_cost=0.3)).met == 0.0

@@ -14,6 +14,8 @@ from synthetic_bundle import images
 
 from da3.runtime import Runtime
 from da3.runtime.app.commands import COMMANDS, main, parser
+from da3.runtime.bundle.packs import update_domain
+from da3.runtime.records import ExitRule
 from da3.runtime.system.versions import VERSION
 
 MODULE = ("-m", "da3.runtime")
@@ -53,7 +55,7 @@ def test_json_and_nothing_else(da3, photos):
     answer = json.loads(done.stdout)
     assert [os.path.basename(p["path"]) for p in answer["predictions"]] == ["0.png", "1.png", "2.png"]
     for row in answer["predictions"]:
-        assert row["blocks_run"] + row["blocks_skipped"] == 3
+        assert row["blocks_run"] + row["blocks_skipped"] == 3 and row["exit"] is None
         assert row["top_k"][0] == {"label": row["label"], "probability": row["probability"]}
         assert len(row["top_k"]) == 2
     assert set(answer["latency_ms"]) == {"p50", "p90", "p99"} and answer["latency_ms"]["p50"] > 0
@@ -217,6 +219,24 @@ def test_domains_list(call, bundle, monkeypatch):
     done = call(*MODULE, "domains", "list", "-b", bundle)
     assert done.returncode == 0 and done.stdout.splitlines()[0].startswith("flowers  ")
     assert done.stdout.splitlines()[1].startswith("signs    cannot be read: ")
+
+
+def test_where_a_picture_left(call, exits_bundle, photos):
+    update_domain(exits_bundle, "flowers", exits=[ExitRule(None), ExitRule(0.0)], closed=[1])
+    update_domain(exits_bundle, "signs", exits=[ExitRule(None), ExitRule(1.0)], closed=[1, 2])
+    for options, wanted in (
+        (["flowers"], "(left at the 2nd of 2 exits; 1 blocks run, 2 skipped)"),
+        (["flowers", "--force-all-blocks"], "(3 blocks run, 0 skipped)"),
+        (["signs"], "(1 blocks run, 2 skipped)"),
+    ):
+        done = call(*MODULE, photos, "-b", exits_bundle, "-d", *options)
+        assert done.returncode == 0, done.stderr
+        assert all(line.endswith(wanted) for line in done.stdout.splitlines()[:3])
+    answer = json.loads(call(*MODULE, photos, "-b", exits_bundle, "-d", "flowers", "--json").stdout)
+    assert answer["exits"] == 2 and [p["exit"] for p in answer["predictions"]] == [1] * 3
+    assert answer["flops_share"] == pytest.approx(120 / 600)
+    flowers, signs = call(*MODULE, "domains", "list", "-b", exits_bundle).stdout.splitlines()
+    assert "1 of 2 exits used, 1 block closed" in flowers and "1 of 2 exits used, 2 blocks closed" in signs
 
 
 def test_doctor(call, built, bundle):

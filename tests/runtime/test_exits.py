@@ -18,6 +18,7 @@ from synthetic_bundle import (
 )
 from test_engine import CountingBackend
 from test_exits_format import EXIT_TENSORS
+from test_schedule import Files
 
 from da3.runtime import Bundle, DomainError, Runtime
 from da3.runtime.backends.onnxruntime import OrtBackend
@@ -28,6 +29,7 @@ from da3.runtime.onnx_graph.joining import subgraph_model
 from da3.runtime.records import ExitRule
 from da3.runtime.schedule.decisions import leaves, leaves_one, leaving
 from da3.runtime.schedule.layout import join_plan, whole_plan
+from da3.runtime.schedule.walk import walk
 
 BACKENDS = ("onnxruntime", "reference")
 COUNT = 32
@@ -124,17 +126,31 @@ def test_temperatures(built_with_exits, weights):
             assert prediction.probability == prediction.probabilities.max()
 
 
-def test_the_rule():
-    logits = np.array([[2, 1, 0], [0, 0, 0], [np.nan, 5, 0], [np.inf, 0, 0], [9, -np.inf, 0]], np.float32)
+@pytest.mark.parametrize("classes", [3, 250])
+def test_the_rule(classes):
+    inf, nan = np.inf, np.nan
+    rows = [
+        [2, 1, 0],
+        [0, 0, 0],
+        [nan, 5, 0],
+        [5, nan, 0],
+        [inf, 0, 0],
+        [0, 0, inf],
+        [9, -inf, 0],
+        [-inf] * 3,
+        [nan] * 3,
+    ]
+    logits = np.full((len(rows), classes), -20, np.float32)
+    logits[:, :3] = rows
+    logits[7:] = np.array([[-inf], [nan]])
     for temperature in (0.5, 1.0, 3.0):
         with np.errstate(invalid="ignore"):
             sure = confidence(logits, temperature)
         for threshold in (None, 0.0, 0.3, 0.5, 0.9, 1.0):
             rule = ExitRule(threshold, temperature)
-            wanted = np.zeros(5, bool) if threshold is None else sure > threshold
-            assert leaves(logits, rule).tolist() == wanted.tolist()
-            with np.errstate(invalid="ignore"):
-                assert [bool(leaves_one(row[None], *leaving(rule))) for row in logits] == wanted.tolist()
+            wanted = [False] * len(rows) if threshold is None else (sure > threshold).tolist()
+            assert leaves(logits, rule).tolist() == wanted
+            assert [leaves_one(row[None], *leaving(rule)) for row in logits] == wanted
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -403,3 +419,18 @@ def test_a_device_that_looks_ahead_has_classifiers_on_the_host(built_with_exits)
                 n for v in subgraph.segment.inputs + subgraph.segment.outputs for n in v.shape if isinstance(n, str)
             ]
             assert subgraph.host or set(free) == {"batch"}
+
+
+def test_a_walk_closes_what_the_domain_closes_and_goes_to_the_end(built_with_exits, weights):
+    x = images(4)
+    with Bundle(built_with_exits[0]) as bundle:
+        run_step = Files(bundle)
+        for overrides, closed in ((None, [2]), ({1: False, 2: True}, [1]), ({2: True}, [])):
+            domain = read_domain(bundle, "flowers")._replace(closed=(2,), exits=tuple(rules([0.0, 0.0])))
+            values = {}
+            for visit in walk(bundle.manifest, domain, x, run_step, overrides):
+                values.update(visit.written)
+                assert visit.ran.tolist() == [visit.step.block not in closed] * 4
+            answers = Backbone().answers(x, weights["flowers"], closed)
+            found = [values[name] for name in ("logits0", "logits1", "logits")]
+            np.testing.assert_allclose(found, answers, rtol=1e-4, atol=1e-4)

@@ -11,6 +11,7 @@ from da3.runtime import BackendError, Runtime
 from da3.runtime.cuda.opening import open_cuda
 from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.onnx_graph.writing import write_model
+from da3.runtime.records import ExitRule
 from da3.runtime.trt.build import build_engines
 
 pytestmark = pytest.mark.gpu
@@ -62,6 +63,40 @@ def test_answers_are_those_of_the_cpu(built_engines):
                     # float16 may decide a gate near its threshold otherwise: with all gates given it cannot.
                     if gates is not None or precision == "fp32":
                         same(*(r.run_batch(batch, domain, gates=gates) for r in (gpu, cpu)), precision)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_pictures_leave_at_exits(library, precision, exits_bundle):
+    x = images(8)
+    try:
+        build_engines(exits_bundle, precision, (2, 8))
+    except BackendError as error:
+        if library == "tensorrt_rtx":
+            pytest.skip(f"TensorRT-RTX does not take this GPU: {error}")
+        raise
+    with Runtime(exits_bundle, backend="tensorrt") as gpu, Runtime(exits_bundle, backend="reference") as cpu:
+        for domain in ("flowers", "signs", "flowers"):
+            for batch in (x[:1], x[1:4], x, x[:1]):
+                for options in ({"leave_at": 0}, {"leave_at": 1}, {}, {"force_all_blocks": True}):
+                    found, expected = (r.run_batch(batch, domain, **options) for r in (gpu, cpu))
+                    assert (found.left == expected.left).all()
+                    same(found, expected, precision)
+        for left in (None, [0.0, 0.0, 1.0]):  # the next part waits for the decision, or is started ahead
+            for runtime in (gpu, cpu):
+                runtime.load(runtime.load("flowers")._replace(name="some", calibration={"cross_fit": {"left": left}}))
+                answers = cpu.trace(x, ["logits0", "logits1"], "flowers")[1]
+                runtime.set_exits("some", [ExitRule(between(answers[name])) for name in ("logits0", "logits1")])
+            for batch in (x, x[:1], x[2:7], x[3:4]):
+                found, expected = (r.run_batch(batch, "some") for r in (gpu, cpu))
+                assert (found.left == expected.left).all()
+                same(found, expected, precision)
+
+
+def between(logits):
+    """A level that is as far as can be from every picture's confidence, near their middle."""
+    sure = np.sort(1 / np.exp(logits - logits.max(1, keepdims=True)).sum(1))
+    at = 2 + int(np.argmax(np.diff(sure[2:6])))
+    return float(sure[at] + sure[at + 1]) / 2
 
 
 def test_threads_share_a_runtime(built_engines):

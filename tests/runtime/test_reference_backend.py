@@ -9,6 +9,7 @@ from da3.runtime import BackendError, Runtime
 from da3.runtime.backends.reference import Program
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.execution.choice import choose
+from da3.runtime.onnx_graph.joining import subgraph_model
 from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.schedule.layout import join_plan
 
@@ -73,6 +74,38 @@ def test_rows_leave_other_rows_alone(built, looks_ahead):
     copy = context.read("logits")
     copy[:] = 7
     assert not (context.read("logits") == 7).any()
+
+
+def test_a_bound_program_does_what_the_program_does(built_with_exits):
+    with Bundle(built_with_exits[0]) as bundle:
+        weights = read_domain(bundle, "flowers").weights
+        for subgraph in join_plan(bundle.manifest, True).subgraphs:
+            program = Program(subgraph_model(subgraph, bundle), "here")
+            random, inputs, own = np.random.RandomState(0), {}, {}
+            for name, value in zip(subgraph.inputs, subgraph.segment.inputs, strict=True):
+                if name.startswith("domain:"):
+                    own[value.name] = inputs[value.name] = weights[name[len("domain:") :]]
+                else:
+                    shape = [{"batch": 3, "classes": 3}.get(n, n) for n in value.shape]
+                    inputs[value.name] = random.normal(0, 1, shape).astype(np.float32)
+            call = program.bound(own)
+            for _ in range(2):
+                found = call([array for name, array in inputs.items() if name not in own])
+                for got, expected in zip(found, program.run(list(inputs.values())), strict=True):
+                    np.testing.assert_array_equal(got, expected)
+
+
+def test_a_bound_program_computes_what_is_known_once():
+    nodes = [("Add", ["w", "v"], ["sum"], {}), ("Mul", ["x", "sum"], ["y"], {}), ("Relu", ["sum"], ["z"], {})]
+    data = graph(nodes, {"x": ["n"], "w": ["n"], "v": ["n"]}, {"y": ["n"], "z": ["n"]})
+    program = Program(read_model(data), "here")
+    call = program.bound({"w": np.float32([1, -5]), "v": np.float32([2, 1])})
+    y, z = call([np.float32([10, 10])])
+    assert y.tolist() == [30, -40] and z.tolist() == [3, 0]
+    with pytest.raises(BackendError, match="here failed: "):
+        call([np.zeros((5, 7), np.float32)])
+    with pytest.raises(BackendError, match="here: Add failed: "):
+        program.bound({"w": np.zeros(5), "v": np.zeros(7)})
 
 
 def test_closed(built):

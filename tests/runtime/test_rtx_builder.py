@@ -13,6 +13,7 @@ from onnx import helper, numpy_helper
 from da3.export.domain import DomainFacts, trained_domain
 from da3.export.segments import deploy
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.plan import closable, exit_steps
 from da3.runtime.bundle.writer import put_file, to_json, write_files
 from da3.runtime.errors import BackendError
 from da3.runtime.images.preprocess import Preprocessing
@@ -30,7 +31,7 @@ from da3.runtime.trt.engines import EngineOptions, engine_specs, profile, unique
 from da3.runtime.trt.formats import LINEAR
 from da3.runtime.trt.tensor_spec import FULL, TensorSpec
 from da3.toolchain.backbones import load_backbone, random_weights
-from da3.toolchain.network.model import DomainModel
+from da3.toolchain.network import DomainModel, with_exits
 
 tensorrt_rtx = pytest.importorskip("tensorrt_rtx", reason="no TensorRT-RTX: pip install '.[rtx]'")
 
@@ -38,7 +39,12 @@ BATCH = (1, 8)
 WORKSPACE = 1 << 30
 NANO, XAVIER, ORIN = 53, 72, 87
 SMALL = [("mobilenet_v2", 0.35, 64), ("resnet18", 1.0, 64)]
-LARGE = [("mobilenet_v2", 1.0, 224), ("resnet34", 1.0, 224), ("resnet50", 1.0, 224)]
+LARGE = [
+    ("mobilenet_v2", 1.0, 224),
+    ("resnet34", 1.0, 224),
+    ("resnet50", 1.0, 224),
+    ("efficientnet_lite0", 1.0, 224),
+]
 NETWORKS = [pytest.param(network, id=network[0]) for network in SMALL]
 NETWORKS += [pytest.param(n, id=f"{n[0]}-{n[2]}px", marks=pytest.mark.slow) for n in LARGE]
 
@@ -51,11 +57,11 @@ def library(monkeypatch):
 
 
 def trained(arch, width, size):
-    """A network of random weights, every block of it gated that can be."""
+    """A network of random weights, with exits; domains may close every block of it that can be."""
     torch.manual_seed(0)
-    return DomainModel(
-        load_backbone(arch, random_weights(arch, width)), AdaptorSpec(), size=size, classes=3, gated=True
-    )
+    backbone = load_backbone(arch, random_weights(arch, width))
+    spec = with_exits(AdaptorSpec(), backbone, size)
+    return DomainModel(backbone, spec, size=size, classes=3, may_close=True)
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
@@ -111,7 +117,8 @@ def test_standalone(network, library):
     """The one file of `da3 export --standalone`."""
     model = trained(*network)
     deployment = deploy(model, Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
-    domain = trained_domain(model, DomainFacts("signs", ("a", "b", "c"), {}))
+    rules = [{"threshold": 0.5, "temperature": 1.2}] * len(model.exits)
+    domain = trained_domain(model, DomainFacts("signs", ("a", "b", "c"), {}), {"exits": rules})
     data = write_model(whole_model(deployment, domain, gated=True))
     ends = [plain([info]) for infos in (read_model(data).inputs, read_model(data).outputs) for info in infos]
     assert refused(library, [("standalone", data, *ends, "fp32")]) == {}
@@ -128,9 +135,14 @@ def test_standalone(network, library):
     ],
 )
 def test_every_engine(precision, sm, typed, library, bundle):
-    """All that `da3 build` builds: joined subgraphs, dynamic batch, the pinned memory layouts of old and new GPUs."""
-    options = EngineOptions(precision, BATCH)
-    specs = unique(engine_specs(join_plan(bundle.manifest, True), bundle.manifest, options, sm))
+    """All that `da3 build` builds: the parts between exits, with all blocks and with all closed that can be, dynamic
+    batch, the pinned memory layouts of old and new GPUs."""
+    options, manifest = EngineOptions(precision, BATCH), bundle.manifest
+    layouts = [join_plan(manifest, True, closed=closed) for closed in ((), closable(manifest.plan))]
+    specs = unique([spec for layout in layouts for spec in engine_specs(layout, manifest, options, sm)])
+    parts = len(exit_steps(manifest.plan)) + 1
+    assert parts < len(specs) <= 2 * parts
+    assert {n for spec in specs for tensor in spec.tensors for n in tensor.shape if isinstance(n, str)} == {"batch"}
     graphs, quantised = [], 0
     for one in specs:
         model = engine_subgraph(

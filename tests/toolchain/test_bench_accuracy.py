@@ -11,6 +11,7 @@ from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
+from da3.runtime.calibration import Answers, Goal, best_static, cross_fit
 from da3.runtime.training.checkpoint import read
 from da3.runtime.training.config import MemorySettings
 from da3.toolchain.backbones import load_weights, random_weights
@@ -18,9 +19,11 @@ from da3.toolchain.bench import accuracy, parallel_runs
 from da3.toolchain.bench.accuracy import bench_accuracy
 from da3.toolchain.bench.accuracy_plan import AccuracyPlan, domains_in
 from da3.toolchain.bench.earlier_runs import differences
+from da3.toolchain.bench.learning_rates import choose_rates, reported
 from da3.toolchain.bench.progress import SilentBenchReporter
-from da3.toolchain.bench.scores import Key, Score, summarise
+from da3.toolchain.bench.scores import Key, Leaving, Point, Score, summarise, with_best_static
 from da3.toolchain.bench.tables import accuracy_table
+from da3.toolchain.bench.trained import Trained
 from da3.toolchain.bench.variants import parse
 from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError
@@ -50,7 +53,7 @@ def plan(root, weights_files, tmp_path):
         settings = {"seeds": 2, "epochs": 2, "size": 32, "batch_size": 8, "domains": ["letters", "signs"], **changes}
         weights = {"weights": str(weights_files["mobilenet_v2"]), **changes}["weights"]
         places = {"data": root, "out": tmp_path / "out"}
-        return AccuracyPlan(**places, variants=parse(words), **{**settings, "weights": weights})
+        return AccuracyPlan(**places, variants=parse(words, learning_rates=True), **{**settings, "weights": weights})
 
     return make
 
@@ -140,12 +143,181 @@ def test_means_and_deviations_are_numpys(plan, here):
         assert row["last"] == pytest.approx(list(means))
         assert row["last_mean"] == pytest.approx(means.mean())
         assert row["last_std"] == pytest.approx(means.std(ddof=1))
-    console = Console(width=140, record=True, file=io.StringIO())
-    console.print(accuracy_table(report))
-    text = console.export_text()
-    assert "mean of the domains" in text and "letters" in text
+    text = text_of(report)
+    assert "best static" not in text and "mean of the domains" in text and "letters" in text
     first = report["rows"][0]
     assert f"{100 * first['last_mean']:.1f} +- {100 * first['last_std']:.1f} %" in text
+
+
+def text_of(report):
+    console = Console(width=160, record=True, file=io.StringIO())
+    console.print(accuracy_table(report))
+    return console.export_text()
+
+
+def test_photos_that_leave_need_no_network_of_their_own(plan, here):
+    words = ["da3,da3:keep=0.7,da3:keep=0.5"]
+    report = bench_accuracy(plan(words, domains=["signs"], seeds=2, against="da3"), SILENT)
+    assert [(o.folder.parts[-3], o.keep) for o in here] == [("da3", 1.0), ("da3-keep-0.5", 0.5)] * 2
+    rows = {row["method"]: row for row in report["rows"]}
+    answers = {}
+    for option in here:
+        with np.load(option.folder / "validation.npz") as arrays:
+            answers[option.keep, option.seed] = Answers(arrays["logits"], arrays["labels"], arrays["cost"])
+    last = [answers[1.0, seed].right()[:, -1].mean() for seed in (0, 1)]
+    assert rows["da3"]["last"] == pytest.approx(last) and rows["da3"]["gated"] is None and rows["da3"]["best"]
+    for label, trained, keep in (("da3:keep=0.7", 1.0, 0.7), ("da3:keep=0.5", 0.5, 0.5)):
+        row, gated = rows[label], rows[label]["gated"]
+        fits = [cross_fit(answers[trained, seed], Goal(most_cost=keep)) for seed in (0, 1)]
+        assert row["last"] == [fit.accuracy for fit in fits] and row["best"] is None
+        assert row["flops_share"] == pytest.approx(np.mean([fit.cost for fit in fits])) and row["flops_share"] < 0.85
+        assert gated["permuted"] == [fit.permuted for fit in fits]
+        assert gated["left"] == pytest.approx(list(np.mean([fit.left for fit in fits], 0)))
+        static = []
+        for seed in (0, 1):
+            both = [answers[network, seed] for network in (1.0, 0.5)]
+            costs = np.concatenate([one.costs for one in both])
+            static.append(best_static(costs, np.concatenate([one.right().mean(0) for one in both]), fits[seed].cost))
+        assert gated["static"] == pytest.approx(static) and gated["static_mean"] == pytest.approx(np.mean(static))
+        differences = np.subtract(row["last"], last)
+        assert row["against"]["mean"] == pytest.approx(differences.mean()) and row["against"]["pairs"] == 2
+        assert row["against"]["error"] == pytest.approx(differences.std(ddof=1) / 2**0.5)
+        over = np.subtract(row["last"], static)
+        assert gated["over_static"]["mean"] == pytest.approx(over.mean())
+    assert report["against"] == "da3" and rows["da3"]["against"] is None
+    text = text_of(report)
+    assert "best static" in text and "over da3" in text
+    json.dumps(report)
+
+
+def test_training_does_not_depend_on_a_share_that_closes_no_block(small_run):
+    found = {}
+    for keep in (1.0, 0.7):
+        result = train(small_run(f"keep{keep * 10:.0f}", keep=keep), SilentReporter())
+        found[keep] = (result.folder / "validation.npz").read_bytes()
+    assert found[1.0] == found[0.7]
+
+
+@pytest.mark.parametrize("word", ["da3:keep=0.5", "finetune"])
+def test_validating_the_last_epoch_alone_changes_nothing(plan, here, word):
+    found = {}
+    for last_only in (False, True):
+        asked = plan([word], domains=["signs"], seeds=1, epochs=3, last_only=last_only)
+        (row,) = bench_accuracy(replace(asked, out=asked.out / str(last_only)), SILENT)["rows"]
+        folder = here[-1].folder
+        last = read(folder / "last.safetensors")
+        validated = ["val_accuracy" in epoch for epoch in last.progress.history]
+        assert validated == [not last_only, not last_only, True] and (folder / "best.safetensors").exists()
+        found[last_only] = row["last"], (folder / "validation.npz").read_bytes(), last.model
+    assert found[False][:2] == found[True][:2]
+    for name, tensor in found[False][2].items():
+        np.testing.assert_array_equal(tensor, found[True][2][name])
+
+
+def test_a_finished_run_without_its_answers_is_named(plan, here):
+    asked = plan(["da3:keep=0.8"], domains=["signs"], seeds=1, epochs=1)
+    bench_accuracy(asked, SILENT)
+    (answers,) = asked.out.rglob("validation.npz")
+    whole = answers.read_bytes()
+    with np.load(answers) as arrays:
+        other = {**arrays, "labels": (arrays["labels"] + 1) % 3}
+    for damage, message in (
+        (answers.unlink, "no .*validation.npz"),
+        (lambda: answers.write_bytes(whole[:100]), "is damaged"),
+        (lambda: np.savez(answers, **{**other, "cost": np.ones(1)}), "do not fit together"),
+        (lambda: np.savez(answers, **other), "not of one run"),
+        (lambda: np.savez(answers, **{**other, "logits": other["logits"] * np.nan}), "NaN"),
+    ):
+        damage()
+        with pytest.raises(CheckpointError, match=message) as raised:
+            bench_accuracy(asked, SILENT)
+        assert "\n" not in str(raised.value)
+    assert bench_accuracy(replace(asked, overwrite=True), SILENT)["remaining"] == 0 and len(here) == 2
+
+
+def test_one_validation_photo_is_too_few_to_choose_by():
+    run = Trained(1.0, 1.0, 1.0, Answers(np.zeros((1, 2, 3)), np.zeros(1, int), np.array([0.5, 1.0])))
+    assert Score.of(run, 1.0).answers == (Point(0.5, 1.0), Point(1.0, 1.0))
+    with pytest.raises(TrainingError, match="too few"):
+        Score.of(run, 0.7)
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_decisions_that_do_not_look_at_the_picture_gain_nothing_over_chance(looks):
+    """A confidence that says nothing of the picture is found out: dealt at random, its decisions are as good."""
+    random = np.random.RandomState(0)
+    labels = random.randint(4, size=4000)
+    easy = random.rand(4000) < 0.5
+    logits = random.normal(0, 0.5, (4000, 2, 4))
+    right = random.rand(4000, 2) < np.array([np.where(easy, 0.95, 0.45), np.where(easy, 0.98, 0.9)]).T
+    answered = np.where(right, labels[:, None], (labels[:, None] + 1) % 4)
+    sure = easy if looks else random.permutation(easy)
+    for number, strength in enumerate((np.where(sure, 6.0, 3.0), np.full(4000, 6.0))):
+        logits[np.arange(4000), number, answered[:, number]] += strength
+    score = Score.of(Trained(0.9, 0.9, 1.0, Answers(logits, labels, np.array([0.4, 1.0]))), 0.7)
+    row = summarise(["da3"], ["x"], {Key("da3", "x", 0): score})["rows"][0]
+    gained = row["gated"]["over_permuted"]["mean"]
+    assert row["flops_share"] == pytest.approx(0.7, abs=0.02)
+    assert gained > 0.08 if looks else abs(gained) < 0.02
+
+
+def test_the_best_static_choice_is_looked_for_in_all_networks():
+    gated = Score(0.8, None, 0.7, Leaving((0.5, 0.5), 0.6, 0.5), (Point(0.5, 0.6), Point(1.0, 0.9)))
+    closed = Score(0.85, 0.85, 0.7, None, (Point(0.4, 0.5), Point(0.7, 0.85)))
+    scores = {Key("a", "x", 0): gated, Key("b", "x", 0): closed, Key("b", "y", 0): replace(closed, last=1.0)}
+    found = with_best_static(scores)
+    assert found[Key("a", "x", 0)].leaving == Leaving((0.5, 0.5), 0.85, 0.5)
+    alone = with_best_static({Key("a", "x", 0): gated, Key("b", "x", 1): closed})
+    assert alone[Key("a", "x", 0)].leaving.static == pytest.approx(0.72)  # by lot, 0.4 of the photos run all
+    assert {key: score for key, score in found.items() if key.method == "b"} == {
+        key: score for key, score in scores.items() if key.method == "b"
+    }
+
+
+def test_the_best_learning_rate_is_reported_and_the_others_are_listed(plan, here):
+    words = ["linear:lr=1e-6/4e-3/1e-5,linear"]
+    report = bench_accuracy(plan(words, domains=["signs"], against="linear:lr=1e-6/4e-3/1e-5"), SILENT)
+    assert [(o.lr, o.folder.parts[-3]) for o in here[:3]] == [
+        (1e-6, "linear-lr-1e-06"),
+        (None, "linear"),  # the method's own: one run serves both
+        (1e-5, "linear-lr-1e-05"),
+    ] and len(here) == 6  # fmt: skip
+    assert [row["method"] for row in report["rows"]] == ["linear:lr=4e-3", "linear"]
+    (choice,) = report["choices"]
+    assert choice["asked"] == "linear:lr=1e-6/4e-3/1e-5" and choice["reported"] == "linear:lr=4e-3"
+    assert choice["runs"] == 2 and set(choice["means"]) == {"linear:lr=1e-6", "linear:lr=4e-3", "linear:lr=1e-5"}
+    assert report["against"] == "linear:lr=4e-3"
+    assert report["rows"][1]["against"] == {"mean": 0.0, "error": 0.0, "pairs": 2}
+    assert "is the best of linear:lr=1e-6/4e-3/1e-5 on 2 runs of each" in text_of(report)
+
+
+def test_learning_rates_are_compared_on_runs_that_all_have():
+    variants = parse(["finetune:lr=1e-4/1e-3,linear"], learning_rates=True)
+    low, high = (lambda domain: Key("finetune:lr=1e-4", domain, 0)), (lambda domain: Key("finetune:lr=1e-3", domain, 0))
+    scores = {low("x"): Score(0.9, 0.9, 1.0)}
+    (choice,) = choose_rates(variants, scores)
+    assert (choice["reported"], choice["means"], choice["runs"]) == ("finetune:lr=1e-4", {}, 0)
+    scores |= {low("y"): Score(0.5, 0.5, 1.0), high("y"): Score(0.6, 0.6, 1.0)}
+    choices = choose_rates(variants, scores)
+    assert choices[0]["reported"] == "finetune:lr=1e-3" and choices[0]["means"]["finetune:lr=1e-4"] == 0.5
+    assert reported(variants, choices) == ["finetune:lr=1e-3", "linear"]
+
+
+@pytest.mark.parametrize(
+    ("against", "labels"),
+    [
+        (None, []),
+        ("da3", ["da3"]),
+        ("da3:keep=0.7", ["da3:keep=0.7"]),
+        ("finetune", ["finetune:lr=1e-4", "finetune:lr=1e-3"]),
+        ("finetune:lr=1e-4/1e-3", ["finetune:lr=1e-4", "finetune:lr=1e-3"]),
+    ],
+)
+def test_a_baseline_is_a_label_a_choice_or_a_method(plan, against, labels):
+    asked = replace(plan(), variants=parse(["da3,da3:keep=0.7,finetune:lr=1e-4/1e-3"], learning_rates=True))
+    assert replace(asked, against=against).baseline() == labels
+    with pytest.raises(TrainingError, match="--against linear: must be one of .* or finetune:lr=1e-4/1e-3"):
+        replace(asked, against="linear").runs()
 
 
 def test_a_stopped_run_is_resumed_and_nothing_is_trained_twice(plan, here):

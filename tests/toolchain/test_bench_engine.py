@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from synthetic_bundle import Backbone, images, write_bundle
+from synthetic_bundle import Backbone, confidence, images, write_bundle, write_exits_bundle, write_exits_domain
 
 from da3.runtime import BackendError, DomainError, ImageError, Runtime
 from da3.runtime.backends.sessions import open_session as onnxruntime_session
 from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.onnx_graph.writing import write_model
-from da3.runtime.records import Block
+from da3.runtime.records import Block, ExitRule
 from da3.runtime.schedule.flops import flops_share
 from da3.toolchain.bench.engine import bench_bundle, break_even, cold_load_ms, compare, switch_us
-from da3.toolchain.bench.engine_cases import NAMES, choose_blocks
+from da3.toolchain.bench.engine_cases import choose_blocks
 from da3.toolchain.bench.engine_process import start_fresh
 from da3.toolchain.bench.tables import run_table
+
+GATED_NAMES = ("monolithic", "all-on", "gated", "skip-25", "skip-50", "skip-75")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,7 @@ def test_compare(runtime, batch):
     blocks = runtime.bundle.manifest.blocks
     result = compare(runtime, x, "flowers", repeats=3, batch_size=batch)
     rows = {row["name"]: row for row in result["rows"]}
-    assert tuple(rows) == NAMES
+    assert tuple(rows) == GATED_NAMES
     assert rows["monolithic"]["flops_share"] == rows["all-on"]["flops_share"] == 1.0
     assert rows["monolithic"]["ratio_to_monolithic"] == 1.0
     used = x[: 9 // batch * batch]
@@ -62,10 +64,84 @@ def test_compare(runtime, batch):
         assert result["conditions"][key]
 
 
+@pytest.fixture(scope="module")
+def with_exits(tmp_path_factory):
+    """A folder with a bundle whose domains have exits: half of the pictures leave at the first and half of the rest at
+    the second; "closes" closes block 1 as well, and "stays" lets nobody leave."""
+    folder = tmp_path_factory.mktemp("exits") / "bundle"
+    weights = write_exits_bundle(folder, ("leaves", "closes", "stays"))
+    for name, closed in (("leaves", ()), ("closes", (1,))):
+        answers = Backbone().answers(images(8), weights[name], closed)
+        first = confidence(answers[0])
+        rest = confidence(answers[1])[first <= np.median(first)]
+        write_exits_domain(
+            folder / "domains" / name, name, weights[name], (np.median(first), np.median(rest)), closed=list(closed)
+        )
+    return folder
+
+
+def test_a_domain_with_exits(with_exits):
+    with Runtime(with_exits) as runtime:
+        rows = {row["name"]: row for row in compare(runtime, images(8), "leaves", repeats=2)["rows"]}
+        assert tuple(rows) == ("monolithic", "all-on", "parts", "gated", "exit-0", "exit-1")
+        shares = {name: row["flops_share"] for name, row in rows.items()}
+        assert shares == pytest.approx(
+            {
+                "monolithic": 1,
+                "all-on": 1,
+                "parts": 1,
+                "exit-0": 1 / 6,
+                "exit-1": 0.5,
+                "gated": (4 + 2 * 3 + 2 * 6) / 48,
+            }
+        )
+        assert {name: row["calls"] for name, row in rows.items()} == {
+            "monolithic": 1, "all-on": 1, "parts": 3, "exit-0": 1, "exit-1": 2, "gated": (4 + 2 * 2 + 2 * 3) / 8
+        }  # fmt: skip
+        assert rows["gated"]["left"] == [0.5, 0.25, 0.25] and rows["parts"]["left"] == [0, 0, 1]
+        assert rows["exit-1"]["left"] == [0, 1, 0] and rows["monolithic"]["left"] == []
+        assert runtime.loaded == ["leaves"]
+
+
+def test_a_domain_that_closes_blocks(with_exits):
+    with Runtime(with_exits) as runtime:
+        runtime.use("stays")
+        rows = {row["name"]: row for row in compare(runtime, images(8), "closes", repeats=1, batch_size=4)["rows"]}
+        assert tuple(rows) == ("monolithic", "all-on", "closed", "parts", "gated", "exit-0", "exit-1")
+        assert rows["monolithic"]["flops_share"] == rows["all-on"]["flops_share"] == 1
+        assert rows["closed"]["flops_share"] == rows["parts"]["flops_share"] == pytest.approx(420 / 600)
+        assert (rows["closed"]["calls"], rows["parts"]["calls"]) == (1, 3)
+        assert rows["exit-1"]["flops_share"] == pytest.approx(120 / 600)
+        assert runtime.domain.name == "stays" and runtime.loaded == ["closes", "stays"]
+
+
+def test_a_domain_where_nobody_leaves(with_exits):
+    with Runtime(with_exits, backend="reference") as runtime:
+        rows = {row["name"]: row for row in compare(runtime, images(2), "stays", repeats=1)["rows"]}
+        assert rows["gated"]["calls"] == 1 and rows["gated"]["left"] == [0, 0, 1] and rows["parts"]["calls"] == 3
+
+
+def test_thresholds_in_memory_are_what_is_timed(with_exits):
+    with Runtime(with_exits) as runtime:
+        runtime.load("stays")
+        runtime.set_exits("stays", exits=[ExitRule(0.0), ExitRule(None)])
+        result = compare(runtime, images(2), "stays", repeats=1, names=("all-on", "gated"))
+        assert [row["name"] for row in result["rows"]] == ["all-on", "gated"]
+        assert result["rows"][1]["left"] == [1, 0, 0] and result["ratio"] > 0
+
+
+def test_the_share_that_leaves_is_in_the_table(with_exits):
+    report = bench_bundle(str(with_exits), "leaves", repeats=1, most=4)
+    console = Console(width=140, record=True, file=io.StringIO())
+    console.print(run_table(report))
+    text = console.export_text()
+    assert "left at exit 1" in text and "ran to the end" in text
+
+
 def test_a_backend_without_a_monolithic_model(built):
     with Runtime(built[0], backend="reference") as runtime:
         result = compare(runtime, images(2), "flowers", repeats=2)
-    assert [row["name"] for row in result["rows"]] == list(NAMES[1:])
+    assert [row["name"] for row in result["rows"]] == list(GATED_NAMES[1:])
     assert {row["ratio_to_monolithic"] for row in result["rows"]} == {None} and result["break_even_skip"] is None
 
 

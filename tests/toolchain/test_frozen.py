@@ -19,6 +19,7 @@ SIDE = 2
 CASES = [
     ("mobilenet_v2", {"width": 0.35}, (0, 1, 2)),
     ("mobilenet_v2", {"width": 0.35, "padding": "tf"}, (1, 3)),
+    ("efficientnet_lite0", {"width": 0.35}, (3, 4)),  # kernels of 5, with strides 2 and 1
     ("resnet18", {}, (0, 2)),
     ("resnet50", {}, (0, 1, 3, 4)),
 ]

@@ -13,7 +13,7 @@ from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.methods.piggyback import START, THRESHOLD
 
 ORDINARY = [name for name, found in METHODS.items() if issubclass(found, Ordinary)]
-CASES = [("mobilenet_v2", "torch"), ("mobilenet_v2", "tf"), ("resnet18", "torch"), ("resnet50", "torch")]
+CASES = [("mobilenet_v2", "torch"), ("efficientnet_lite0", "tf"), ("resnet18", "torch"), ("resnet50", "torch")]
 SIZE, CLASSES = 64, 3
 
 
@@ -25,7 +25,7 @@ def weights():
     def get(arch="mobilenet_v2", padding="torch", width=0.35):
         key = (arch, padding, width)
         if key not in made:
-            made[key] = random_weights(arch, width if arch == "mobilenet_v2" else 1.0, padding=padding)
+            made[key] = random_weights(arch, 1.0 if arch.startswith("resnet") else width, padding=padding)
         return made[key]
 
     return get

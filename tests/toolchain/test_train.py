@@ -25,6 +25,9 @@ from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import RUN_FILES, train
 
+# The deeper EfficientNet-Lites differ from the first in numbers alone.
+ARCHS = [name for name in NAMES if name not in ("efficientnet_lite1", "efficientnet_lite2")]
+
 
 class Stops(SilentReporter):
     """Asks to stop after a number of steps, as Ctrl-C would."""
@@ -56,7 +59,7 @@ def train_with_stops(options, stops):
     return train(options(resume=bool(stops)), SilentReporter())
 
 
-@pytest.mark.parametrize("arch", NAMES)
+@pytest.mark.parametrize("arch", ARCHS)
 def test_resumed_equals_uninterrupted(arch, small_run):
     def options(domain):
         return lambda **changes: small_run(domain, backbone=arch, keep=0.55, **changes)

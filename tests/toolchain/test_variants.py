@@ -14,12 +14,48 @@ def test_options_follow_their_method():
     assert [v.method for v in found] == ["finetune", "da3", "linear", "da3"]
     assert (found[1].flops_budget, found[1].memory) == (0.6, MemorySettings(gradient="skip-path"))
     assert found[3].memory == MemorySettings(micro_batch=2)
-    assert found[1].folder == "da3-keep-0.6-gradient-skip-path"
+    assert found[1].folder == "da3-gradient-skip-path"
 
 
 def test_nothing_named_is_every_method():
     assert [v.label for v in parse([])] == list(METHODS)
     assert all(v.flops_budget == 1 and v.memory == MemorySettings() for v in parse([]))
+
+
+def test_one_network_serves_every_share_that_closes_no_block():
+    words = ["da3,da3:keep=1,da3:keep=0.9,da3:keep=0.60,da3:keep=0.59,da3:keep=0.5,lr=4e-3,da3:keep=0.5,lr=1e-3"]
+    found = parse(words, learning_rates=True)
+    assert [v.network for v in found] == ["da3"] * 4 + ["da3:keep=0.59", "da3:keep=0.5", "da3:keep=0.5,lr=0.001"]
+    assert [v.trained_budget for v in found] == [1.0] * 4 + [0.59, 0.5, 0.5]
+    assert [v.flops_budget for v in found] == [1.0, 1.0, 0.9, 0.6, 0.59, 0.5, 0.5]
+    assert found[-1].folder == "da3-keep-0.5-lr-0.001"
+
+
+def test_several_learning_rates_are_one_choice():
+    found = parse(["linear,finetune:lr=1e-4/ 3e-4 /1e-3"], learning_rates=True)
+    assert [v.label for v in found] == ["linear", "finetune:lr=1e-4", "finetune:lr=3e-4", "finetune:lr=1e-3"]
+    assert [v.learning_rate for v in found] == [None, 1e-4, 3e-4, 1e-3]
+    assert [v.network for v in found] == ["linear", "finetune:lr=0.0001", "finetune", "finetune:lr=0.001"]
+    assert [v.choice for v in found] == [None] + ["finetune:lr=1e-4/ 3e-4 /1e-3"] * 3
+    (one,) = parse(["finetune:lr=1e-4"], learning_rates=True)
+    assert one.choice is None and one.folder == "finetune-lr-0.0001"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("finetune:lr=0", "above 0 and below 10"),
+        ("finetune:lr=1e-4/", "above 0 and below 10"),
+        ("finetune:lr=nan", "above 0 and below 10"),
+        ("finetune:lr=1e-4/1e-4", "names finetune:lr=1e-4 twice"),
+        ("finetune:rate=1", "it takes lr"),
+    ],
+)
+def test_learning_rates_that_make_no_sense(words, message):
+    with pytest.raises(TrainingError, match=message):
+        parse([words], learning_rates=True)
+    with pytest.raises(TrainingError, match="takes no options"):
+        parse(["finetune:lr=1e-4"])
 
 
 def test_shared_options_go_where_they_mean_something_and_yield():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from da3.toolchain.autograd.conv import FrozenConv, Pads
 
 Read = Callable[[nn.Module, str], Tensor]
+EPS = 1e-5  # of batch norm, where a network states no other
 _FOLD_AT_ONCE = 2**18  # weights
 
 
@@ -43,11 +44,11 @@ class ExplicitConv2d(nn.Conv2d):
 
 
 def conv_bn(
-    cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1, padding: str = "torch"
+    cin: int, cout: int, kernel: int, *, stride: int = 1, groups: int = 1, padding: str = "torch", eps: float = EPS
 ) -> tuple[ExplicitConv2d, nn.BatchNorm2d]:
     """A convolution without bias and its batch norm, as every network here uses them."""
     pads = stride2_pads(kernel, padding) if stride == 2 and kernel > 1 else (kernel // 2,) * 4
-    return ExplicitConv2d(cin, cout, kernel, stride=stride, pads=pads, groups=groups), nn.BatchNorm2d(cout)
+    return ExplicitConv2d(cin, cout, kernel, stride=stride, pads=pads, groups=groups), nn.BatchNorm2d(cout, eps)
 
 
 def fold(conv: nn.Module, bn: nn.Module, activation: str | None, read: Read = getattr) -> FrozenConv:

@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import torch
 
+from da3.toolchain.backbones.inverted_residual import InvertedResidualNetwork, InvertedResiduals
 from da3.toolchain.backbones.layers import Read
-from da3.toolchain.backbones.mobilenet_v2 import MobileNetV2
 from da3.toolchain.backbones.resnet import ResNet
 from da3.toolchain.backbones.split import Backbone, BackboneInfo
+from da3.toolchain.backbones.table import entry
 from da3.toolchain.backbones.weights import WeightsFile, check_fit
 from da3.toolchain.errors import WeightsError
 
-NAMES = ("mobilenet_v2", "resnet18", "resnet34", "resnet50")
-Network = MobileNetV2 | ResNet
+Network = InvertedResidualNetwork | ResNet
 
 
-def build_network(arch: str, width: float = 1.0, padding: str = "torch", classes: int = 1000) -> Network:
-    """A whole network with fresh random weights. Raises WeightsError for an unknown name or option."""
-    if arch not in NAMES:
-        raise WeightsError(f"unknown backbone {arch!r}; known are: {', '.join(NAMES)}")
-    if arch == "mobilenet_v2":
-        return MobileNetV2(classes, width, padding)
+def build_network(arch: str, width: float = 1.0, padding: str | None = None, classes: int = 1000) -> Network:
+    """A whole network with fresh random weights; ``padding``: None for what the backbone's published weights expect.
+
+    Raises WeightsError for an unknown name or option.
+    """
+    known = entry(arch)
+    padding = padding or known.padding
+    if isinstance(known.plan, InvertedResiduals):
+        return InvertedResidualNetwork(known.plan, classes, width, padding)
     if width != 1.0 or padding != "torch":
         raise WeightsError(f"{arch} has no width multiplier and no TensorFlow padding; mobilenet_v2 has both")
-    return ResNet(arch, classes)
+    return ResNet(known.plan, classes)
 
 
 def freeze(network: Network, arch: str, weights: WeightsFile, read: Read = getattr) -> Backbone:
@@ -55,11 +58,12 @@ def load_backbone(arch: str, weights: WeightsFile, precision: str = "fp32") -> B
 
 
 @torch.no_grad()
-def random_weights(arch: str, width: float = 1.0, seed: int = 0, padding: str = "torch") -> WeightsFile:
+def random_weights(arch: str, width: float = 1.0, seed: int = 0, padding: str | None = None) -> WeightsFile:
     """Random weights whose batch-norm statistics are those of noise images, so that no activation dies or explodes.
 
-    For benchmarks and tests that need a healthy network but no accuracy.
+    For benchmarks and tests that need a healthy network but no accuracy. ``padding`` as for ``build_network``.
     """
+    known = entry(arch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(arch, width, padding)
@@ -68,4 +72,12 @@ def random_weights(arch: str, width: float = 1.0, seed: int = 0, padding: str = 
                 module.momentum = 1.0  # take the statistics of the one batch below
         network.train()
         network(torch.randn(8, 3, 64, 64))
-    return WeightsFile(network.state_dict(), "random", arch=arch, width=width, padding=padding)
+    return WeightsFile(
+        network.state_dict(),
+        "random",
+        arch=arch,
+        width=width,
+        padding=padding or known.padding,
+        input_range=known.input_range,
+        input_size=known.input_size,
+    )

@@ -15,7 +15,12 @@ from da3.toolchain.autograd.conv import FrozenConv
 from da3.toolchain.backbones.layers import Read, conv_bn, fold
 from da3.toolchain.backbones.split import SplitNetwork, Stem, Tail
 
-DEPTHS = {"resnet18": (2, 2, 2, 2), "resnet34": (3, 4, 6, 3), "resnet50": (3, 4, 6, 3)}
+
+class ResNetPlan(NamedTuple):
+    """A network's shape: residual blocks of each stage; ``expansion`` 1: basic blocks, 4: bottlenecks."""
+
+    depths: tuple[int, int, int, int]
+    expansion: int
 
 
 class _Layer(NamedTuple):
@@ -67,12 +72,12 @@ class Residual(nn.Module):
 class ResNet(nn.Module):
     """The whole trainable network. (B, 3, S, S) -> (B, classes)."""
 
-    def __init__(self, arch: str, classes: int = 1000):
+    def __init__(self, plan: ResNetPlan, classes: int = 1000):
         super().__init__()
-        expansion = 4 if arch == "resnet50" else 1
+        expansion = plan.expansion
         self.conv1, self.bn1 = conv_bn(3, 64, 7, stride=2)
         cin = 64
-        for stage, depth in enumerate(DEPTHS[arch], 1):
+        for stage, depth in enumerate(plan.depths, 1):
             mid = 64 * 2 ** (stage - 1)
             layers = []
             for i in range(depth):

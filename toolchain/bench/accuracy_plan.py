@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from da3.runtime.system import usable_cpus
@@ -16,10 +17,12 @@ from da3.toolchain.training.train import device_named
 
 @dataclass(frozen=True, kw_only=True)
 class AccuracyPlan:
-    """What to train: ``variants`` x ``domains`` (folders of ``data``) x ``seeds`` runs, into ``out``.
+    """What to train: ``variants`` x ``domains`` (folders of ``data``) x ``seeds``, into ``out``.
 
-    ``size`` and ``batch_size``: None is what ``da3 train`` would choose. ``no_flip``: domains whose photos must not be
-    mirrored. ``jobs``: runs at a time. ``overwrite``: train again what ``out`` holds of runs with other options.
+    Variants that give the same network share its runs. ``against``: the label or method of the variant, or the choice
+    between several, that the others are compared with. ``size`` and ``batch_size``: None is what ``da3 train`` would
+    choose. ``no_flip``: domains whose photos must not be mirrored. ``jobs``: runs at a time. ``overwrite``: train again
+    what ``out`` holds of runs with other options. ``last_only``: validate after the last epoch alone.
     """
 
     data: Path
@@ -36,6 +39,8 @@ class AccuracyPlan:
     device: str = "cpu"
     jobs: int = 1
     overwrite: bool = False
+    against: str | None = None
+    last_only: bool = False
 
     @property
     def threads(self) -> int:
@@ -43,7 +48,7 @@ class AccuracyPlan:
         return max(1, usable_cpus() // self.jobs)
 
     def runs(self) -> dict[Key, TrainOptions]:
-        """The options of every run, all runs of one seed before those of the next.
+        """The options of every run, by the network's name, all runs of one seed before those of the next.
 
         Raises Da3Error for options that make no sense.
         """
@@ -52,14 +57,29 @@ class AccuracyPlan:
                 raise TrainingError(f"--no-flip {domain}: no such domain; there are {', '.join(self.domains)}")
         device_named(self.device)
         found = {
-            Key(variant.label, domain, seed): self._options(variant, domain, seed)
+            Key(variant.network, domain, seed): self._options(variant, domain, seed)
             for seed in range(self.seeds)
             for domain in self.domains
             for variant in self.variants
         }
         for options in found.values():
             options.check()
+        self.baseline()
         return found
+
+    def baseline(self) -> list[str]:
+        """Labels of the variants that ``against`` means: none, one, or those between which is chosen.
+
+        Raises TrainingError where it means nothing, or several that are no choice.
+        """
+        if self.against is None:
+            return []
+        for name in (attrgetter("label"), attrgetter("choice"), attrgetter("method")):
+            found = [variant for variant in self.variants if name(variant) == self.against]
+            if len({variant.choice or variant.label for variant in found}) == 1:
+                return [variant.label for variant in found]
+        known = dict.fromkeys(variant.choice or variant.label for variant in self.variants)
+        raise TrainingError(f"--against {self.against}: must be one of the methods, {' or '.join(known)}")
 
     def _options(self, variant: Variant, domain: str, seed: int) -> TrainOptions:
         names = memory_settings_of(variant.method)
@@ -73,11 +93,13 @@ class AccuracyPlan:
             size=self.size,
             epochs=self.epochs,
             batch_size=self.batch_size,
-            keep=variant.flops_budget,
+            lr=variant.learning_rate,
+            keep=variant.trained_budget,
             seed=seed,
             flip=domain not in self.no_flip,
             workers=min(default_workers(), self.threads),
             device=self.device,
+            last_only=self.last_only,
             **{name: value for name, value in variant.memory.to_json().items() if name in names},
         )
 

@@ -1,4 +1,4 @@
-"""What an earlier call of ``da3 bench accuracy`` left of a run: a score, a run to resume, or one with other options."""
+"""What an earlier call of ``da3 bench accuracy`` left of a run: finished, to resume, or with other options."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ from dataclasses import replace
 from da3.runtime.training import RunConfig, find_photos
 from da3.runtime.training import checkpoint as ckpt
 from da3.toolchain.backbones import WeightsFile
-from da3.toolchain.bench.scores import Key, Score
+from da3.toolchain.bench.scores import Key
+from da3.toolchain.bench.trained import Trained
 from da3.toolchain.bench.variants import memory_settings_of
 from da3.toolchain.errors import CheckpointError, TrainingError
 from da3.toolchain.training.options import TrainOptions
 
 
-def score_or_options(key: Key, options: TrainOptions, weights: WeightsFile, overwrite: bool) -> Score | TrainOptions:
-    """The score of a run that is finished, or the options to start, resume or repeat it with.
+def trained_or_options(
+    key: Key, options: TrainOptions, weights: WeightsFile, overwrite: bool
+) -> Trained | TrainOptions:
+    """A run that is finished, or the options to start, resume or repeat it with.
 
     Raises TrainingError for a run that was made with other options, and CheckpointError for a damaged one, unless
     ``overwrite`` says to train those again.
@@ -27,6 +30,8 @@ def score_or_options(key: Key, options: TrainOptions, weights: WeightsFile, over
     try:
         found = ckpt.read(path)
         changed = differences(found.config, asked)
+        if not changed and found.progress.finished(found.config):
+            return Trained.of(found)
     except CheckpointError:
         if not overwrite:
             raise
@@ -36,8 +41,6 @@ def score_or_options(key: Key, options: TrainOptions, weights: WeightsFile, over
             f"{options.folder} holds a run with other options ({'; '.join(changed)}): train it again with --overwrite, "
             f"or use another --out"
         )
-    if not changed and found.progress.epoch >= found.config.epochs:
-        return Score.of(found.progress)
     return replace(options, overwrite=bool(changed), resume=not changed)
 
 

@@ -15,7 +15,7 @@ from da3.runtime.errors import ImageError
 from da3.runtime.images import evenly, expand
 from da3.runtime.records import Array
 from da3.runtime.system import conditions, percentiles_ms
-from da3.toolchain.bench.engine_cases import NAMES, Case, cases_of, mean_flops_share
+from da3.toolchain.bench.engine_cases import ALL_ON, GATED, MONOLITHIC, Case, Ran, cases_of, measure
 from da3.toolchain.bench.engine_process import start_fresh
 from da3.toolchain.bench.reports import Comparison, EngineReport, EngineRow
 
@@ -30,33 +30,35 @@ def compare(
     *,
     repeats: int = 10,
     batch_size: int = 1,
-    names: Sequence[str] = NAMES,
+    names: Sequence[str] | None = None,
     threads: int | None = None,
 ) -> Comparison:
-    """Time the cases of NAMES in turns (A B C A B C ...) in one process, so that all meet the same machine.
+    """Time the cases in turns (A B C A B C ...) in one process, so that all meet the same machine.
 
     images: float32 (N, 3, size, size), already preprocessed, in batches of batch_size; a turn times each case on up to
-    32 batches after an untimed one. Raises ImageError where there is no whole batch to time.
+    32 batches after an untimed one. names: of the cases; None is every one that there is for the domain. Raises
+    ImageError where there is no whole batch to time.
     """
     batches = [images[i : i + batch_size] for i in range(0, len(images), batch_size)]
     # A short last batch would mix two sizes in one median.
     batches = [batch for batch in batches if len(batch) == batch_size]
     if not batches or repeats < 1:
         raise ImageError(f"nothing to time: {len(images)} images, batches of {batch_size}, {repeats} repeats")
-    cases = cases_of(runtime, domain, names, threads)
-    shares = {case.name: _flops_share(runtime, domain, case, batches) for case in cases}
-    seconds: dict[str, list[float]] = {case.name: [] for case in cases}
-    for turn in range(repeats):
-        burst = [batches[(turn * _BURST + i) % len(batches)] for i in range(min(_BURST, len(batches)))]
-        for case in cases:
-            case.run(burst[-1])
-            seconds[case.name].extend(_timed(case, burst))
-    rows = _rows(batch_size, shares, seconds)
+    with cases_of(runtime, domain, threads) as found:
+        cases = [case for case in found if names is None or case.name in names]
+        ran = {case.name: measure(runtime, case, batches) for case in cases}
+        seconds: dict[str, list[float]] = {case.name: [] for case in cases}
+        for turn in range(repeats):
+            burst = [batches[(turn * _BURST + i) % len(batches)] for i in range(min(_BURST, len(batches)))]
+            for case in cases:
+                case.run(burst[-1])
+                seconds[case.name].extend(_timed(case, burst))
+    rows = _rows(batch_size, ran, seconds)
     p50 = {row["name"]: row["p50_ms"] for row in rows}
     return {
         "rows": rows,
         "break_even_skip": break_even(rows),
-        "ratio": p50["all-on"] / p50["gated"] if {"all-on", "gated"} <= set(p50) else None,
+        "ratio": p50[ALL_ON] / p50[GATED] if {ALL_ON, GATED} <= set(p50) else None,
         "domain": domain,
         "conditions": {
             **conditions(),
@@ -149,7 +151,8 @@ def break_even(rows: Sequence[EngineRow]) -> float | None:
     points = sorted(
         (1.0 - row["flops_share"], row["ratio_to_monolithic"])
         for row in rows
-        if row["ratio_to_monolithic"] is not None and (row["name"] == "all-on" or row["name"].startswith("skip-"))
+        if row["ratio_to_monolithic"] is not None
+        and (row["name"] == ALL_ON or row["name"].startswith(("skip-", "exit-")))
     )
     if not points:
         return None
@@ -170,27 +173,21 @@ def _timed(case: Case, batches: Sequence[Array]) -> Iterator[float]:
         yield time.perf_counter() - start
 
 
-def _flops_share(runtime: Runtime, domain: str, case: Case, batches: Sequence[Array]) -> float:
-    """The case's share of the blocks' FLOPs; where gates decide, their mean over the batches."""
-    if case.flops_share is not None:
-        return case.flops_share
-    ran = [runtime.run_batch(batch, domain).blocks for batch in batches]
-    return mean_flops_share(runtime.bundle.manifest.blocks, ran)
-
-
-def _rows(batch: int, shares: Mapping[str, float], seconds: Mapping[str, list[float]]) -> list[EngineRow]:
-    """One row for each case; ``shares`` and ``seconds`` are by the case's name."""
+def _rows(batch: int, ran: Mapping[str, Ran], seconds: Mapping[str, list[float]]) -> list[EngineRow]:
+    """One row for each case; ``ran`` and ``seconds`` are by the case's name."""
     found = {name: percentiles_ms(times) for name, times in seconds.items()}
-    monolithic = found["monolithic"]["p50"] if "monolithic" in found else None
+    monolithic = found[MONOLITHIC]["p50"] if MONOLITHIC in found else None
     rows: list[EngineRow] = []
     for name, ms in found.items():
         ratio = None if monolithic is None else ms["p50"] / monolithic
-        saved = 1.0 - shares[name]
+        saved = 1.0 - ran[name].flops_share
         rows.append(
             {
                 "name": name,
                 "batch": batch,
-                "flops_share": shares[name],
+                "flops_share": ran[name].flops_share,
+                "left": ran[name].left,
+                "calls": ran[name].calls,
                 "p50_ms": ms["p50"],
                 "p90_ms": ms["p90"],
                 "p99_ms": ms["p99"],

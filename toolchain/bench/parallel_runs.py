@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from da3.runtime.training.checkpoint import read
 from da3.toolchain.bench.progress import BenchReporter
-from da3.toolchain.bench.scores import Key, Score
+from da3.toolchain.bench.scores import Key
+from da3.toolchain.bench.trained import Trained
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.process.worker import Worker, WorkerError
 from da3.toolchain.training.options import TrainOptions
@@ -17,7 +18,7 @@ from da3.toolchain.training.options import TrainOptions
 WORKER = "da3.toolchain.bench.accuracy_worker"
 POLL = 0.2  # seconds between looks at a wish to stop
 
-_Outcome = Score | str | None  # None: the run was stopped
+_Outcome = Trained | str | None  # None: the run was stopped
 
 
 @dataclass
@@ -38,8 +39,8 @@ class ParallelRuns:
         self._running: dict[Key, _Running] = {}
         self._closed = threading.Event()
 
-    def results(self, finished: int, reporter: BenchReporter) -> Iterator[tuple[Key, Score | str]]:
-        """Each run's score, or what went wrong in one line, as it ends. A run that was stopped gives nothing.
+    def results(self, finished: int, reporter: BenchReporter) -> Iterator[tuple[Key, Trained | str]]:
+        """What each run reached, or what went wrong in one line, as it ends. A run that was stopped gives nothing.
 
         ``finished``: how many other runs the reporter is to count as done.
         """
@@ -83,8 +84,8 @@ class ParallelRuns:
                 for answer in worker.answers():
                     run.done = answer.get("done", 1.0)
             found = read(options.folder / "last.safetensors")
+            return Trained.of(found) if found.progress.finished(found.config) else None
         except (WorkerError, CheckpointError, OSError) as error:
             return None if self.stop() else str(error)
         finally:
             self._running.pop(key, None)
-        return Score.of(found.progress) if found.progress.epoch >= found.config.epochs else None

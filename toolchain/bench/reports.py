@@ -8,11 +8,17 @@ Conditions = dict[str, object]  # the machine, the versions and the sizes that t
 
 
 class EngineRow(TypedDict):
-    """One case at one batch size. ``flops_share``: of the blocks, 0 to 1. None where there is no monolithic model."""
+    """One case at one batch size. None where there is no monolithic model.
+
+    ``flops_share``: of the blocks, 0 to 1. ``left``: share of the pictures that left at each exit, and that ran to the
+    end; empty where there are no exits. ``calls``: of the backend, that a picture went through, on average.
+    """
 
     name: str
     batch: int
     flops_share: float
+    left: list[float]
+    calls: float
     p50_ms: float
     p90_ms: float
     p99_ms: float
@@ -78,17 +84,50 @@ class TrainReport(TypedDict):
     conditions: Conditions
 
 
+class Paired(TypedDict):
+    """Differences between pairs of runs with the same domain and seed: mean, and its standard error (None for one
+    pair)."""
+
+    mean: float
+    error: float | None
+    pairs: int
+
+
+class Gated(TypedDict):
+    """Of photos that leave at exits, each half of them by thresholds chosen on the other half.
+
+    ``left``: share of the photos that leave at each exit, and that run to the end. ``static`` and ``permuted``:
+    accuracy, by seed, of the best choice that does not look at the photo at the same share of block FLOPs, and of the
+    same decisions dealt to the photos at random. ``over_static`` and ``over_permuted``: what is gained over these.
+    """
+
+    left: list[float]
+    static: list[float]
+    static_mean: float
+    over_static: Paired
+    permuted: list[float]
+    permuted_mean: float
+    over_permuted: Paired
+
+
 class Accuracies(TypedDict):
-    """Accuracy on validation photos, 0 to 1: by seed, mean, and sample standard deviation (None for a single seed)."""
+    """Accuracy on validation photos, 0 to 1: by seed, mean, and sample standard deviation (None for a single seed).
+
+    ``best``: of the best epoch; None where photos leave at exits, which is tried with the last epoch's network alone.
+    ``gated``: None where every photo runs to the end. ``against``: what the method gains over the baseline; None
+    without one, and for itself.
+    """
 
     seeds: list[int]
     last: list[float]
     last_mean: float
     last_std: float | None
-    best: list[float]
-    best_mean: float
+    best: list[float] | None
+    best_mean: float | None
     best_std: float | None
     flops_share: float
+    gated: Gated | None
+    against: Paired | None
 
 
 class AccuracyRow(Accuracies):
@@ -112,8 +151,18 @@ class AccuracySummary(TypedDict):
     overall: list[OverallRow]
 
 
+class RateChoice(TypedDict):
+    """Learning rates of which one is reported. ``means``: accuracy by method, over the ``runs`` domains and seeds that
+    all of them have; ``reported``: the best of them."""
+
+    asked: str
+    reported: str
+    means: dict[str, float]
+    runs: int
+
+
 class FailedRun(TypedDict):
-    """A training run that ended in an error, in one line."""
+    """A training run that ended in an error, in one line. ``method``: the name of what was trained."""
 
     method: str
     domain: str
@@ -122,8 +171,11 @@ class FailedRun(TypedDict):
 
 
 class AccuracyReport(AccuracySummary):
-    """What ``da3 bench accuracy`` prints and writes. ``remaining``: how many runs have no score yet."""
+    """What ``da3 bench accuracy`` prints and writes. ``remaining``: how many runs are not trained yet. ``against``: the
+    method that the others are compared with."""
 
+    choices: list[RateChoice]
+    against: str | None
     failed: list[FailedRun]
     remaining: int
     conditions: Conditions

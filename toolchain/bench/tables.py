@@ -10,7 +10,15 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
-from da3.toolchain.bench.reports import AccuracyReport, AccuracyRow, Conditions, EngineReport, OverallRow, TrainReport
+from da3.toolchain.bench.reports import (
+    Accuracies,
+    AccuracyReport,
+    AccuracyRow,
+    Conditions,
+    EngineReport,
+    OverallRow,
+    TrainReport,
+)
 
 WIDEST = 18  # characters of a method's label on one line
 
@@ -48,38 +56,91 @@ def train_table(report: TrainReport) -> Table:
 def accuracy_table(report: AccuracyReport) -> Table:
     """Accuracy on the validation photos, a line per domain and method, and the mean over domains."""
     table = Table(title="accuracy on the validation photos, mean over seeds and standard deviation")
-    for name in ("domain", "method"):
-        table.add_column(name, overflow="fold")
-    for name in ("last epoch", "best epoch", "block FLOPs run", "seeds"):
-        table.add_column(name, justify="right")
     by_domain: dict[str, list[AccuracyRow]] = {}
     for found in report["rows"]:
         by_domain.setdefault(found["domain"], []).append(found)
     sections: dict[str, Sequence[AccuracyRow | OverallRow]] = {**by_domain}
     if len(by_domain) > 1:
         sections["mean of the domains"] = report["overall"]
-    for domain, rows in sections.items():
-        for i, row in enumerate(rows):
-            table.add_row(
-                escape(domain) if i == 0 else "",
-                escape(row["method"]),
-                _spread(row["last_mean"], row["last_std"]),
-                _spread(row["best_mean"], row["best_std"]),
-                f"{row['flops_share']:.1%}",
-                str(len(row["seeds"])),
-                end_section=i == len(rows) - 1,
-            )
+    columns = {
+        "last epoch": _last,
+        "best epoch": _best,
+        "block FLOPs run": _ran,
+        "best static": _static,
+        "dealt at random": _permuted,
+        f"over {report['against']}": _against,
+        "seeds": _seeds,
+    }
+    rows = [row for section in sections.values() for row in section]
+    shown = {name: cell for name, cell in columns.items() if any(cell(row) != "-" for row in rows)}
+    for name in ("domain", "method"):
+        table.add_column(name, overflow="fold")
+    for name in shown:
+        table.add_column(escape(name), justify="right")
+    for domain, section in sections.items():
+        for i, row in enumerate(section):
+            cells = [cell(row) for cell in shown.values()]
+            first = escape(domain) if i == 0 else ""
+            table.add_row(first, escape(row["method"]), *cells, end_section=i == len(section) - 1)
     lines = [f"{f['method']} on {f['domain']}, seed {f['seed']} failed: {f['error']}" for f in report["failed"]]
     if report["remaining"]:
         lines.append(f"{report['remaining']} runs are missing")
+    for choice in report["choices"]:
+        means = ", ".join(f"{method} {mean:.1%}" for method, mean in choice["means"].items())
+        lines.append(f"{choice['reported']} is the best of {choice['asked']} on {choice['runs']} runs of each: {means}")
     table.caption = escape("\n".join([*lines, _conditions_line(report["conditions"])]))
     return table
+
+
+_Row = Accuracies  # of which a table's cell shows a figure, or "-" where there is none
+
+
+def _last(row: _Row) -> str:
+    return _spread(row["last_mean"], row["last_std"])
+
+
+def _best(row: _Row) -> str:
+    return "-" if row["best_mean"] is None else _spread(row["best_mean"], row["best_std"])
+
+
+def _ran(row: _Row) -> str:
+    return f"{row['flops_share']:.1%}"
+
+
+def _static(row: _Row) -> str:
+    return "-" if row["gated"] is None else f"{row['gated']['static_mean']:.1%}"
+
+
+def _permuted(row: _Row) -> str:
+    return "-" if row["gated"] is None else f"{row['gated']['permuted_mean']:.1%}"
+
+
+def _against(row: _Row) -> str:
+    found = row["against"]
+    if found is None:
+        return "-"
+    error = "" if found["error"] is None else f" +- {100 * found['error']:.1f}"
+    return f"{100 * found['mean']:+.1f}{error}"
+
+
+def _seeds(row: _Row) -> str:
+    return str(len(row["seeds"]))
 
 
 def run_table(report: EngineReport) -> Table:
     """The engine beside one monolithic model, a row per case and batch size; below, what else was measured."""
     table = Table(
-        "", "batch", "FLOPs", "p50", "p90", "p99", "images/s", "time", "gain", title=f"domain {report['domain']}"
+        "",
+        "batch",
+        "FLOPs",
+        "calls",
+        "p50",
+        "p90",
+        "p99",
+        "images/s",
+        "time",
+        "gain",
+        title=f"domain {report['domain']}",
     )
     table.columns[0].no_wrap = True
     for row in report["rows"]:
@@ -87,15 +148,20 @@ def run_table(report: EngineReport) -> Table:
             row["name"],
             str(row["batch"]),
             f"{row['flops_share']:.1%}",
+            f"{row['calls']:.1f}",
             *(f"{ms:.2f}" for ms in (row["p50_ms"], row["p90_ms"], row["p99_ms"])),
             f"{row['images_per_second']:.0f}",
             *("-" if value is None else f"{value:.2f}" for value in (row["ratio_to_monolithic"], row["gain_per_flop"])),
         )
     lines = [
-        "FLOPs: share of the blocks' that ran; p50 to p99: ms a batch; time: over the monolithic model's;",
-        "gain: time gained over FLOPs saved",
+        "FLOPs: share of the blocks' that ran; calls: of the backend, by a picture; p50 to p99: ms a batch;",
+        "time: over the monolithic model's; gain: time gained over FLOPs saved",
         f"all-on / gated, medians: {report['ratio']:.2f}",
     ]
+    left = next((row["left"] for row in report["rows"] if row["name"] == "gated"), [])
+    if left:
+        exits = ", ".join(f"{share:.0%} left at exit {number}" for number, share in enumerate(left[:-1]))
+        lines.append(f"gated: {exits}, {left[-1]:.0%} ran to the end")
     if report["break_even_skip"] is not None:
         lines.append(f"as fast as the monolithic model from {report['break_even_skip']:.0%} of block FLOPs skipped on")
     switches = ", ".join(f"{us:.1f} us with {n} loaded" for n, us in report["switch_us_by_loaded"].items())

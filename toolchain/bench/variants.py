@@ -5,27 +5,57 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from da3.runtime.training import BACKBONE_PRECISIONS, GRADIENTS, KEEP_PRECISIONS, MemorySettings
+from da3.runtime.training.recipe import closing_share
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import METHODS, method
 
 
 @dataclass(frozen=True)
 class Variant:
-    """A method with its options. ``label``: as the user wrote it. ``flops_budget``: share of the block FLOPs to run."""
+    """A method with its options. ``label``: as the user wrote it. ``flops_budget``: share of the block FLOPs to run.
+
+    ``learning_rate``: None is the method's own. ``choice``: what the user wrote where this is one of several learning
+    rates, of which the best is to be reported.
+    """
 
     label: str
     method: str
     flops_budget: float = 1.0
     memory: MemorySettings = field(default_factory=MemorySettings)
+    learning_rate: float | None = None
+    choice: str | None = None
+
+    @property
+    def trained_budget(self) -> float:
+        """What the network is trained for: 1 where no block is closed, since where photos leave is chosen later."""
+        return 1.0 if closing_share(self.flops_budget) == 1 else self.flops_budget
+
+    @property
+    def network(self) -> str:
+        """Names what is trained: the same for two variants whose training gives the same network."""
+        found: dict[str, object] = {}
+        if self.trained_budget < 1:
+            found[_FLOPS_BUDGET] = self.trained_budget
+        if self.learning_rate not in (None, METHODS[self.method].default_lr):
+            found[_LEARNING_RATE] = self.learning_rate
+        for name in memory_settings_of(self.method):
+            value = getattr(self.memory, name)
+            if value != getattr(MemorySettings(), name):
+                found[name.replace("_", "-")] = value
+        return _label(self.method, found)
 
     @property
     def folder(self) -> str:
-        """The label as a folder's name: ``da3-keep-0.6``."""
-        return re.sub(r"[:=,]", "-", self.label)
+        """``network`` as a folder's name: ``da3-keep-0.5``."""
+        return re.sub(r"[:=,]", "-", self.network)
+
+
+def _label(name: str, options: Mapping[str, object]) -> str:
+    return name + (":" if options else "") + ",".join(f"{key}={value}" for key, value in options.items())
 
 
 def _share(text: str) -> float:
@@ -33,6 +63,13 @@ def _share(text: str) -> float:
     if not (math.isfinite(value) and 0 <= value <= 1):
         raise ValueError
     return value
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    found = tuple(float(piece) for piece in text.split("/"))
+    if not all(0 < rate < 10 for rate in found):
+        raise ValueError
+    return found
 
 
 def _count(text: str) -> int:
@@ -58,9 +95,12 @@ class _Option(NamedTuple):
     kind: str
 
 
-_FLOPS_BUDGET = "keep"  # the one option that is no memory setting
+# The options that are no memory settings.
+_FLOPS_BUDGET = "keep"
+_LEARNING_RATE = "lr"
 _OPTIONS = {
     _FLOPS_BUDGET: _Option(_share, "a number from 0 to 1"),
+    _LEARNING_RATE: _Option(_rates, "above 0 and below 10; to report the best of several, write 1e-4/3e-4/1e-3"),
     "micro-batch": _Option(_count, "a whole number of images, 0 to choose"),
     "keep-precision": _Option(_one_of(KEEP_PRECISIONS), " or ".join(KEEP_PRECISIONS)),
     "backbone-precision": _Option(_one_of(BACKBONE_PRECISIONS), " or ".join(BACKBONE_PRECISIONS)),
@@ -69,9 +109,9 @@ _OPTIONS = {
 
 
 def options_of(name: str) -> list[str]:
-    """The options that mean something to the method called ``name``."""
+    """The options that mean something to a single step of the method called ``name``."""
     if name == "da3":
-        return list(_OPTIONS)
+        return [option for option in _OPTIONS if option != _LEARNING_RATE]
     return ["micro-batch"] if METHODS[name].sliceable else []
 
 
@@ -80,14 +120,18 @@ def memory_settings_of(name: str) -> list[str]:
     return [option.replace("-", "_") for option in options_of(name) if option != _FLOPS_BUDGET]
 
 
-def parse(words: Sequence[str], shared: Mapping[str, object] | None = None) -> list[Variant]:
+def parse(
+    words: Sequence[str], shared: Mapping[str, object] | None = None, *, learning_rates: bool = False
+) -> list[Variant]:
     """Variants written as comma lists, in one word or several; without a word, every method as it is.
 
     In ``finetune,da3:keep=0.6,gradient=exact,linear`` the options follow their method. ``shared`` gives values by
     option: a variant takes those that it does not set itself and that mean something to its method; None is "not
-    given". Raises TrainingError naming what is wrong.
+    given". ``learning_rates``: every method also takes ``lr``, and ``finetune:lr=1e-4/3e-4`` gives two variants. Raises
+    TrainingError naming what is wrong.
     """
-    variants = [_variant(text, shared or {}) for text in (_split(words) or list(METHODS))]
+    texts = _split(words) or list(METHODS)
+    variants = [variant for text in texts for variant in _variants(text, shared or {}, learning_rates)]
     labels = [v.label for v in variants]
     for label in labels:
         if labels.count(label) > 1:
@@ -111,10 +155,11 @@ def _split(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _variant(text: str, shared: Mapping[str, object]) -> Variant:
+def _variants(text: str, shared: Mapping[str, object], learning_rates: bool) -> list[Variant]:
+    """One, or one for each learning rate."""
     name, colon, rest = text.partition(":")
     method(name)
-    known = options_of(name)
+    known = options_of(name) + [_LEARNING_RATE] * learning_rates
     values = {key: value for key, value in shared.items() if value is not None and key in known}
     given: dict[str, str] = {}
     for piece in rest.split(",") if colon else []:
@@ -130,10 +175,23 @@ def _variant(text: str, shared: Mapping[str, object]) -> Variant:
         except ValueError as error:
             raise TrainingError(f"--methods {text}: {key} must be {_OPTIONS[key].kind}") from error
         given[key] = value
-    label = name + (":" if given else "") + ",".join(f"{k}={v}" for k, v in given.items())
     budget = values.pop(_FLOPS_BUDGET, 1.0)
+    values.pop(_LEARNING_RATE, None)
     settings = {key.replace("-", "_"): value for key, value in values.items()}
-    return Variant(label, name, float(budget), MemorySettings(**settings))  # type: ignore[arg-type]
+    label = _label(name, given)
+    one = Variant(label, name, float(budget), MemorySettings(**settings))  # type: ignore[arg-type]
+    if _LEARNING_RATE not in given:
+        return [one]
+    rates = [rate.strip() for rate in given[_LEARNING_RATE].split("/")]
+    return [
+        replace(
+            one,
+            label=_label(name, {**given, _LEARNING_RATE: rate}),
+            learning_rate=float(rate),
+            choice=label if len(rates) > 1 else None,
+        )
+        for rate in rates
+    ]
 
 
 def check_shared(shared: Mapping[str, object]) -> None:

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from da3.toolchain.cli.console import out
+from da3.toolchain.cli.options import BACKBONES
 
 bench_app = typer.Typer(help="Measure, side by side and alternating.", no_args_is_help=True)
 
@@ -21,7 +22,7 @@ def bench_run(
     bundle: Annotated[Path, typer.Argument(help="bundle folder or zip")] = Path("bundle"),
     domain: Annotated[str | None, typer.Option("--domain", "-d", help="default: the only one")] = None,
     images: Annotated[
-        list[str] | None, typer.Option(help="photos to time (default: noise, on which gates mean little)")
+        list[str] | None, typer.Option(help="photos to time (default: noise, on which no picture is easy)")
     ] = None,
     repeats: Annotated[int, typer.Option(help="turns, each of up to 32 batches of every case", min=1)] = 10,
     batch_size: Annotated[
@@ -34,9 +35,9 @@ def bench_run(
 ) -> None:
     """Time the engine against one monolithic model of the same network, in turns in one process.
 
-    Cases: the monolithic model, all blocks on, gated, and 25, 50 and 75 % of the gateable FLOPs skipped whatever the
-    gates say. Also: a domain switch with 1, 10 and 100 domains loaded, a domain's load from disk, and a new process's
-    first answer and memory.
+    Cases: the monolithic model; the engine with all blocks on, with its exits asked but nobody leaving, as deployed,
+    and with every picture leaving at one exit. Also: a domain switch with 1, 10 and 100 domains loaded, a domain's load
+    from disk, and a new process's first answer and memory.
 
     Example: da3 bench run bundle --domain flowers --images photos/flowers/val --plot run.png
     """
@@ -68,7 +69,7 @@ def bench_train(
             "finetune,da3:keep=0.6,gradient=skip-path (default: every method)"
         ),
     ] = None,
-    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet18, resnet34 or resnet50")] = "resnet50",
+    backbone: Annotated[str, typer.Option(help=BACKBONES)] = "resnet50",
     weights: Annotated[str, typer.Option(help="random, or what da3 train --weights takes")] = "random",
     size: Annotated[int, typer.Option(help="image side in pixels, a multiple of 32")] = 224,
     batch_size: Annotated[int, typer.Option(help="images a step", min=1)] = 8,
@@ -77,7 +78,8 @@ def bench_train(
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
     threads: Annotated[int | None, typer.Option(help="CPU threads (default: PyTorch's own choice)", min=1)] = None,
     keep: Annotated[
-        float | None, typer.Option(help="of da3: share of the blocks' FLOPs to run; blocks are closed as for it")
+        float | None,
+        typer.Option(help="of da3: share of the blocks' FLOPs to run; closes the blocks that a run closes for it"),
     ] = None,
     micro_batch: Annotated[
         int | None, typer.Option(help="images a slice, where the method allows it; 0 chooses")
@@ -136,19 +138,28 @@ def bench_accuracy(
     domains: Annotated[str | None, typer.Option(help="comma list (default: every folder there with photos)")] = None,
     methods: Annotated[
         list[str] | None,
-        typer.Option(help="comma list as for da3 bench train: finetune,da3,da3:keep=0.7 (default: every method)"),
+        typer.Option(
+            help="comma list as for da3 bench train, and lr: da3,da3:keep=0.7,finetune:lr=1e-4/3e-4/1e-3 reports the "
+            "best of three learning rates (default: every method)"
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="runs of each, with the seeds from 0 on", min=1)] = 3,
     epochs: Annotated[int, typer.Option(help="passes over the photos", min=1)] = 12,
     size: Annotated[int | None, typer.Option(help="image side in pixels (default: what the weights state)")] = None,
-    backbone: Annotated[str, typer.Option(help="mobilenet_v2, resnet18, resnet34 or resnet50")] = "mobilenet_v2",
+    backbone: Annotated[str, typer.Option(help=BACKBONES)] = "mobilenet_v2",
     weights: Annotated[str, typer.Option(help="what da3 train --weights takes")] = "imagenet",
     batch_size: Annotated[int | None, typer.Option(help="photos a step (default: da3 train's)", min=1)] = None,
     no_flip: Annotated[
         list[str] | None, typer.Option(help="a domain whose photos must not be mirrored; may be repeated")
     ] = None,
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    against: Annotated[
+        str | None, typer.Option(help="a method of --methods: the others' differences to it, run by run")
+    ] = None,
     jobs: Annotated[int, typer.Option(help="runs at a time, each a process with its share of the cores", min=1)] = 1,
+    last_only: Annotated[
+        bool, typer.Option("--last-only", help="validate after the last epoch alone: the same result, sooner")
+    ] = False,
     to: Annotated[Path, typer.Option("--out", help="folder for the runs and the results")] = Path("bench-accuracy"),
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="train again the runs there that were made with other options")
@@ -158,10 +169,13 @@ def bench_accuracy(
 ) -> None:
     """Accuracy by method, domain and seed: mean and standard deviation, with every run kept in OUT/runs.
 
+    da3:keep=0.7 needs no run of its own beside da3: photos leave at exits, each half of them by thresholds chosen on
+    the other half. Beside it is the best choice at the same FLOPs that does not look at the photo.
+
     Writes OUT/results.json and results.png after each run. Ctrl-C saves; the same command goes on, and takes finished
     runs as they are. Exit code 1 if a run failed; the others are still trained.
 
-    Example: da3 bench accuracy --data photos --methods finetune,linear,da3 --no-flip signs --jobs 2
+    Example: da3 bench accuracy --data photos --methods finetune,da3,da3:keep=0.7 --against da3 --jobs 2
     """
     from da3.runtime.system import write_atomically
     from da3.toolchain.bench import AccuracyPlan, ConsoleBenchReporter, accuracy_table, domains_in, draw_accuracy, parse
@@ -171,7 +185,7 @@ def bench_accuracy(
     plan = AccuracyPlan(
         data=data,
         out=to,
-        variants=parse(methods or []),
+        variants=parse(methods or [], learning_rates=True),
         domains=domains_in(data, domains),
         seeds=seeds,
         epochs=epochs,
@@ -183,6 +197,8 @@ def bench_accuracy(
         device=device,
         jobs=jobs,
         overwrite=overwrite,
+        against=against,
+        last_only=last_only,
     )
     with ConsoleBenchReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
         report = measure(plan, reporter, stop)

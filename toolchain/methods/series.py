@@ -3,8 +3,8 @@ arXiv 1705.08045; series form of arXiv 1803.10082).
 
 After each 3x3 convolution, before its batch norm, ``y + A BN'(y)`` with A a 1x1 convolution and BN' a batch norm of
 the adapter's own: the order of the authors' code (srebuffi/residual_adapters, ``models.py``). Convolutions are frozen;
-all batch norms are the domain's and trained, with batch statistics. On MobileNetV2 the place is after the pair of
-depth-wise 3x3 and linear 1x1, the factored form of a 3x3 (see ``residual_adapters.py``).
+all batch norms are the domain's and trained, with batch statistics. Among inverted residuals the place is after the
+pair of depth-wise convolution and linear 1x1, the factored form of a dense one (see ``residual_adapters.py``).
 
 Learning rate: the authors use SGD at 0.1; ours is for AdamW, chosen on flowers and characters.
 """
@@ -16,8 +16,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from da3.toolchain.backbones.inverted_residual import InvertedResidual
 from da3.toolchain.backbones.layers import ExplicitConv2d
-from da3.toolchain.backbones.mobilenet_v2 import InvertedResidual
 from da3.toolchain.backbones.registry import Network
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Task
@@ -81,7 +81,7 @@ def mean_of(bn: nn.BatchNorm2d) -> Tensor:
 
 
 def adapted(network: Network) -> list[Place[ExplicitConv2d]]:
-    """Where adapters go: dense 3x3 convolutions, and the 1x1 that completes a depth-wise 3x3."""
+    """Where adapters go: dense spatial convolutions, and the 1x1 that completes a depth-wise convolution."""
     pointwise = [
         place
         for module in network.modules()

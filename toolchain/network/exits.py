@@ -144,6 +144,6 @@ class Exit(nn.Module):
             self.down_bias.copy_(tensors["down_bias"])
 
 
-def carried(logits: Tensor, before: Tensor | None) -> Tensor:
-    """A classifier's ``logits`` (B, classes) and a part of what the exit before answered, where there is one."""
-    return logits if before is None else logits + CARRY * before
+def carried(logits: Tensor, before: Tensor | None, part: float = CARRY) -> Tensor:
+    """A classifier's ``logits`` (B, classes) and a ``part`` of what the exit before answered, where there is one."""
+    return logits if before is None else logits + part * before

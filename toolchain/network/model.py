@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from da3.runtime.records import Block
 from da3.runtime.training import AdaptorSpec, MemorySettings
+from da3.runtime.training.recipe import CARRY, LAST_CARRY
 from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput, grid_side
@@ -202,7 +203,8 @@ class DomainModel(nn.Module):
                 answers.append(carried(exit.head(seen), answers[-1] if answers else None))
                 note(**{f"e{i - 1}": seen, f"logits{i - 1}": answers[-1]})
         features = self.backbone.tail(x)
-        logits = carried(self.head(features), answers[-1] if answers else None)
+        part = CARRY if self.training else LAST_CARRY
+        logits = carried(self.head(features), answers[-1] if answers else None, part)
         note(features=features, logits=logits)
         return Output(logits, tuple(answers), self.answer_costs[-1])
 

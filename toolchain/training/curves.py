@@ -39,13 +39,14 @@ def draw(runs: dict[str, list[Row]]) -> bytes:
         for i, (name, history) in enumerate(runs.items()):
             epochs = [row["epoch"] for row in history]
             axis.plot(epochs, [row[train] for row in history], f"C{i}--", lw=1, label=f"{name}, training")
-            axis.plot(epochs, [row[val] for row in history], f"C{i}-", marker=".", label=f"{name}, validation")
+            seen = {row["epoch"]: row[val] for row in history if val in row}
+            axis.plot(list(seen), list(seen.values()), f"C{i}-", marker=".", label=f"{name}, validation")
         axis.set_title(title)
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
         if title != "loss":
-            lowest = min(row[key] for history in runs.values() for row in history for key in (train, val))
+            lowest = min(row[key] for history in runs.values() for row in history for key in (train, val) if key in row)
             axis.set_ylim(max(0.0, lowest - 0.1), 1.03)
     panels[0].legend(fontsize=8)
     data = BytesIO()

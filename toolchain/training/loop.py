@@ -58,9 +58,10 @@ class Run:
         device: torch.device,
         folder: Path,
         reporter: Reporter,
+        last_only: bool = False,
     ):
         self.config, self.learner, self.device = config, learner, device
-        self.folder, self.reporter = folder, reporter
+        self.folder, self.reporter, self.last_only = folder, reporter, last_only
         self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers)
         self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers)
         self.augmentation = Augmentation(config.flip)
@@ -103,10 +104,12 @@ class Run:
                 return False
             photos_seen = (progress.step - done_before) * self.config.batch_size
             rate = photos_seen / max(time.monotonic() - started, 1e-9)
-            found = self.evaluate(stop)
-            if found is None:
-                self.save()
-                return False
+            found = None
+            if not self.last_only or progress.epoch + 1 == self.config.epochs:
+                found = self.evaluate(stop)
+                if found is None:
+                    self.save()
+                    return False
             self._end_epoch(found, rate, time.monotonic() - started)
         self._write_reports()
         return True
@@ -190,14 +193,14 @@ class Run:
         costs = np.array(self.learner.answer_costs())
         return Validation(np.concatenate(logits), np.concatenate(expected), costs)
 
-    def _end_epoch(self, found: Validation, rate: float, seconds: float) -> None:
+    def _end_epoch(self, found: Validation | None, rate: float, seconds: float) -> None:
         progress, sums = self.progress, self.progress.sums
         row = {
             "epoch": progress.epoch + 1,
             "train_loss": sums["loss"] / sums["photos"],
             "train_accuracy": sums["correct"] / sums["photos"],
             "train_share": sums["share"] / sums["photos"],
-            **found.scores(),
+            **({} if found is None else found.scores()),
             "lr": self.learning_rate((progress.epoch + 1) * self.steps - 1),
             "seconds": round(seconds, 3),
             "images_per_second": round(rate, 1),
@@ -206,17 +209,18 @@ class Run:
         progress.history.append(row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         last = progress.epoch == self.config.epochs
-        final = last or self.learner.is_final(progress.epoch / self.config.epochs)
-        best = final and (progress.best is None or rank(row) > rank(progress.best))
-        calibrated = found.calibrated(self.config.keep) if best or last else None
-        if calibrated is not None:
-            row.update(calibrated.scores)
-        if last:
-            write_atomically(self.folder / "validation.npz", found.file())
-        if best:
-            progress.best = row
-            progress.calibration = None if calibrated is None else calibrated.to_json()
-            ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, None)
+        if found is not None:
+            final = last or self.learner.is_final(progress.epoch / self.config.epochs)
+            best = final and (progress.best is None or rank(row) > rank(progress.best))
+            calibrated = found.calibrated(self.config.keep) if best or last else None
+            if calibrated is not None:
+                row.update(calibrated.scores)
+            if last:
+                write_atomically(self.folder / "validation.npz", found.file())
+            if best:
+                progress.best = row
+                progress.calibration = None if calibrated is None else calibrated.to_json()
+                ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, None)
         self.save()
         self._write_reports()
         self.reporter.epoch(row)

@@ -22,7 +22,8 @@ class TrainOptions:
 
     ``workers``, ``device`` and ``micro_batch`` may change between a run and its resumption; the rest decides the result
     and may not. ``keep_precision``, ``backbone_precision``, ``gradient`` and ``micro_batch`` are those of
-    ``MemorySettings``; ``memory_budget`` chooses them, and is a size such as 256MB.
+    ``MemorySettings``; ``memory_budget`` chooses them, and is a size such as 256MB. ``last_only``: the validation
+    photos are looked at after the last epoch alone, which is then the best; what is learnt is the same.
     """
 
     domain: str
@@ -48,6 +49,7 @@ class TrainOptions:
     gradient: str | None = None
     micro_batch: int | None = None
     memory_budget: str | None = None
+    last_only: bool = False
 
     @property
     def memory(self) -> MemorySettings:

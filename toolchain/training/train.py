@@ -81,6 +81,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         device=device,
         folder=folder,
         reporter=reporter,
+        last_only=options.last_only,
     )
     if resumed is None:
         for name in RUN_FILES:  # those of an earlier run, with --overwrite; whatever else is there is not ours

@@ -100,6 +100,7 @@ class Timeline:
         self.streams = {0: self.default}
         self.waits = []  # of the host: (what, name)
         self.fault: Any = None
+        self.clock: Any = None  # see clock.py
 
     # -- submitting
 
@@ -122,6 +123,8 @@ class Timeline:
             for access in work.accesses:
                 self._check_race(stream, access, work.name)
             work.begin()
+        if self.clock is not None:
+            self.clock.launched(stream, works)
 
     def _implicit(self, stream):
         """The default stream waits for all blocking ones, and they for it."""
@@ -165,6 +168,8 @@ class Timeline:
         after = self._implicit(stream) if stream is self.default else ()
         stream.push(None, after)
         event.captured, event.mark = None, Mark(stream, stream.count, dict(stream.clock))
+        if self.clock is not None:
+            self.clock.recorded(stream)
 
     def stream_waits(self, stream, event):
         """An event that was never recorded is waited for by nobody."""
@@ -186,6 +191,8 @@ class Timeline:
         other, number, clock = event.mark
         _join(stream.clock, clock)
         stream.push(None, [(other, number)])
+        if self.clock is not None:
+            self.clock.ordered(stream, other, number)
 
     # -- waiting
 
@@ -213,6 +220,8 @@ class Timeline:
         stream, number, clock = mark
         self.waits.append(what)
         self.advance(stream, number)
+        if self.clock is not None:
+            self.clock.waited(stream, number)
         _join(self.known, clock)
         self.known[stream] = max(self.known.get(stream, 0), number)
         if self.fault is not None:

@@ -1,4 +1,4 @@
-"""A gate's way to the host: it is copied on a stream of its own as soon as it is there, beside what follows."""
+"""A value's way to the host: it is copied on a stream of its own as soon as it is there, beside what follows."""
 
 from typing import Any
 
@@ -6,9 +6,12 @@ from ..cuda.interface import Cuda, Host
 from ..records import Array
 
 
-class GateCopy:
-    """The copy of one gate's logits. host: page-locked memory, float32 (batch,); address: where the gate lies on the
-    device; stream: where it is computed; copies: the stream for the copy."""
+class HostCopy:
+    """The copy of one value, a gate's logits or an exit's features. host: page-locked memory, float32 (batch, ...);
+    address: where the value lies on the device; stream: where it is computed; copies: the stream for the copy.
+
+    done: no copy is under way, nor what it waits for.
+    """
 
     def __init__(self, cuda: Cuda, host: Host, address: int, *, stream: Any, copies: Any) -> None:
         self._cuda = cuda
@@ -18,18 +21,21 @@ class GateCopy:
         self._copies = copies
         self._written = cuda.event()
         self._copied = cuda.event()
+        self.done = True
 
     def fetch(self) -> None:
         """Start the copy, behind what is in `stream` by now; the host does not wait."""
         cuda = self._cuda
+        self.done = False
         cuda.record(self._written, self._stream)
         cuda.stream_waits(self._copies, self._written)
         cuda.to_host(self._host, self._address, self._copies)
         cuda.record(self._copied, self._copies)
 
     def read(self) -> Array:
-        """The logits, float32 (batch,), once the copy is done."""
+        """The value, float32 (batch, ...), once the copy is done."""
         self._cuda.wait_event(self._copied)
+        self.done = True
         return self._host.array
 
     def close(self) -> None:

@@ -21,8 +21,8 @@ def test_ramp():
 
 
 def test_closed_blocks_leave_something_to_the_exits():
-    shares = [closing_share(keep) for keep in (0.0, 0.4, 0.5, 0.59, 0.6, 0.8, 1.0)]
-    assert shares == pytest.approx([0.25, 0.65, 0.75, 0.84, 1.0, 1.0, 1.0])
+    shares = [closing_share(keep) for keep in (0.0, 0.4, 0.5, 0.54, 0.55, 0.8, 1.0)]
+    assert shares == pytest.approx([0.3, 0.7, 0.8, 0.84, 1.0, 1.0, 1.0])
 
 
 @pytest.mark.parametrize(("photos", "batch"), [(1, 8), (10, 8), (100, 12), (300, 32), (10_000, 32)])

@@ -136,7 +136,7 @@ def test_figures_are_sane(measured, weights_files):
     assert 0 < da3["peak_growth_bytes"] < 200e6
     if platform.libc_ver()[0] == "glibc":
         assert 0 < da3["kept_bytes_per_image"] < finetune["kept_bytes_per_image"]
-    assert finetune["flops_share"] == 1 > 0.75 >= da3["flops_share"] > 0.6
+    assert finetune["flops_share"] == 1 > 0.8 >= da3["flops_share"] > 0.6
 
 
 class Keeps(Learner):

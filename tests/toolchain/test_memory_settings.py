@@ -52,8 +52,8 @@ def step(name, arch, settings, keep=1.0, batch=6, spec=None):
     ("name", "arch", "keep"),
     [
         ("da3", "mobilenet_v2", 1.0),
-        ("da3", "mobilenet_v2", 0.55),
-        ("da3", "resnet18", 0.55),
+        ("da3", "mobilenet_v2", 0.54),
+        ("da3", "resnet18", 0.54),
         ("linear", "mobilenet_v2", 1.0),
         ("bias", "mobilenet_v2", 1.0),
         ("piggyback", "mobilenet_v2", 1.0),

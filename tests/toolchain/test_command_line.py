@@ -182,7 +182,7 @@ def test_calibrate_and_bench(workplace, photos):
         "--json",
     ]
     report = json.loads(run(*words, cwd=workplace).stdout)
-    names = {"monolithic", "all-on", "gated", "skip-25", "skip-50", "skip-75"}
+    names = {"monolithic", "all-on", "parts", "gated", *(f"exit-{i}" for i in range(4))}
     assert {row["name"] for row in report["rows"]} == names
     assert report["conditions"]["repeats"] == 2
 

@@ -23,11 +23,11 @@ def test_nothing_named_is_every_method():
 
 
 def test_one_network_serves_every_share_that_closes_no_block():
-    words = ["da3,da3:keep=1,da3:keep=0.9,da3:keep=0.60,da3:keep=0.59,da3:keep=0.5,lr=4e-3,da3:keep=0.5,lr=1e-3"]
+    words = ["da3,da3:keep=1,da3:keep=0.9,da3:keep=0.55,da3:keep=0.54,da3:keep=0.5,lr=4e-3,da3:keep=0.5,lr=1e-3"]
     found = parse(words, learning_rates=True)
-    assert [v.network for v in found] == ["da3"] * 4 + ["da3:keep=0.59", "da3:keep=0.5", "da3:keep=0.5,lr=0.001"]
-    assert [v.trained_budget for v in found] == [1.0] * 4 + [0.59, 0.5, 0.5]
-    assert [v.flops_budget for v in found] == [1.0, 1.0, 0.9, 0.6, 0.59, 0.5, 0.5]
+    assert [v.network for v in found] == ["da3"] * 4 + ["da3:keep=0.54", "da3:keep=0.5", "da3:keep=0.5,lr=0.001"]
+    assert [v.trained_budget for v in found] == [1.0] * 4 + [0.54, 0.5, 0.5]
+    assert [v.flops_budget for v in found] == [1.0, 1.0, 0.9, 0.55, 0.54, 0.5, 0.5]
     assert found[-1].folder == "da3-keep-0.5-lr-0.001"
 
 

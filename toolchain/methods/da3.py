@@ -88,6 +88,7 @@ class Da3(Learner):
             return
         target = 1.0 - (1.0 - self.share_left) * ramp(progress, CLOSE_FROM, CLOSED_BY)
         saved = self.model.branch_share
+        self.model.train()  # an epoch's validation may have come between, and another answer would cost something else
         while True:
             still, now = open_blocks(self.model), self.model.answer_costs[-1]
             candidates = [i for i in still if now - saved[i] >= self.share_left - OVERSHOOT]

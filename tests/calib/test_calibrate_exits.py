@@ -16,6 +16,7 @@ from da3.runtime.calibration import NOBODY
 from da3.runtime.errors import Da3Error
 from da3.runtime.images import list_labelled
 from da3.toolchain.cli.commands import app
+from da3.toolchain.cli.console import out
 
 PHOTOS, CLASSES = 120, 4
 SHARES = [100 / 600, 300 / 600, 1.0]  # of the block FLOPs, at the exits after blocks 0 and 1, and at the end
@@ -223,7 +224,11 @@ def test_numbers_that_are_not_finite_are_refused(bundle, photos):
 def command(bundle, *words):
     """`da3 calibrate` in this process, wide enough for its tables."""
     words = ["calibrate", "--bundle", bundle, "--domain", "flowers", *words]
-    return CliRunner(env={"COLUMNS": "140"}).invoke(app, [str(word) for word in words])
+    width, out.width = out.width, 140
+    try:
+        return CliRunner().invoke(app, [str(word) for word in words])
+    finally:
+        out.width = width
 
 
 def test_the_command_says_what_it_did(bundle, photos, tmp_path):

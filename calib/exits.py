@@ -155,7 +155,8 @@ def calibrate(
     choice = choose(answers, asked.goal)
     if not choice.met:
         raise out_of_reach(domain, asked, choice, float(answers.right()[:, -1].mean()))
-    found = _report(domain, asked.words, measured, choice, cross_fit(answers, asked.goal))
+    checked = cross_fit(answers, asked.goal)
+    found = _report(domain, asked.words, measured, choice, checked)
     if not dry_run:
         update_domain(
             bundle,
@@ -163,7 +164,7 @@ def calibrate(
             metrics=_metrics(found.checked),
             exits=choice.exits.rules,
             temperature=choice.exits.temperatures[-1],
-            calibration=_provenance(found, asked, folder),
+            calibration=_provenance(found, checked, asked, folder),
         )
     return found
 
@@ -307,21 +308,14 @@ def _metrics(score: Score) -> dict[str, float]:
     return {"val_accuracy": score.accuracy, "flops_share": score.flops_share}
 
 
-def _provenance(found: ExitCalibration, asked: Wanted, folder: Path) -> dict[str, Any]:
+def _provenance(found: ExitCalibration, checked: CrossFit, asked: Wanted, folder: Path) -> dict[str, Any]:
     """How the exits came about, as training writes it too. cross_fit: of photos that had no part in it."""
-    checked: dict[str, Any] = {
-        "accuracy": found.checked.accuracy,
-        "flops_share": found.checked.flops_share,
-        "all_blocks_accuracy": found.all_run.accuracy,
-        "best_static_accuracy": found.static,
-        "left": list(found.checked.left),
-        "calibration_errors": [answer.error_after for answer in found.answers],
-    }
+    facts = checked.facts(found.checked.flops_share)
     if found.checked.latency_ms is not None:
-        checked["latency_ms"] = found.checked.latency_ms
+        facts["latency_ms"] = found.checked.latency_ms
     return {
         "goal": asked.asked,
         "photos": found.photos,
         "folder": "/".join(folder.resolve().parts[-2:]),
-        "cross_fit": checked,
+        "cross_fit": facts,
     }

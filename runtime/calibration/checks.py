@@ -1,6 +1,6 @@
 """What a choice of exits is worth: on photos that it was not chosen on, and against choices that are blind."""
 
-from typing import NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 import numpy as np
 
@@ -30,6 +30,18 @@ class CrossFit(NamedTuple):
     permuted: float
     errors: Tuple[float, ...]
     met: float
+
+    def facts(self, flops_share: float) -> Dict[str, Any]:
+        """As a domain's description has them, under `cross_fit`. flops_share: the mean that ran, whatever the unit of
+        `cost`."""
+        return {
+            "accuracy": self.accuracy,
+            "flops_share": flops_share,
+            "all_blocks_accuracy": self.last,
+            "best_static_accuracy": self.static,
+            "left": list(self.left),
+            "calibration_errors": list(self.errors),
+        }
 
 
 class Permuted(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from da3.runtime.records import Block
+from da3.runtime.schedule import saved_shares
 from da3.runtime.training import AdaptorSpec, MemorySettings
 from da3.runtime.training.recipe import CARRY, LAST_CARRY
 from da3.toolchain.autograd.frozen import cell_means, run_block
@@ -114,9 +115,8 @@ class DomainModel(nn.Module):
     @property
     def branch_share(self) -> list[float]:
         """By block: the share of the block FLOPs that is saved where it is closed."""
-        records = self.block_records
-        total = sum(record.flops for record in records)
-        return [0.0 if r.skip_flops is None else (r.flops - r.skip_flops) / total for r in records]
+        shares: list[float] = saved_shares(self.block_records).tolist()
+        return [share if closable else 0.0 for share, closable in zip(shares, self.closable, strict=True)]
 
     @property
     def answer_costs(self) -> list[float]:

@@ -45,15 +45,12 @@ class Validation:
         answers, goal = Answers(self.logits, self.labels, self.costs), Goal(most_cost=keep)
         # The choice is made on all photos; what it is worth, on photos that had no part in it.
         choice, worth = choose(answers, goal), cross_fit(answers, goal)
-        figures = {
-            "accuracy": worth.accuracy,
-            "flops_share": worth.cost,
-            "all_blocks_accuracy": worth.last,
-            "best_static_accuracy": worth.static,
-            "left": list(worth.left),
-            "calibration_errors": list(worth.errors),
+        facts = {
+            "goal": {"flops_share": keep},
+            "met": choice.met,
+            "photos": len(self.labels),
+            "cross_fit": worth.facts(worth.cost),
         }
-        facts = {"goal": {"flops_share": keep}, "met": choice.met, "photos": len(self.labels), "cross_fit": figures}
         return Calibrated(choice.exits, facts, {"kept_share": worth.cost, "kept_accuracy": worth.accuracy})
 
 

@@ -160,8 +160,8 @@ class Graph:
     def exit_features(self, x: str, exit: Exit, height: int) -> str:
         """x (B, C, H, H), of ``height`` H -> f (B, 2 E)."""
         side = exit.adaptor.side
-        rows = self._rows(self._cell_means(x, height // side), exit.adaptor.cin)
-        u = self.node("Relu", [self.node("Gemm", [rows, "down", "down_bias"], transB=1)])
+        p = self._cell_means(x, height // side)
+        u = self.node("Relu", [self._with_neighbours(p, exit.adaptor.cin)])
         cells = self.node("Reshape", [u, self._shape([-1, side * side, exit.width])])
         ends = [self.node(kind, [cells], axes=[1], keepdims=0) for kind in ("ReduceMean", "ReduceMax")]
         return self.node("Concat", ends, axis=1)
@@ -169,12 +169,15 @@ class Graph:
     def bypass(self, x: str, bypass: LowRankBypass, height: int) -> str:
         """x (B, C, H, H), of ``height`` H -> c (B, C, G, G), what is added in a closed block's place."""
         side, channels = bypass.side, bypass.adaptor.cin
-        p = self._cell_means(x, height // side)
+        v = self._with_neighbours(self._cell_means(x, height // side), channels)
+        return self._cells(self.node("Gemm", [v, "up", "up_bias"], transB=1), channels, side)
+
+    def _with_neighbours(self, p: str, channels: int) -> str:
+        """p (B, C, G, G), with the tensors down, around and down_bias -> a row for each cell of each image."""
         # Cells outside are not counted, so that the normalisation could be folded into the matrices.
         near = self.node("AveragePool", [p], kernel_shape=[3, 3], pads=[1, 1, 1, 1])
-        v = self.node("Gemm", [self._rows(near, channels), "around", "down_bias"], transB=1)
-        v = self.node("Gemm", [self._rows(p, channels), "down", v], transB=1)
-        return self._cells(self.node("Gemm", [v, "up", "up_bias"], transB=1), channels, side)
+        of_neighbours = self.node("Gemm", [self._rows(near, channels), "around", "down_bias"], transB=1)
+        return self.node("Gemm", [self._rows(p, channels), "down", of_neighbours], transB=1)
 
     def _cell_means(self, x: str, pool: int) -> str:
         return self.node("AveragePool", [x], kernel_shape=[pool, pool], strides=[pool, pool]) if pool > 1 else x

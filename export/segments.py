@@ -164,7 +164,8 @@ class _Cutter:
         channels, features = exit.adaptor.cin, 2 * exit.width
         graph = Graph(f"exit_{channels}x{height}_{exit.width}x{exit.adaptor.side}")
         x = graph.input("x", (BATCH, channels, height, height))
-        shapes: dict[str, Shape] = {"down": (exit.width, channels), "down_bias": (exit.width,)}
+        maps = (exit.width, channels)
+        shapes: dict[str, Shape] = {"down": maps, "around": maps, "down_bias": (exit.width,)}
         graph.domain_inputs(shapes)
         graph.output(graph.exit_features(x, exit, height), "features", (BATCH, features))
         inputs = (f"x{i + 1}", *_of_domain(f"exits.{i}", shapes))

@@ -2,8 +2,8 @@
 
 Tensors are named `model.*` and `optimizer.*`; the metadata's entry `da3` is a JSON object with `format`, `config` (see
 `RunConfig`) and `progress` (see `Progress`). Format 1 called the configuration's memory settings `lean`, and formats 1
-and 2 had a gate beside each block and no exits: what they learnt without using gates is read, but an unfinished run
-cannot be resumed.
+and 2 had a gate beside each block and no exits: what they learnt without using gates is read. The exits of format 3 did
+not look at a cell's neighbours. An unfinished run of any of them cannot be resumed.
 """
 
 import json
@@ -18,7 +18,7 @@ from ..records import Array
 from ..system.atomic import write_atomically
 from .config import Progress, RunConfig
 
-FORMAT = 3
+FORMAT = 4
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 

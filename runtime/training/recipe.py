@@ -50,7 +50,7 @@ OVERSHOOT = 0.016  # of the share: closing a block may miss the target by as muc
 SAVE_EVERY = 60.0  # seconds between checkpoints inside an epoch
 STATISTICS_PHOTOS = 256  # training photos that are looked at before the first step
 SAMPLE_PHOTOS = 8  # validation photos kept beside the checkpoint, so that export can verify without the others
-LARGEST_BATCH = 32  # unless the user says otherwise
+LARGEST_BATCH = 16  # unless the user says otherwise
 
 
 def batch_size(photos: int) -> int:

@@ -175,7 +175,8 @@ def test_files_are_what_the_format_says(trained, tmp_path):
     order = list(steps)
     for i, before in zip(exits, [None, *exits], strict=False):
         assert order.index(f"x{i + 1}") + 2 == order.index(f"logits{i}") < order.index(f"a{i + 1}")
-        assert steps[f"e{i}"]["inputs"] == [f"x{i + 1}", f"domain:exits.{i}.down", f"domain:exits.{i}.down_bias"]
+        maps = [f"domain:exits.{i}.{name}" for name in ("down", "around", "down_bias")]
+        assert steps[f"e{i}"]["inputs"] == [f"x{i + 1}", *maps]
         carried = [] if before is None else [f"logits{before}"]
         assert steps[f"logits{i}"]["segment"] == f"classifier_256{'_carry' if carried else ''}"
         owned = [f"domain:exits.{i}.{name}" for name in ("mean", "weight", "bias")]

@@ -25,7 +25,7 @@ def test_closed_blocks_leave_something_to_the_exits():
     assert shares == pytest.approx([0.3, 0.7, 0.8, 0.84, 1.0, 1.0, 1.0])
 
 
-@pytest.mark.parametrize(("photos", "batch"), [(1, 8), (10, 8), (100, 12), (300, 32), (10_000, 32)])
+@pytest.mark.parametrize(("photos", "batch"), [(1, 8), (10, 8), (100, 12), (300, 16), (10_000, 16)])
 def test_few_photos_get_small_batches(photos, batch):
     assert batch_size(photos) == batch
 

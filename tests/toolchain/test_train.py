@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -97,7 +98,7 @@ def test_stopped_while_choosing_what_to_close(small_run):
 
     quiet = StopsAmidChoice()
     whole = train(options("whole"), quiet)
-    assert whole.best["val_share"] < 0.8 and quiet.seen >= 3 * 10, "several blocks must have been chosen"
+    assert whole.best["val_share"] < 0.8 and quiet.seen > 2 * 10, "several blocks must have been chosen"
     for stops, after in enumerate((4, 9, 13)):  # amid the fit, amid the costs, and amid the choice after the next
         reporter = StopsAmidChoice(after)
         assert not train(options("again", resume=stops > 0), reporter, reporter).finished
@@ -377,7 +378,7 @@ def test_where_photos_leave_is_chosen_for_keep(keep, small_run):
     assert read(small_run("all").folder / "best.safetensors").progress.calibration is None
 
 
-@pytest.mark.parametrize("format", [1, 2])
+@pytest.mark.parametrize("format", [1, 2, 3])
 def test_an_unfinished_run_of_an_older_format_is_refused(format, small_run):
     stop = Stops(1)
     folder = train(small_run(), stop, stop).folder
@@ -426,6 +427,22 @@ def test_a_finished_run_of_an_older_format_is_still_good(format, small_run, no_e
     assert not learner.model.exits and all((state[k] == before[k]).all() for k in state)
 
 
+def test_exits_that_saw_no_neighbours_are_still_good(small_run):
+    """As format 3 had them; with what they have not learnt at zero, they answer what they answered."""
+    best = train(small_run(), SilentReporter()).folder / "best.safetensors"
+    today, tensors = read(best), load_file(best)
+    exits = [name for name in tensors if re.fullmatch(r"model\.exits\.\d+\.down", name)]
+    for name in exits:
+        tensors[name] = tensors[name].chunk(2, 1)[0].contiguous()
+    facts = {"format": 3, "config": today.config.to_json(), "progress": today.progress.to_json()}
+    save_file(tensors, best, {"da3": json.dumps(facts)})
+    weights = ckpt.BackboneStore(best.parent.parent).get(today.config.backbone, today.config.weights_sha256)
+    state = ckpt.learner_of(read(best), weights).domain_state()
+    assert exits and all(state[name[6:]].chunk(2, 1)[0].equal(tensors[name]) for name in exits)
+    assert not any(state[name[6:]].chunk(2, 1)[1].any() for name in exits)
+    assert all(state[name[6:]].equal(value) for name, value in tensors.items() if name not in exits)
+
+
 def test_a_gated_run_of_an_older_format_is_refused(small_run, no_exits):
     whole = train(small_run(), SilentReporter())
     rewrite_as(2, whole.folder / "best.safetensors", keep=0.7)
@@ -457,7 +474,7 @@ def test_changed_classes_stop_a_resume(photos, small_run, tmp_path):
         train(small_run(resume=True, data=str(folder)), SilentReporter())
 
 
-@pytest.mark.parametrize(("photos", "batch"), [(10, 8), (100, 12), (300, 32), (10_000, 32)])
+@pytest.mark.parametrize(("photos", "batch"), [(10, 8), (100, 12), (300, 16), (10_000, 16)])
 def test_few_photos_get_small_batches(photos, batch, small_run, weights_files):
     weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
     assert small_run(batch_size=None).config(weights, ("a", "b"), photos).batch_size == batch

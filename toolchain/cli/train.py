@@ -51,7 +51,8 @@ def train(
         typer.Option(help="image side in pixels, a multiple of 32 (default: what the weights state)"),
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help=f"photos a step (default: {LARGEST_BATCH}, fewer for under 256 photos)")
+        int | None,
+        typer.Option(help=f"photos a step (default: {LARGEST_BATCH}, fewer for under {8 * LARGEST_BATCH} photos)"),
     ] = None,
     lr: Annotated[float | None, typer.Option(help="highest learning rate (default: the method's)")] = None,
     seed: Annotated[int | None, typer.Option(help=f"same seed, same result {_default('seed')}")] = None,

@@ -143,6 +143,7 @@ class Learner(ABC):
             loss += float(slice_loss.detach())
             correct += int((output.logits.argmax(1) == labels[rows]).sum())
             share = output.share
+            del output, slice_loss  # with what was kept for their backward pass, before the next slice keeps its own
         return StepResult(loss, correct, share)
 
     @property

@@ -62,7 +62,7 @@ class _AdaptorPass(torch.autograd.Function):
     def backward(ctx: Any, d_a: Tensor) -> tuple[Tensor | None, ...]:
         adaptor: Adaptor = ctx.adaptor
         channels = ctx.shape[2]
-        z = ((ctx.saved.restore(ctx.dtype) - adaptor.mean) / adaptor.std).reshape(-1, channels)
+        z = adaptor.normalise(ctx.saved.restore(ctx.dtype)).reshape(-1, channels)
         h = torch.addmm(adaptor.down_bias, z, adaptor.down.T).relu_()  # (B*G*G, m)
         d = adaptor.out_scale * d_a.permute(0, 2, 3, 1).reshape(-1, adaptor.cout)
         grads = {"up": d.T @ h, "up_bias": d.sum(0)}
@@ -117,10 +117,13 @@ class Adaptor(nn.Module):
 
     def compute(self, p: Tensor) -> Tensor:
         """The formulas above: p (B, G*G, C) -> a (B, C', G, G)."""
-        z = (p - self.mean) / self.std
-        h = F.relu(F.linear(z, self.down, self.down_bias))  # (B, G*G, m)
+        h = F.relu(F.linear(self.normalise(p), self.down, self.down_bias))  # (B, G*G, m)
         a = self.out_scale * F.linear(h, self.up, self.up_bias)  # (B, G*G, C')
         return a.view(len(a), self.side, self.side, self.cout).permute(0, 3, 1, 2)
+
+    def normalise(self, p: Tensor) -> Tensor:
+        """z."""
+        return (p - self.mean) / self.std
 
     def folded(self, down: Tensor, down_bias: Tensor) -> tuple[Tensor, Tensor]:
         """A map of z, (m, C) and (m,), as one of p: with the fixed normalisation folded in."""

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from da3.toolchain.autograd.saved import SavedTensor
 from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput
+from da3.toolchain.network.neighbourhood import from_neighbours, with_neighbours
 
 RIDGE = 0.03  # of a normalised channel's variance
 STEP = 0.2  # W_d, W_u and b are this times their parameters, so that a step of the optimiser does not undo the fit
@@ -60,9 +61,7 @@ class LowRankBypass(nn.Module):
 
     def features(self, p: Tensor) -> Tensor:
         """[z, n]: (B, G*G, 2 C)."""
-        z = (p - self.adaptor.mean) / self.adaptor.std
-        n = F.avg_pool2d(self._image(z), 3, 1, 1, count_include_pad=False)
-        return torch.cat([z, n.permute(0, 2, 3, 1).flatten(1, 2)], 2)
+        return with_neighbours(self.adaptor.normalise(p), self.side)
 
     def squeeze(self, features: Tensor) -> Tensor:
         """v (B, G*G, r)."""
@@ -74,10 +73,7 @@ class LowRankBypass(nn.Module):
 
     def pull_back(self, d: Tensor) -> Tensor:
         """The transpose of ``features``: (B, G*G, 2 C) -> (B, G*G, C)."""
-        d_z, d_n = d.chunk(2, 2)
-        cells = F.avg_pool2d(d.new_ones(1, 1, self.side, self.side), 3, 1, 1)  # in each mean, as a share of 9
-        spread = F.avg_pool2d(self._image(d_n) / cells, 3, 1, 1)
-        return (d_z + spread.permute(0, 2, 3, 1).flatten(1, 2)) / self.adaptor.std
+        return from_neighbours(d, self.side) / self.adaptor.std
 
     def _image(self, rows: Tensor) -> Tensor:
         return rows.view(len(rows), self.side, self.side, rows.shape[2]).permute(0, 3, 1, 2)

@@ -2,7 +2,8 @@
 
 Behind block i, from the cell means p that the adaptor of block i + 1 reads, and that adaptor's fixed mean and std:
 
-    z = (p - mean) / std                u = ReLU(W z + b)                       (E channels)
+    z = (p - mean) / std                n = mean of z over 3 x 3 cells, those outside left out
+    u = ReLU(W [z, n] + b)                                                      (E channels)
     f = [mean of u over the cells, maximum of u over the cells]                 (2 E,)
     l_k = Head(f) + CARRY l_(k-1)                                               (the first exit has nothing to carry)
 
@@ -27,6 +28,7 @@ from da3.toolchain.autograd.saved import SavedTensor
 from da3.toolchain.backbones.split import SplitNetwork
 from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput
 from da3.toolchain.network.head import Head
+from da3.toolchain.network.neighbourhood import from_neighbours, with_neighbours
 
 EARLIEST, LATEST = 0.35, 0.95  # of the block FLOPs: before there is little to tell by, behind little to save
 WIDEST_GAP = 0.25  # of the block FLOPs, between neighbouring exits
@@ -53,20 +55,22 @@ def with_exits(spec: AdaptorSpec, network: SplitNetwork, size: int) -> AdaptorSp
     """``spec`` with the exits that suit ``network`` at images of ``size`` pixels."""
     places = exit_places(network.blocks, [f.total for f in network.block_flops(size)])
     found = tuple(i for i in places if i + 1 >= spec.first)
-    return spec._replace(exits=found, exit_width=EXIT_WIDTH if found else 0)
+    width = min(EXIT_WIDTH, 2 * spec.mid)  # no wider where adaptors are narrow, so that a domain stays small
+    return spec._replace(exits=found, exit_width=width if found else 0)
 
 
 class _FeaturesPass(torch.autograd.Function):
     """``Exit.features`` with the p that the adaptor saved, and which cell had each maximum: from a p of lower precision
     another might have it. With rows of B*G*G cells:
 
-    du = df_mean / G^2, and df_max in the cell of the maximum      dW = du^T z where u > 0      dp = du W / std
+    du = df_mean / G^2, and df_max in the cell of the maximum, where u > 0
+    dW = du^T [z, n]      db = sum of du      dp = (du W, through [z, n]) / std
     """
 
     @staticmethod
     def forward(ctx: Any, p: Tensor, exit: Exit, saved: SavedTensor, *parameters: Tensor) -> Tensor:
         ctx.saved, ctx.exit, ctx.dtype, ctx.shape = saved, exit, p.dtype, p.shape
-        u = exit.hidden(exit.normalise(p))
+        u = exit.hidden(exit.inputs(p))
         largest, cell = u.max(1)
         ctx.cell = cell.to(torch.int16)  # (B, E)
         return torch.cat([u.mean(1), largest], 1)
@@ -74,15 +78,15 @@ class _FeaturesPass(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, d_f: Tensor) -> tuple[Tensor | None, ...]:
         exit: Exit = ctx.exit
-        batch, cells, channels = ctx.shape
-        z = exit.normalise(ctx.saved.restore(ctx.dtype))
+        batch, cells, _ = ctx.shape
+        z = exit.inputs(ctx.saved.restore(ctx.dtype))
         d_mean, d_max = d_f[:, None].chunk(2, 2)
         d_u = (d_mean / cells).repeat(1, cells, 1).scatter_add_(1, ctx.cell[:, None].long(), d_max)
-        d_u = d_u.mul_(exit.hidden(z) > 0).view(batch * cells, -1)
+        d_u = d_u.mul_(exit.hidden(z) > 0)
         d_p = None
         if ctx.needs_input_grad[0]:
-            d_p = (d_u @ (exit.down / exit.adaptor.std)).view(ctx.shape)
-        return d_p, None, None, d_u.T @ z.reshape(-1, channels), d_u.sum(0)
+            d_p = from_neighbours(d_u @ exit.down, exit.adaptor.side) / exit.adaptor.std
+        return d_p, None, None, d_u.view(batch * cells, -1).T @ z.view(batch * cells, -1), d_u.sum((0, 1))
 
 
 class Exit(nn.Module):
@@ -96,7 +100,7 @@ class Exit(nn.Module):
         """``seed`` and the index of the ``block`` before it decide what W starts from."""
         super().__init__()
         self._adaptor = (adaptor,)  # not a submodule: its tensors are stored with the adaptor
-        self.down = nn.Parameter(torch.from_numpy(initial_down(seed, block, width, adaptor.cin, EXITS)))
+        self.down = nn.Parameter(torch.from_numpy(initial_down(seed, block, width, 2 * adaptor.cin, EXITS)))
         self.down_bias = nn.Parameter(torch.zeros(width))
         self.head = Head(2 * width, classes)
 
@@ -120,27 +124,31 @@ class Exit(nn.Module):
 
     def compute(self, p: Tensor) -> Tensor:
         """f (B, 2 E) of pooled inputs p (B, G*G, C)."""
-        u = self.hidden(self.normalise(p))
+        u = self.hidden(self.inputs(p))
         return torch.cat([u.mean(1), u.amax(1)], 1)
 
-    def normalise(self, p: Tensor) -> Tensor:
-        """z."""
-        return (p - self.adaptor.mean) / self.adaptor.std
+    def inputs(self, p: Tensor) -> Tensor:
+        """[z, n] (B, G*G, 2 C)."""
+        return with_neighbours(self.adaptor.normalise(p), self.adaptor.side)
 
-    def hidden(self, z: Tensor) -> Tensor:
+    def hidden(self, inputs: Tensor) -> Tensor:
         """u (B, G*G, E)."""
-        return F.linear(z, self.down, self.down_bias).relu_()
+        return F.linear(inputs, self.down, self.down_bias).relu_()
 
     def domain_tensors(self) -> dict[str, Tensor]:
-        """What a bundle stores: down (E, C) and down_bias (E,) with the normalisation folded in, and the head's own."""
-        down, bias = self.adaptor.folded(self.down, self.down_bias)
-        return {"down": down.detach(), "down_bias": bias.detach(), **self.head.domain_tensors()}
+        """What a bundle stores: with the normalisation folded in down (E, C) for p, around (E, C) for its
+        neighbourhood's mean and down_bias (E,); and the head's own."""
+        own, near = self.down.chunk(2, 1)
+        down, bias = self.adaptor.folded(own, self.down_bias)
+        around, bias = self.adaptor.folded(near, bias)
+        tensors = {"down": down, "around": around, "down_bias": bias}
+        return {name: tensor.detach() for name, tensor in tensors.items()} | self.head.domain_tensors()
 
     def load_domain_tensors(self, tensors: dict[str, Tensor]) -> None:
         """The reverse, after the adaptor's own: its normalisation is the identity then."""
         self.head.load_domain_tensors(tensors)
         with torch.no_grad():
-            self.down.copy_(tensors["down"])
+            self.down.copy_(torch.cat([tensors["down"], tensors["around"]], 1))
             self.down_bias.copy_(tensors["down_bias"])
 
 

@@ -202,6 +202,7 @@ class DomainModel(nn.Module):
                 seen = exit.features(adapted)
                 answers.append(carried(exit.head(seen), answers[-1] if answers else None))
                 note(**{f"e{i - 1}": seen, f"logits{i - 1}": answers[-1]})
+            del adapted  # its p in full precision, before the next block needs room
         features = self.backbone.tail(x)
         part = CARRY if self.training else LAST_CARRY
         logits = carried(self.head(features), answers[-1] if answers else None, part)

@@ -15,7 +15,7 @@ from da3.runtime.records import Array
 from da3.runtime.system import replace_file, write_atomically
 from da3.runtime.training import MemorySettings, Progress, RunConfig
 from da3.runtime.training import checkpoint as files
-from da3.runtime.training.checkpoint import Checkpoint
+from da3.runtime.training.checkpoint import FORMAT, Checkpoint
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.weights import StoredTensors
 from da3.toolchain.errors import CheckpointError
@@ -71,23 +71,28 @@ def learner_of(checkpoint: Checkpoint, weights: WeightsFile) -> Learner:
 def restore(learner: Learner, checkpoint: Checkpoint) -> None:
     """Load the checkpoint's model into ``learner``. Raises CheckpointError where it does not fit, or needs gates."""
     try:
-        learner.load_domain_state(tensors_of(_without_gates(checkpoint)))
+        learner.load_domain_state(tensors_of(_in_todays_form(checkpoint)))
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{checkpoint.path} does not fit its own configuration ({error})") from error
 
 
-def _without_gates(checkpoint: Checkpoint) -> dict[str, Array]:
-    """The model's arrays, without the gates that formats 1 and 2 had beside each block of a da3 domain."""
+def _in_todays_form(checkpoint: Checkpoint) -> dict[str, Array]:
+    """The model's arrays: without the gates that formats 1 and 2 had beside each block of a da3 domain, and with zeros
+    for what the exits of format 3 did not look at."""
     config = checkpoint.config
-    if checkpoint.format > 2 or config.method != "da3":
+    if checkpoint.format == FORMAT or config.method != "da3":
         return checkpoint.model
-    if config.keep < 1:
+    if checkpoint.format < 3 and config.keep < 1:
         raise CheckpointError(
             f"{checkpoint.path} was trained by an older da3 with a gate beside each block (--keep {config.keep:g}), "
             f"which this one has no more: train again"
         )
     gone = (".gate", ".gate_bias", "running_share")
-    return {name: array for name, array in checkpoint.model.items() if not name.endswith(gone)}
+    model = {name: array for name, array in checkpoint.model.items() if not name.endswith(gone)}
+    for name, array in model.items():
+        if name.startswith("exits.") and name.endswith(".down"):
+            model[name] = np.concatenate([array, np.zeros_like(array)], 1)
+    return model
 
 
 def restore_optimizer(optimizer: AdamW, checkpoint: Checkpoint, device: torch.device) -> None:

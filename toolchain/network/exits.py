@@ -83,10 +83,12 @@ class _FeaturesPass(torch.autograd.Function):
         d_mean, d_max = d_f[:, None].chunk(2, 2)
         d_u = (d_mean / cells).repeat(1, cells, 1).scatter_add_(1, ctx.cell[:, None].long(), d_max)
         d_u = d_u.mul_(exit.hidden(z) > 0)
+        grads = (d_u.view(batch * cells, -1).T @ z.view(batch * cells, -1), d_u.sum((0, 1)))
+        del z
         d_p = None
         if ctx.needs_input_grad[0]:
-            d_p = from_neighbours(d_u @ exit.down, exit.adaptor.side) / exit.adaptor.std
-        return d_p, None, None, d_u.view(batch * cells, -1).T @ z.view(batch * cells, -1), d_u.sum((0, 1))
+            d_p = from_neighbours(d_u @ exit.down, exit.adaptor.side).div_(exit.adaptor.std)
+        return d_p, None, None, *grads
 
 
 class Exit(nn.Module):

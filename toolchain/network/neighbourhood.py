@@ -20,7 +20,7 @@ def from_neighbours(d: Tensor, side: int) -> Tensor:
     """The transpose: (B, G*G, 2 C) -> (B, G*G, C)."""
     d_z, d_near = d.chunk(2, 2)
     cells = F.avg_pool2d(d.new_ones(1, 1, side, side), 3, 1, 1)  # in each mean, as a share of 9
-    return d_z + _rows(F.avg_pool2d(_image(d_near, side) / cells, 3, 1, 1))
+    return _rows(F.avg_pool2d(_image(d_near, side) / cells, 3, 1, 1)).add_(d_z)
 
 
 def _image(rows: Tensor, side: int) -> Tensor:

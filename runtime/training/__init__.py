@@ -20,6 +20,9 @@ from .config import (
 from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
 from .photos import PhotoSet, drop_unreadable, find_photos
+from .reporter import Reporter
+from .run import Run
+from .trainee import StepResult, Trainee
 
 __all__ = [
     "BACKBONE_PRECISIONS",
@@ -35,8 +38,12 @@ __all__ = [
     "MemorySettings",
     "PhotoSet",
     "Progress",
+    "Reporter",
     "Row",
+    "Run",
     "RunConfig",
+    "StepResult",
+    "Trainee",
     "checkpoint",
     "default_workers",
     "drop_unreadable",

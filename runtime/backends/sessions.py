@@ -49,6 +49,29 @@ def open_session(
         raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
 
 
+def open_step_session(model: bytes, threads: Optional[int] = None) -> Any:
+    """A session for a graph that is large and run for hours, such as a training step, with threads of its own.
+
+    Its threads do not spin while they wait, so that other processes have the cores, and it takes from the system what
+    it needs: an arena would round that up to the next power of two. Where the process has a pool, it is shared. threads:
+    None uses the cores it may use. Raises BackendError as `open_session` does.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _SEVERITY_ERROR
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_cpu_mem_arena = False
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = usable_cpus() if threads is None else threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    with _lock:
+        options.use_per_session_threads = _pool is None
+    try:
+        return ort.InferenceSession(model, options, providers=_PROVIDERS, enable_fallback=0)
+    except Exception as error:
+        raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
+
+
 def import_onnxruntime() -> Any:
     """The module onnxruntime. Raises BackendError where it cannot be imported."""
     try:

@@ -21,15 +21,18 @@ from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
 from .photos import PhotoSet, drop_unreadable, find_photos
 from .reporter import Reporter
-from .run import Run
-from .trainee import StepResult, Trainee
+from .run import CURVES, RUN_FILES, Run
+from .trainee import Photos, Pixels, Predict, StepResult, Trainee
+from .validation import Validation
 
 __all__ = [
     "BACKBONE_PRECISIONS",
     "CHOICES",
+    "CURVES",
     "DEFAULTS",
     "GRADIENTS",
     "KEEP_PRECISIONS",
+    "RUN_FILES",
     "AdaptorSpec",
     "Augmentation",
     "Batch",
@@ -37,6 +40,9 @@ __all__ = [
     "Loader",
     "MemorySettings",
     "PhotoSet",
+    "Photos",
+    "Pixels",
+    "Predict",
     "Progress",
     "Reporter",
     "Row",
@@ -44,6 +50,7 @@ __all__ = [
     "RunConfig",
     "StepResult",
     "Trainee",
+    "Validation",
     "checkpoint",
     "default_workers",
     "drop_unreadable",

@@ -16,9 +16,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from da3.runtime.errors import Da3Error
-from da3.runtime.training import AdaptorSpec
+from da3.runtime.training import RUN_FILES, AdaptorSpec
 from da3.runtime.training.checkpoint import read
-from da3.runtime.training.run import RUN_FILES
 from da3.toolchain.backbones import NAMES, load_weights
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError, WeightsError
 from da3.toolchain.methods import METHODS

@@ -6,8 +6,7 @@ from io import BytesIO
 from pathlib import Path
 
 from da3.runtime.system import write_atomically
-from da3.runtime.training import Row
-from da3.runtime.training.run import CURVES
+from da3.runtime.training import CURVES, Row
 
 
 def write_curves(folder: Path, history: list[Row], title: str) -> None:

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from da3.runtime.records import Array
-from da3.runtime.training import Batch, RunConfig, StepResult, Trainee
+from da3.runtime.training import Batch, Photos, Pixels, Predict, RunConfig, StepResult, Trainee
 from da3.runtime.training.checkpoint import Checkpoint
 from da3.runtime.training.recipe import BETAS, EPSILON, WEIGHT_DECAY
-from da3.runtime.training.trainee import Photos, Pixels, Predict
 from da3.toolchain.methods import Learner
 from da3.toolchain.process.memory import peak_bytes
 from da3.toolchain.training import checkpoint as ckpt

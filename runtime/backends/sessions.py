@@ -53,8 +53,8 @@ def open_step_session(model: bytes, threads: Optional[int] = None) -> Any:
     """A session for a graph that is large and run for hours, such as a training step, with threads of its own.
 
     Its threads do not spin while they wait, so that other processes have the cores, and it takes from the system what
-    it needs: an arena would round that up to the next power of two. Where the process has a pool, it is shared. threads:
-    None uses the cores it may use. Raises BackendError as `open_session` does.
+    it needs: an arena would round that up to the next power of two. Where the process has a pool, it is shared.
+    threads: None uses the cores it may use. Raises BackendError as `open_session` does.
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()

@@ -1,7 +1,7 @@
 """Linear maps of normalised values as maps of the values themselves, and gradients the other way.
 
-    W z + b, z = (p - mean) / std      is      V p + c      with V = W / std, c = b - V mean
-    dL/dW = (dL/dV - dL/dc mean^T) / std       dL/db = dL/dc
+W z + b, z = (p - mean) / std      is      V p + c      with V = W / std, c = b - V mean
+dL/dW = (dL/dV - dL/dc mean^T) / std       dL/db = dL/dc
 """
 
 from typing import Optional, Tuple

@@ -1,9 +1,10 @@
 """What every trainer shares, whatever computes its gradients: configuration, recipe, photos, checkpoints.
 
-The modules `checkpoint`, `randomness` and `recipe` are part of the face: their names mean little without theirs.
+The modules `checkpoint`, `deployed`, `limits`, `randomness` and `recipe` are part of the face: the names in them mean
+little without theirs.
 """
 
-from . import checkpoint, randomness, recipe
+from . import checkpoint, deployed, limits, randomness, recipe
 from .augmentation import Augmentation
 from .config import (
     BACKBONE_PRECISIONS,
@@ -53,8 +54,10 @@ __all__ = [
     "Validation",
     "checkpoint",
     "default_workers",
+    "deployed",
     "drop_unreadable",
     "find_photos",
+    "limits",
     "randomness",
     "recipe",
     "slice_size",

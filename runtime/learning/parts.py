@@ -62,9 +62,9 @@ class Adaptor(Part):
         return self.statistics["std"]
 
     @property
-    def scale(self) -> np.float32:
-        """s."""
-        return np.float32(self.statistics["out_scale"])
+    def scale(self) -> Array:
+        """s, a scalar."""
+        return self.statistics["out_scale"]
 
     def fold(self) -> Tensors:
         own = self.parameters
@@ -136,8 +136,9 @@ class Bypass(Part):
         )
 
     @property
-    def _scale(self) -> np.float32:
-        return np.float32(BYPASS_STEP) * self.adaptor.scale
+    def _scale(self) -> Array:
+        scale: Array = np.float32(BYPASS_STEP) * self.adaptor.scale
+        return scale
 
     def fold(self) -> Tensors:
         mean, std = (np.tile(values, 2) for values in (self.adaptor.mean, self.adaptor.std))

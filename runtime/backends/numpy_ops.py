@@ -1,4 +1,4 @@
-"""ONNX operators in numpy, as opset 13 defines them: those that bundles are written with, and quantisation.
+"""ONNX operators in numpy, as opset 13 defines them: those that bundles are written with, gradients, and quantisation.
 
 Each is a function of its attributes and its inputs, and gives its one output. An input is an array, None where an
 optional one is omitted. An operator raises Unsupported for what it does not know, and never ignores it.
@@ -172,7 +172,68 @@ def reduced(by: Callable[..., Any], attributes: Attributes, x: Array) -> Array:
     return np.asarray(by(x, axis=tuple(axes), keepdims=bool(attributes.get("keepdims", 1))))
 
 
+def reduce_sum(attributes: Attributes, x: Array, axes: Optional[Array] = None) -> Array:
+    """Over every axis where none is given."""
+    if attributes.get("noop_with_empty_axes", 0):
+        raise Unsupported("noop_with_empty_axes")
+    over = tuple(range(x.ndim)) if axes is None else tuple(axes.tolist())
+    return np.asarray(x.sum(axis=over, keepdims=bool(attributes.get("keepdims", 1))))
+
+
+def arg_max(attributes: Attributes, x: Array) -> Array:
+    """The place of the maximum; of equal ones, the first."""
+    if attributes.get("select_last_index", 0):
+        raise Unsupported("select_last_index")
+    axis = attributes.get("axis", 0)
+    y = np.asarray(x.argmax(axis))
+    return unsqueeze({}, y, np.array([axis % x.ndim])) if attributes.get("keepdims", 1) else y
+
+
+def hard_sigmoid(attributes: Attributes, x: Array) -> Array:
+    """alpha x + beta, no less than 0 and no more than 1."""
+    kind = x.dtype.type
+    line: Array = x * kind(attributes.get("alpha", 0.2)) + kind(attributes.get("beta", 0.5))
+    y: Array = np.minimum(np.maximum(line, kind(0)), kind(1))
+    return y
+
+
+def softmax(attributes: Attributes, x: Array) -> Array:
+    y: Array = np.exp(log_softmax(attributes, x))
+    return y
+
+
+def log_softmax(attributes: Attributes, x: Array) -> Array:
+    axis = attributes.get("axis", -1)
+    below = x - x.max(axis=axis, keepdims=True)
+    y: Array = below - np.log(np.exp(below).sum(axis=axis, keepdims=True))
+    return y
+
+
 # -- shapes and types
+
+
+def depth_to_space(attributes: Attributes, x: Array) -> Array:
+    """(B, b b C, H, W) -> (B, C, b H, b W): channel (i b + j) C + c becomes the cells (i, j) of channel c's blocks."""
+    if attributes.get("mode", "DCR") != "DCR":
+        raise Unsupported("mode %s" % attributes["mode"])
+    side = attributes["blocksize"]
+    batch, channels, height, width = x.shape
+    parts: Array = x.reshape(batch, side, side, channels // side**2, height, width).transpose(0, 3, 4, 1, 5, 2)
+    return parts.reshape(batch, channels // side**2, height * side, width * side)
+
+
+def cut(
+    _: Attributes, x: Array, starts: Array, ends: Array, axes: Optional[Array] = None, steps: Optional[Array] = None
+) -> Array:
+    """Slice: from `starts` to before `ends`, along `axes`."""
+    along = range(len(starts)) if axes is None else axes.tolist()
+    by = [1] * len(starts) if steps is None else steps.tolist()
+    if min(by) < 1:
+        raise Unsupported("steps %s" % by)
+    parts = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(along, starts.tolist(), ends.tolist(), by):
+        parts[axis] = slice(start, end, step)
+    return x[tuple(parts)]
 
 
 def flatten(attributes: Attributes, x: Array) -> Array:
@@ -231,28 +292,37 @@ def _along(attributes: Attributes, x: Array, values: Array) -> Array:
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "auto_pad")
 
 OPERATORS: Dict[str, Operator] = {
+    "Abs": Operator(lambda _, x: np.abs(x)),
     "Add": Operator(lambda _, a, b: a + b),
+    "ArgMax": Operator(arg_max, ("axis", "keepdims", "select_last_index")),
     "AveragePool": Operator(average_pool, _WINDOW + ("ceil_mode", "count_include_pad")),
     "Cast": Operator(cast, ("to",)),
     "Clip": Operator(clip),
     "Concat": Operator(lambda attributes, *parts: np.concatenate(parts, attributes["axis"]), ("axis",)),
     "Constant": Operator(lambda attributes: attributes["value"], ("value",)),
     "Conv": Operator(conv, _WINDOW + ("group",)),
+    "DepthToSpace": Operator(depth_to_space, ("blocksize", "mode")),
     "DequantizeLinear": Operator(dequantize, ("axis",)),
+    "Equal": Operator(lambda _, a, b: np.asarray(a == b)),
     "Flatten": Operator(flatten, ("axis",)),
     "Gemm": Operator(gemm, ("alpha", "beta", "transA", "transB")),
     "GlobalAveragePool": Operator(lambda _, x: x.mean(axis=tuple(range(2, x.ndim)), keepdims=True)),
     "Greater": Operator(lambda _, a, b: np.asarray(a > b)),
+    "HardSigmoid": Operator(hard_sigmoid, ("alpha", "beta")),
     "Identity": Operator(lambda _, x: x),
+    "LogSoftmax": Operator(log_softmax, ("axis",)),
     "MatMul": Operator(lambda _, a, b: np.asarray(np.matmul(a, b))),
     "MaxPool": Operator(max_pool, _WINDOW + ("ceil_mode", "storage_order")),
     "Mul": Operator(lambda _, a, b: a * b),
     "QuantizeLinear": Operator(quantize, ("axis",)),
     "ReduceMax": Operator(partial(reduced, np.max), ("axes", "keepdims")),
     "ReduceMean": Operator(partial(reduced, np.mean), ("axes", "keepdims")),
+    "ReduceSum": Operator(reduce_sum, ("keepdims", "noop_with_empty_axes")),
     "Relu": Operator(lambda _, x: np.maximum(x, x.dtype.type(0))),
     "Reshape": Operator(reshape),
     "Resize": Operator(resize, ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a")),
+    "Slice": Operator(cut),
+    "Softmax": Operator(softmax, ("axis",)),
     "Squeeze": Operator(squeeze),
     "Sub": Operator(lambda _, a, b: a - b),
     "Transpose": Operator(lambda attributes, x: x.transpose(attributes.get("perm")), ("perm",)),

@@ -1,7 +1,8 @@
-"""A domain learnt by an inference engine: graphs of a training step derived from a bundle, and what runs them."""
+"""A domain learnt without PyTorch: the graph of a training step, derived from a bundle's own files, and its trainer."""
 
 from .learn import Learnt, learn
 from .options import LearnOptions
 from .reporter import TextReporter
+from .step_graph import StepGraph, derive_observation, derive_step
 
-__all__ = ["LearnOptions", "Learnt", "TextReporter", "learn"]
+__all__ = ["LearnOptions", "Learnt", "StepGraph", "TextReporter", "derive_observation", "derive_step", "learn"]

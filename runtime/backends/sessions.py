@@ -49,6 +49,11 @@ def open_session(
         raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
 
 
+def has_pool() -> bool:
+    """Whether this process has a thread pool that every session must share."""
+    return _pool is not None
+
+
 def open_step_session(model: bytes, threads: Optional[int] = None) -> Any:
     """A session for a graph that is large and run for hours, such as a training step, with threads of its own.
 
@@ -64,8 +69,7 @@ def open_step_session(model: bytes, threads: Optional[int] = None) -> Any:
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = usable_cpus() if threads is None else threads
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    with _lock:
-        options.use_per_session_threads = _pool is None
+    options.use_per_session_threads = not has_pool()
     try:
         return ort.InferenceSession(model, options, providers=_PROVIDERS, enable_fallback=0)
     except Exception as error:

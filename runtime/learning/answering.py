@@ -1,9 +1,10 @@
 """What a domain that is being learnt answers, as the engine will run it: every exit's logits, and the last ones."""
 
-from typing import Dict, Optional, Tuple
+from typing import Dict, Tuple
 
 import numpy as np
 
+from ..backends.sessions import has_pool
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
 from ..bundle.plan import exit_steps
@@ -15,8 +16,9 @@ from ..schedule import flops_share, reached_blocks
 class Answering:
     """A bundle, opened to answer for one domain after the other; close it to have its memory back."""
 
-    def __init__(self, bundle: Bundle, backend: str, threads: Optional[int] = None) -> None:
-        self._runtime = Runtime(Bundle(bundle.path), backend, threads=threads)
+    def __init__(self, bundle: Bundle, backend: str) -> None:
+        # A pool of more threads would be the process's for good: training steps would have to share it, and it spins.
+        self._runtime = Runtime(Bundle(bundle.path), backend, threads=None if has_pool() else 1)
         self._exits = [step.outputs[0] for step in exit_steps(bundle.manifest.plan)]
 
     def use(self, domain: Domain) -> None:

@@ -82,8 +82,7 @@ class GraphTrainee(Trainee):
         self._gradients = {}
 
     def predict(self) -> Predict:
-        # One thread: no other session of this process can have more than the first that asked, which is not this one.
-        self._answering = answering = Answering(self._bundle, self._backend, threads=1)
+        self._answering = answering = Answering(self._bundle, self._backend)
         answering.use(self.domain())
         size = self.micro_batch
 

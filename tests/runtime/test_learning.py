@@ -13,31 +13,18 @@ import numpy as np
 import pytest
 
 from da3.export.exporter import export_domain
-from da3.export.segments import deploy
 from da3.runtime import Runtime
 from da3.runtime.app.commands import main
-from da3.runtime.bundle import Bundle, read_domain, write_files
+from da3.runtime.bundle import Bundle, read_domain
 from da3.runtime.errors import BackendError, BundleError, CheckpointError, Da3Error, DataError, TrainingError
 from da3.runtime.learning import LearnOptions, learn
 from da3.runtime.training import Reporter, find_photos
 from da3.runtime.training.checkpoint import read
-from da3.toolchain.backbones import load_weights, preprocessing_of
-from da3.toolchain.methods import Task, adaptor_spec, method
+from da3.toolchain.backbones import load_weights
 from da3.toolchain.training import BackboneStore, TrainOptions, train
 
 ARCH, SIZE = "mobilenet_v2", 32
 BACKENDS = ("onnxruntime", "reference")
-
-
-@pytest.fixture(scope="module")
-def backbone_alone(tmp_path_factory):
-    """A bundle without domains, of the backbone that da3 brings; shared, so never write into it."""
-    weights = load_weights("demo", ARCH)
-    task = Task(arch=ARCH, size=SIZE, classes=2, flops_budget=1.0, adaptor=adaptor_spec(ARCH, weights, SIZE))
-    model = method("da3")(task, weights).model
-    folder = tmp_path_factory.mktemp("alone") / "bundle"
-    write_files(folder, deploy(model, preprocessing_of(SIZE, weights)).every_file())
-    return folder
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from da3.export.segments import deploy
 from da3.runtime.backends.reference import Program
 from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.writer import write_files
 from da3.runtime.errors import BundleError
 from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.learning import derive_observation, derive_step
@@ -212,3 +213,42 @@ def test_observation(case):
 def test_a_bundle_with_gates_is_refused(built):
     with Bundle(built[0]) as bundle, pytest.raises(BundleError, match="is of format 1, with gates"):
         derive_step(bundle, CLASSES)
+
+
+STEP_ON_OLD_PYTHON = """
+import sys
+import numpy as np
+from da3.runtime.backends.reference import Program
+from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.learning import derive_observation, derive_step
+from da3.runtime.onnx_graph.writing import write_model
+
+with Bundle(sys.argv[1]) as bundle:
+    step, observed = derive_step(bundle, 4, (2, 8)).model, derive_observation(bundle, (2, 8))
+for name, model in (("step", step), ("observed", observed)):
+    with open("%s/%s.onnx" % (sys.argv[2], name), "wb") as file:
+        file.write(write_model(model))
+with np.load(sys.argv[2] + "/in.npz") as given:
+    found = Program(step, "step").run([given[info.name] for info in step.inputs])
+np.savez(sys.argv[2] + "/out.npz", **dict(zip([info.name for info in step.outputs], found)))
+"""
+
+
+def test_python_36_derives_the_same_graph_and_runs_it(call, python36, tmp_path):
+    model = network("mobilenet_v2", 0.35, 64, (2, 8))
+    deployment = deployed(model)
+    write_files(tmp_path / "bundle", deployment.every_file())
+    step = derive_step(deployment, CLASSES, (2, 8))
+    image, labels = batch(64, 2)
+    given = feeds(step, double_tensors(model), image, labels, 1 / 2)
+    np.savez(tmp_path / "in.npz", **{name: array.astype(np.float32) for name, array in given.items()})
+    done = call("-c", STEP_ON_OLD_PYTHON, tmp_path / "bundle", tmp_path, python=python36)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "step.onnx").read_bytes() == write_model(step.model)
+    assert (tmp_path / "observed.onnx").read_bytes() == write_model(derive_observation(deployment, (2, 8)))
+    exact = run_in_double(step.model, given)
+    with np.load(tmp_path / "out.npz") as out:
+        assert set(out.files) == set(exact)
+        for name, value in exact.items():
+            errors = np.abs(out[name] - value) / np.abs(value).max()
+            assert np.percentile(errors, 95) <= 1e-3 and errors.max() <= 0.1, name

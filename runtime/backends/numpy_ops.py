@@ -212,16 +212,6 @@ def log_softmax(attributes: Attributes, x: Array) -> Array:
 # -- shapes and types
 
 
-def depth_to_space(attributes: Attributes, x: Array) -> Array:
-    """(B, b b C, H, W) -> (B, C, b H, b W): channel (i b + j) C + c becomes the cells (i, j) of channel c's blocks."""
-    if attributes.get("mode", "DCR") != "DCR":
-        raise Unsupported("mode %s" % attributes["mode"])
-    side = attributes["blocksize"]
-    batch, channels, height, width = x.shape
-    parts: Array = x.reshape(batch, side, side, channels // side**2, height, width).transpose(0, 3, 4, 1, 5, 2)
-    return parts.reshape(batch, channels // side**2, height * side, width * side)
-
-
 def cut(
     _: Attributes, x: Array, starts: Array, ends: Array, axes: Optional[Array] = None, steps: Optional[Array] = None
 ) -> Array:
@@ -301,7 +291,6 @@ OPERATORS: Dict[str, Operator] = {
     "Concat": Operator(lambda attributes, *parts: np.concatenate(parts, attributes["axis"]), ("axis",)),
     "Constant": Operator(lambda attributes: attributes["value"], ("value",)),
     "Conv": Operator(conv, _WINDOW + ("group",)),
-    "DepthToSpace": Operator(depth_to_space, ("blocksize", "mode")),
     "DequantizeLinear": Operator(dequantize, ("axis",)),
     "Equal": Operator(lambda _, a, b: np.asarray(a == b)),
     "Flatten": Operator(flatten, ("axis",)),

@@ -157,8 +157,6 @@ PLAIN = [
     ("LogSoftmax", [normal(2, 3, 4) * 50], {}, 3),
     ("ReduceSum", [normal(2, 3, 5), ints([0, 2])], {"keepdims": 0}, 1),
     ("ReduceSum", [normal(2, 3, 5)], {}, 3),
-    ("DepthToSpace", [normal(2, 12, 3, 5)], {"blocksize": 2}, 4),
-    ("DepthToSpace", [normal(2, 18, 3, 2)], {"blocksize": 3, "mode": "DCR"}, 4),
     ("Slice", [normal(5, 4, 3), ints([1, 0]), ints([3, 2]), ints([1, -1])], {}, 3),
     ("Slice", [normal(5, 4), ints([1, -3]), ints([9, -1])], {}, 2),
     ("Slice", [normal(5, 4), ints([0]), ints([5]), ints([0]), ints([2])], {}, 2),
@@ -211,7 +209,6 @@ def test_an_unknown_operator_is_named():
     "op, inputs, attributes, opset",
     [
         ("ArgMax", [normal(2, 3)], {"axis": 1, "select_last_index": 1}, 13),
-        ("DepthToSpace", [normal(1, 4, 2, 2)], {"blocksize": 2, "mode": "CRD"}, 13),
         ("Slice", [normal(5), ints([4]), ints([0]), ints([0]), ints([-1])], {}, 13),
         ("ReduceSum", [normal(2, 3)], {"noop_with_empty_axes": 1}, 13),
         ("ReduceMean", [normal(2, 3), ints([1])], {}, 18),

@@ -53,7 +53,7 @@ def conv(out: GraphWriter, node: Node, place: int, dy: str) -> str:
     if stride == 1:
         assert phases[0] is not None
         return phases[0]
-    return _interleaved(out, phases, stride, list(sizes), near)
+    return _interleaved(out, phases, stride, x, near)
 
 
 def _taps(size: int, stride: int, phase: int, before: int, wanted: int, given: int) -> Optional[_Taps]:
@@ -95,15 +95,19 @@ def _phase(
     return out.node("Conv", [dy, weight], near, kernel_shape=list(part.shape[2:]), pads=pads, group=group)
 
 
-def _interleaved(out: GraphWriter, phases: List[Optional[str]], stride: int, sizes: List[int], near: str) -> str:
-    """Phases (B, C, H / s, W / s), rows' first -> (B, C, H, W)."""
+def _interleaved(out: GraphWriter, phases: List[Optional[str]], stride: int, x: str, near: str) -> str:
+    """Phases (B, C, H / s, W / s), those of the first row first -> (B, C, H, W), the shape of x."""
+    channels, height, width = out.shapes[x][1:]
     present = [phase for phase in phases if phase is not None]
     if len(present) < len(phases):
         zero = out.node("Mul", [present[0], out.number(0.0)], near)
         present = [zero if phase is None else phase for phase in phases]
+    rows, columns = -(-height // stride), -(-width // stride)
     beside = out.node("Concat", present, near, axis=1)
-    whole = out.node("DepthToSpace", [beside], near, blocksize=stride, mode="DCR")
-    if any(n % stride for n in sizes):
-        bounds = [out.integers(values) for values in ([0, 0], sizes, [2, 3])]
+    parts = out.node("Reshape", [beside, out.integers([-1, stride, stride, channels, rows, columns])], near)
+    places = out.node("Transpose", [parts], near, perm=[0, 3, 4, 1, 5, 2])
+    whole = out.node("Reshape", [places, out.integers([-1, channels, rows * stride, columns * stride])], near)
+    if height % stride or width % stride:
+        bounds = [out.integers(values) for values in ([0, 0], [height, width], [2, 3])]
         whole = out.node("Slice", [whole] + bounds, near)
     return whole

@@ -53,7 +53,7 @@ def forward(bundle: BundleContents, classes: int, closed: Collection[int], value
         )
     whole = whole_plan(manifest, closed)
     exits = tuple(step.outputs[0] for step in exit_steps(whole.steps))
-    pieces = [_as_trained(read_piece(step, bundle), bool(exits), bundle.path) for step in whole.steps]
+    pieces = [as_trained(read_piece(step, bundle), bool(exits), bundle.path) for step in whole.steps]
     shapes = {name: value.shape for name, value in zip(whole.inputs, whole.segment.inputs)}
     tensors = {
         name[len(DOMAIN) :]: tuple(classes if isinstance(n, str) else n for n in shape)
@@ -75,7 +75,7 @@ def forward(bundle: BundleContents, classes: int, closed: Collection[int], value
     return Forward(GraphWriter(model, dims), model, tensors, exits)
 
 
-def _as_trained(piece: Piece, has_exits: bool, path: str) -> Piece:
+def as_trained(piece: Piece, has_exits: bool, path: str) -> Piece:
     """The last classifier with the part that it carries while it is trained."""
     if LOGITS not in piece.step.outputs or not has_exits:
         return piece

@@ -4,11 +4,12 @@ import os
 from typing import NamedTuple, Optional, Tuple
 
 from ..bundle.manifest import Manifest
+from ..bundle.plan import closable
 from ..errors import TrainingError
 from ..training.config import AdaptorSpec, MemorySettings, RunConfig
 from ..training.defaults import DEFAULTS
 from ..training.limits import check_domain, check_numbers, check_resumable
-from ..training.recipe import CLOSE_BELOW, LEARNING_RATE, batch_size
+from ..training.recipe import LEARNING_RATE, batch_size, closing_share
 from .answering import answer_costs
 from .running import BACKENDS
 
@@ -108,14 +109,10 @@ def check_keep(keep: float, manifest: Manifest) -> None:
     """Raise TrainingError for a share of FLOPs that cannot be learnt on this bundle."""
     if keep >= 1:
         return
-    if keep < CLOSE_BELOW:
-        raise TrainingError(
-            "--keep %g: below %g blocks have to be closed, which learning in the engine does not do yet: "
-            "use da3 train, or a higher --keep" % (keep, CLOSE_BELOW)
-        )
-    least = float(answer_costs(manifest)[0])
+    shut = tuple(closable(manifest.plan)) if closing_share(keep) < 1 else ()
+    least = float(answer_costs(manifest, shut)[0])
     if keep < least:
         raise TrainingError(
-            "--keep %g: this bundle cannot go below %.2f, what is left when every photo leaves at the first exit"
-            % (keep, least)
+            "--keep %g: this bundle cannot go below %.2f, what is left when every photo leaves at the first exit%s"
+            % (keep, least, " and every block that can be is closed" if shut else "")
         )

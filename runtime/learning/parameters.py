@@ -53,9 +53,18 @@ class Parameters:
         """Numbers to train."""
         return sum(array.size for array in self.trained().values())
 
-    def fold(self) -> Tensors:
-        """The tensors of the domain as a bundle has them: of bypasses, those of closed blocks."""
-        return {part.folded_place + name: array for part in self._used() for name, array in part.fold().items()}
+    def open_blocks(self) -> List[int]:
+        """Blocks that may be closed and are not."""
+        return [i for i in sorted(self.closable) if i not in self.closed]
+
+    def close(self, block: int) -> None:
+        """Never run the block of this number again."""
+        self.closed = tuple(sorted(self.closed + (block,)))
+
+    def fold(self, every: bool = False) -> Tensors:
+        """The tensors of the domain as a bundle has them: of bypasses, those of closed blocks, or `every` one."""
+        parts = self.parts if every else self._used()
+        return {part.folded_place + name: array for part in parts for name, array in part.fold().items()}
 
     def unfold(self, gradients: Tensors) -> Tensors:
         """Gradients for the folded tensors -> those for what is trained. Bypasses of open blocks have none."""

@@ -1,20 +1,25 @@
 """A domain that is trained by graphs derived from its bundle, under the loop that all trainers share."""
 
-from typing import Dict, Iterator, Optional
+from itertools import islice
+from typing import Dict, Iterable, Iterator, Optional, Tuple
 
 import numpy as np
 
 from ..bundle.bundle import Bundle
 from ..bundle.plan import DOMAIN, IMAGE
 from ..records import Array, Domain
+from ..schedule import saved_shares
 from ..system.memory import peak_bytes
 from ..training.checkpoint import Checkpoint
+from ..training.closing import cheapest, closing_target, may_be_closed
 from ..training.config import RunConfig
 from ..training.loading import Batch
-from ..training.recipe import WARM_UP
-from ..training.trainee import Pixels, Predict, StepResult, Trainee
+from ..training.recipe import CLOSE_FROM, CLOSED_BY, COST_BATCHES, FIT_BATCHES, WARM_UP, closing_share
+from ..training.trainee import Photos, Pixels, Predict, StepResult, Trainee
 from .adamw import AdamW
 from .answering import Answering, answer_costs, undecided
+from .closing import Closing
+from .forced import derive_forced
 from .parameters import Parameters
 from .running import GraphRunner, open_runner
 from .statistics import fit_normalisation
@@ -31,7 +36,8 @@ class GraphTrainee(Trainee):
         self._bundle, self._config = bundle, config
         self._backend, self._threads = backend, threads
         self._preprocessing = bundle.manifest.preprocessing
-        self.parameters = Parameters(bundle.manifest, len(config.classes), config.seed)
+        self._share_left = closing_share(config.keep)  # by closed blocks
+        self.parameters = Parameters(bundle.manifest, len(config.classes), config.seed, self._share_left < 1)
         self._optimizer = AdamW()
         self._gradients: Dict[str, Array] = {}
         self._step: Optional[GraphRunner] = None
@@ -54,6 +60,41 @@ class GraphTrainee(Trainee):
             fit_normalisation(self.parameters, observe, images)
         finally:
             runner.close()
+
+    def revise(self, progress: float, photos: Photos) -> None:
+        own = self.parameters
+        if not own.may_close or progress < CLOSE_FROM:
+            return
+        target = closing_target(progress, self._share_left)
+        saved = saved_shares(self._bundle.manifest.blocks).tolist()
+        runner = None
+        try:
+            while True:
+                still, now = own.open_blocks(), float(self.costs()[-1])
+                candidates = may_be_closed(still, saved, now, self._share_left)
+                if now <= target or not candidates:
+                    return
+                if runner is None:
+                    self._close_step()  # both graphs at once would be the run's largest memory
+                    graph = derive_forced(self._bundle, len(self._config.classes))
+                    runner = open_runner(self._backend, graph.model, self._threads)
+                    closing = Closing(own, graph, runner)
+                batches = photos(len(still))
+                try:
+                    closing.fit_bypasses(self._in_slices(islice(batches, FIT_BATCHES)))
+                    costs = closing.costs(self._in_slices(islice(batches, COST_BATCHES)), candidates)
+                finally:
+                    batches.close()
+                own.close(cheapest(costs, saved))
+        finally:
+            if runner is not None:
+                runner.close()
+
+    def _in_slices(self, batches: Iterable[Batch]) -> Iterator[Tuple[Array, Array]]:
+        size = self.micro_batch
+        for pixels, labels in batches:
+            for i in range(0, len(labels), size):
+                yield self._preprocessing.normalise(pixels[i : i + size]), labels[i : i + size]
 
     def gradients(self, batch: Batch, progress: float, done: int) -> StepResult:
         if self._step is None:
@@ -105,6 +146,9 @@ class GraphTrainee(Trainee):
     def costs(self) -> Array:
         return answer_costs(self._bundle.manifest, self.parameters.closed)
 
+    def is_final(self, progress: float) -> bool:
+        return not self.parameters.may_close or progress > CLOSED_BY
+
     def model(self) -> Dict[str, Array]:
         return self.parameters.state()
 
@@ -121,6 +165,9 @@ class GraphTrainee(Trainee):
     def close(self) -> None:
         """Free the graphs."""
         self.predicted()
+        self._close_step()
+
+    def _close_step(self) -> None:
         if self._step is not None:
             self._step.close()
             self._step = None

@@ -1,10 +1,10 @@
 """What every trainer shares, whatever computes its gradients: configuration, recipe, photos, checkpoints.
 
-The modules `checkpoint`, `deployed`, `limits`, `randomness` and `recipe` are part of the face: the names in them mean
-little without theirs.
+The modules `checkpoint`, `closing`, `deployed`, `limits`, `randomness` and `recipe` are part of the face: the names in
+them mean little without theirs.
 """
 
-from . import checkpoint, deployed, limits, randomness, recipe
+from . import checkpoint, closing, deployed, limits, randomness, recipe
 from .augmentation import Augmentation
 from .config import (
     BACKBONE_PRECISIONS,
@@ -53,6 +53,7 @@ __all__ = [
     "Trainee",
     "Validation",
     "checkpoint",
+    "closing",
     "default_workers",
     "deployed",
     "drop_unreadable",

@@ -155,6 +155,39 @@ def test_resumed_equals_uninterrupted(backend, asked, tmp_path):
     assert same(whole.domain.weights, resumed.domain.weights)
 
 
+class StopsAmidChoice(Reporter):
+    """Asks to stop while a block to close is being chosen, after a number of batches looked at for it."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def revising(self, epoch, batches):
+        self.left -= 1
+
+    def __call__(self):
+        return self.left <= 0
+
+
+def test_closed_blocks_and_stopped_while_choosing_them(asked, home):
+    """Nothing of a choice is kept until it is made, and it is made again from the same photos."""
+    options = {"keep": 0.45, "epochs": 6, "micro_batch": 8}
+    whole = learn(asked(domain="whole", **options), Reporter())
+    assert len(whole.domain.closed) >= 2 and 0.7 < whole.best["val_share"] < 0.77
+    assert whole.best["kept_share"] < 0.5 and whole.best["val_accuracy"] >= 0.75
+    for stops, after in enumerate((4, 9, 13)):  # amid the fit, amid the costs, and amid the choice after the next
+        reporter = StopsAmidChoice(after)
+        assert learn(asked(**options, resume=stops > 0), reporter, reporter).domain is None
+    resumed = learn(asked(**options, resume=True), Reporter())
+    assert untimed(whole.history) == untimed(resumed.history)
+    a, b = (tensors_of(Path(done.folder) / "last.safetensors") for done in (whole, resumed))
+    assert same(a, b) and a["closed"].sum() == len(whole.domain.closed)
+    with Runtime(home) as runtime:
+        result = runtime.run_batch(np.zeros((2, 3, SIZE, SIZE), np.float32), "stripes")
+        assert not result.blocks[:, list(whole.domain.closed)].any()
+        stored = runtime.load("stripes").weights
+    assert same(resumed.domain.weights, {name: stored[name] for name in resumed.domain.weights})
+
+
 def test_any_slicing_learns_the_same(asked):
     first = [learn(asked(domain=f"d{n}", micro_batch=n, epochs=1), Reporter()).history[0] for n in (1, 3, 8)]
     for row in first[1:]:
@@ -298,6 +331,7 @@ def test_the_command(home, photos, tmp_path, monkeypatch, capsys):
         ({"lr": -1.0}, TrainingError, "--lr -1"),
         ({"seed": -1}, TrainingError, "--seed -1"),
         ({"keep": 1.5}, TrainingError, "--keep 1.5"),
+        ({"keep": 0.05}, TrainingError, "cannot go below 0.*every block that can be is closed"),
         ({"resume": True, "overwrite": True}, TrainingError, "exclude each other"),
         ({"backend": "tensorrt"}, TrainingError, "learning runs on onnxruntime or reference"),
         ({"photos": None}, TrainingError, "which photos"),

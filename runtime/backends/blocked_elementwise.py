@@ -11,9 +11,9 @@ from typing import Dict, List, NamedTuple, Optional, Set
 import numpy as np
 
 from ..onnx_graph.joining import pruned
-from ..onnx_graph.model import Model, Node, unused_name
+from ..onnx_graph.model import AttributeValue, Model, Node, unused_name
 
-_DOMAIN = "com.microsoft.nchwc"
+DOMAIN = "com.microsoft.nchwc"
 # What looks at one number, or at two in the same place.
 _ELEMENTWISE = {"Abs", "Add", "And", "Cast", "Clip", "Greater", "HardSigmoid", "Less", "Mul", "Relu", "Sub"}
 _INTERLEAVE = [0, 3, 4, 1, 5, 2]  # the order of the axes (B, s, s', C, H, W) that makes (B, C, H s, W s') of phases
@@ -61,10 +61,10 @@ class _Pass:
         if node.outputs[0] in self._done:
             return
         node = node.replace([self._same.get(name, name) for name in node.inputs])
-        if node.domain == _DOMAIN and node.op == "ReorderInput" and node.inputs[0] in self._blocked:
+        if node.domain == DOMAIN and node.op == "ReorderInput" and node.inputs[0] in self._blocked:
             self._same[node.outputs[0]] = self._blocked[node.inputs[0]].name
             return
-        if node.domain == _DOMAIN and node.op == "ReorderOutput" and not node.attributes.get("channels_last"):
+        if node.domain == DOMAIN and node.op == "ReorderOutput" and not node.attributes.get("channels_last"):
             self._blocked[node.outputs[0]] = _Lying(node.inputs[0], int(node.attributes["channels"]))  # type: ignore[arg-type]
             self._pending.add(node.outputs[0])
         elif node.domain == "" and self._in_blocks(node):
@@ -83,7 +83,7 @@ class _Pass:
             self._pending.remove(name)
             lying = self._blocked[name]
             attributes = {"channels": lying.channels, "channels_last": 0}
-            self.nodes.append(Node("ReorderOutput", [lying.name], [name], attributes, domain=_DOMAIN))
+            self.nodes.append(Node("ReorderOutput", [lying.name], [name], attributes, domain=DOMAIN))
 
     def _in_blocks(self, node: Node) -> bool:
         """Append the node as one on blocks, if it can be one."""
@@ -117,9 +117,9 @@ class _Pass:
         scales = self.weights.get(node.inputs[2]) if len(node.inputs) == 3 else None
         if scales is None or len(scales) != 4 or any(n != int(n) for n in scales):
             return False
-        attributes = {"scales": [int(n) for n in scales], "mode": "nearest"}
+        attributes: Dict[str, AttributeValue] = {"scales": [int(n) for n in scales], "mode": "nearest"}
         output = self._lies(node.outputs[0], lying.channels)
-        self.nodes.append(Node("Upsample", [lying.name], [output], attributes, domain=_DOMAIN, name=node.name))
+        self.nodes.append(Node("Upsample", [lying.name], [output], attributes, domain=DOMAIN, name=node.name))
         return True
 
     def _interleaved(self, node: Node, lying: _Lying) -> bool:

@@ -189,14 +189,6 @@ def arg_max(attributes: Attributes, x: Array) -> Array:
     return unsqueeze({}, y, np.array([axis % x.ndim])) if attributes.get("keepdims", 1) else y
 
 
-def hard_sigmoid(attributes: Attributes, x: Array) -> Array:
-    """alpha x + beta, no less than 0 and no more than 1."""
-    kind = x.dtype.type
-    line: Array = x * kind(attributes.get("alpha", 0.2)) + kind(attributes.get("beta", 0.5))
-    y: Array = np.minimum(np.maximum(line, kind(0)), kind(1))
-    return y
-
-
 def softmax(attributes: Attributes, x: Array) -> Array:
     y: Array = np.exp(log_softmax(attributes, x))
     return y
@@ -282,8 +274,8 @@ def _along(attributes: Attributes, x: Array, values: Array) -> Array:
 _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "auto_pad")
 
 OPERATORS: Dict[str, Operator] = {
-    "Abs": Operator(lambda _, x: np.abs(x)),
     "Add": Operator(lambda _, a, b: a + b),
+    "And": Operator(lambda _, a, b: np.asarray(a & b)),
     "ArgMax": Operator(arg_max, ("axis", "keepdims", "select_last_index")),
     "AveragePool": Operator(average_pool, _WINDOW + ("ceil_mode", "count_include_pad")),
     "Cast": Operator(cast, ("to",)),
@@ -297,8 +289,8 @@ OPERATORS: Dict[str, Operator] = {
     "Gemm": Operator(gemm, ("alpha", "beta", "transA", "transB")),
     "GlobalAveragePool": Operator(lambda _, x: x.mean(axis=tuple(range(2, x.ndim)), keepdims=True)),
     "Greater": Operator(lambda _, a, b: np.asarray(a > b)),
-    "HardSigmoid": Operator(hard_sigmoid, ("alpha", "beta")),
     "Identity": Operator(lambda _, x: x),
+    "Less": Operator(lambda _, a, b: np.asarray(a < b)),
     "LogSoftmax": Operator(log_softmax, ("axis",)),
     "MatMul": Operator(lambda _, a, b: np.asarray(np.matmul(a, b))),
     "MaxPool": Operator(max_pool, _WINDOW + ("ceil_mode", "storage_order")),

@@ -28,25 +28,31 @@ _arena: Optional[bool] = None
 
 
 def open_session(
-    model: Union[bytes, str], threads: Optional[int] = None, optimised: bool = False, save: Optional[str] = None
+    model: Union[bytes, str],
+    threads: Optional[int] = None,
+    optimised: bool = False,
+    save: Optional[str] = None,
+    as_written: bool = False,
 ) -> Any:
     """An onnxruntime.InferenceSession on the CPU that gets along with every other session of this process.
 
     model: the bytes of an ONNX file, or its path. threads: None lets ONNX Runtime use the cores it may use.
     optimised: take the graph as it is. save: a path to write the optimised graph to, good for this machine alone.
+    as_written: take it as it is, run its nodes in the file's order, and plan no memory ahead, which for the graph of a
+    training step takes up to twice as much as one that is freed as it is read.
     Raises BackendError if ONNX Runtime is missing or refuses the model.
     """
     ort = import_onnxruntime()
     shared = _share_pool(ort, threads)
     try:
-        return _session(ort, model, shared, optimised, save)
+        return _session(ort, model, shared, optimised, save, as_written)
     except Exception as error:
         # An older ONNX Runtime takes the pool's sizes and ignores them when a session was made before it.
         if not (shared and "GlobalThreadPools" in str(error)):
             raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
     warn("another session came first, so there is no shared thread pool: each segment runs on 1 thread")
     try:
-        return _session(ort, model, False, optimised, save)
+        return _session(ort, model, False, optimised, save, as_written)
     except Exception as error:
         raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
 
@@ -101,11 +107,17 @@ def warn(message: str) -> None:
     warnings.warn("da3: " + message, RuntimeWarning, stacklevel=2)
 
 
-def _session(ort: Any, model: Union[bytes, str], shared: bool, optimised: bool, save: Optional[str]) -> Any:
+def _session(
+    ort: Any, model: Union[bytes, str], shared: bool, optimised: bool, save: Optional[str], as_written: bool
+) -> Any:
     options = ort.SessionOptions()
     if _share_arena(ort):
         options.add_session_config_entry("session.use_env_allocators", "1")
-    if optimised:
+    if as_written:
+        options.enable_mem_pattern = False
+        if hasattr(ort, "ExecutionOrder"):
+            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if optimised or as_written:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if save is not None:
         options.optimized_model_filepath = save

@@ -34,7 +34,7 @@ class Forward(NamedTuple):
 
     def finished(self, inputs: List[Info], outputs: List[Info], name: str) -> Model:
         """What was written, without what no output needs."""
-        model = self.model.replace(self.graph.nodes, self.graph.weights, inputs, outputs)
+        model = self.model.replace(self.graph.finished(), self.graph.weights, inputs, outputs)
         model.name = name
         return pruned(model)
 

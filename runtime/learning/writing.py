@@ -1,6 +1,6 @@
 """A graph that grows node by node: what derivations write with."""
 
-from typing import Dict, Iterable, Mapping, Set
+from typing import Dict, Iterable, List, Mapping, Optional, Set
 
 import numpy as np
 
@@ -18,16 +18,35 @@ class GraphWriter:
         self.weights = dict(model.weights)
         self.shapes: Dict[str, Dims] = dict(shapes)
         self._taken: Set[str] = model.value_names()
+        self._behind: Dict[str, List[Node]] = {}
         for name, array in self.weights.items():
             self.shapes[name] = array.shape
         for node in self.nodes:
             self.shapes[node.outputs[0]] = output_shape(node, self.shapes, self.weights)
 
-    def node(self, op: str, inputs: Iterable[str], near: str, **attributes: AttributeValue) -> str:
-        """Append a node; the name of its result, which is like `near`."""
+    def node(
+        self, op: str, inputs: Iterable[str], near: str, behind: Optional[str] = None, **attributes: AttributeValue
+    ) -> str:
+        """Append a node; the name of its result, which is like `near`.
+
+        behind: in the finished graph the node comes as soon as this value is there, not at the end.
+        """
         result = unused_name("%s/%s" % (near, op), self._taken)
-        self.nodes.append(Node(op, inputs, [result], attributes, name=result))
+        node = Node(op, inputs, [result], attributes, name=result)
+        if behind is None:
+            self.nodes.append(node)
+        else:
+            self._behind.setdefault(behind, []).append(node)
         return result
+
+    def finished(self) -> List[Node]:
+        """Every node, in an order that can be run and keeps little alive."""
+        nodes: List[Node] = []
+        for node in self.nodes:
+            nodes.append(node)
+            for name in node.outputs:
+                nodes += self._behind.get(name, [])
+        return nodes
 
     def constant(self, name: str, array: Array) -> str:
         """Add a constant; its name, which is like `name`. An equal one of that name is used again."""
@@ -49,6 +68,6 @@ class GraphWriter:
 
     def rename(self, value: str, name: str) -> None:
         """Give a node's output another name."""
-        for node in self.nodes:
+        for node in self.finished():
             node.inputs = [name if found == value else found for found in node.inputs]
             node.outputs = [name if found == value else found for found in node.outputs]

@@ -75,7 +75,7 @@ def run_in_double(model, given):
 
 
 def run_on_onnxruntime(model, given):
-    session = open_session(write_model(model), threads=1)
+    session = open_session(write_model(model))
     found = session.run(None, {name: array.astype(np.float32) for name, array in given.items()})
     return dict(zip((info.name for info in model.outputs), found, strict=True))
 

@@ -62,20 +62,28 @@ def has_pool() -> bool:
     return _pool is not None
 
 
-def open_step_session(model: bytes, threads: Optional[int] = None) -> Any:
+def use_exact_arena() -> None:
+    """Let the arena of this process take from the system what it needs, not the next power of two: for a process that
+    will run something large. It has no effect once a session was made."""
+    _share_arena(import_onnxruntime(), exact=True)
+
+
+def open_step_session(model: bytes, threads: Optional[int] = None, as_written: bool = False) -> Any:
     """A session for a graph that is large and run for hours, such as a training step, with threads of its own.
 
     Its threads do not spin while they wait, so that other processes have the cores. Its arena takes from the system
     what it needs, not the next power of two, if no session was made before; and no block is planned ahead for all that
     is alive at once, which would lie beside what the first run has taken. For a MobileNetV2's step both together are a
     sixth of the process's memory. Where the process has a pool, it is shared. threads: None uses the cores it may use.
-    Raises BackendError as `open_session` does.
+    as_written: as for `open_session`. Raises BackendError as that does.
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
     options.log_severity_level = _SEVERITY_ERROR
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False
+    if as_written:
+        _take_as_written(ort, options)
     if _share_arena(ort, exact=True):
         options.add_session_config_entry("session.use_env_allocators", "1")
     options.inter_op_num_threads = 1
@@ -114,10 +122,8 @@ def _session(
     if _share_arena(ort):
         options.add_session_config_entry("session.use_env_allocators", "1")
     if as_written:
-        options.enable_mem_pattern = False
-        if hasattr(ort, "ExecutionOrder"):
-            options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
-    if optimised or as_written:
+        _take_as_written(ort, options)
+    if optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if save is not None:
         options.optimized_model_filepath = save
@@ -129,6 +135,14 @@ def _session(
         options.inter_op_num_threads = 1
     # Its fallback would try the same provider again, and print on stdout.
     return ort.InferenceSession(model, options, providers=_PROVIDERS, enable_fallback=0)
+
+
+def _take_as_written(ort: Any, options: Any) -> None:
+    """Run the nodes as they are, in the file's order, and plan no memory ahead."""
+    options.enable_mem_pattern = False
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if hasattr(ort, "ExecutionOrder"):
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
 
 
 def _share_pool(ort: Any, threads: Optional[int]) -> bool:

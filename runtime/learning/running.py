@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 from typing import Any, Dict, Optional
 
 from ..backends.reference import Program
-from ..backends.sessions import first_line, import_onnxruntime, open_step_session
+from ..backends.sessions import first_line, has_pool, import_onnxruntime, open_step_session, use_exact_arena
+from ..backends.training_graph import for_this_cpu
 from ..errors import BackendError
 from ..onnx_graph.model import Model
 from ..onnx_graph.writing import write_model
@@ -30,10 +31,13 @@ class GraphRunner(ABC):
 class OnnxRuntimeRunner(GraphRunner):
     """A session of its own threads, which do not spin while they wait: a board has other work."""
 
-    def __init__(self, model: Model, threads: Optional[int] = None) -> None:
+    def __init__(self, model: Model, threads: Optional[int] = None, often: bool = False) -> None:
         self._inputs = [info.name for info in model.inputs]
         self._outputs = [info.name for info in model.outputs]
-        self._session: Any = open_step_session(write_model(model), threads)
+        use_exact_arena()
+        # One thread is enough to optimise with, and does not make the process's pool.
+        data = for_this_cpu(model, None if has_pool() else 1) if often else write_model(model)
+        self._session: Any = open_step_session(data, threads, as_written=often)
 
     def run(self, feeds: Dict[str, Array]) -> Dict[str, Array]:
         read = {name: feeds[name] for name in self._inputs}
@@ -67,6 +71,6 @@ def best_backend() -> str:
     return BACKENDS[0]
 
 
-def open_runner(backend: str, model: Model, threads: Optional[int] = None) -> GraphRunner:
-    """The graph on one of BACKENDS."""
-    return ReferenceRunner(model) if backend == "reference" else OnnxRuntimeRunner(model, threads)
+def open_runner(backend: str, model: Model, threads: Optional[int] = None, often: bool = False) -> GraphRunner:
+    """The graph on one of BACKENDS. often: it is worth a second or two to make it faster."""
+    return ReferenceRunner(model) if backend == "reference" else OnnxRuntimeRunner(model, threads, often)

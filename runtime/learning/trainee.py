@@ -99,7 +99,7 @@ class GraphTrainee(Trainee):
     def gradients(self, batch: Batch, progress: float, done: int) -> StepResult:
         if self._step is None:
             graph = derive_step(self._bundle, len(self._config.classes), self.parameters.closed)
-            self._step = open_runner(self._backend, graph.model, self._threads)
+            self._step = open_runner(self._backend, graph.model, self._threads, often=True)
         count, size = len(batch.labels), self.micro_batch
         feeds = _domain(self.parameters.fold())
         feeds[SCALE] = np.full(1, 1.0 / count, np.float32)

@@ -1,6 +1,6 @@
 """What a domain that is being learnt answers, as the engine will run it: every exit's logits, and the last ones."""
 
-from typing import Dict, Tuple
+from typing import Dict, List, Tuple
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class Answering:
     def __init__(self, bundle: Bundle, backend: str) -> None:
         # A pool of more threads would be the process's for good: training steps would have to share it, and it spins.
         self._runtime = Runtime(Bundle(bundle.path), backend, threads=None if has_pool() else 1)
-        self._exits = [step.outputs[0] for step in exit_steps(bundle.manifest.plan)]
+        self._exits = exit_logits(bundle.manifest)
 
     def use(self, domain: Domain) -> None:
         """Answer as this domain from now on."""
@@ -33,6 +33,11 @@ class Answering:
 
     def close(self) -> None:
         self._runtime.close()
+
+
+def exit_logits(manifest: Manifest) -> List[str]:
+    """What the plan calls the answers of the exits, in order."""
+    return [step.outputs[0] for step in exit_steps(manifest.plan)]
 
 
 def undecided(

@@ -1,15 +1,15 @@
 """Running one derived graph, whatever runs it."""
 
 from abc import ABC, abstractmethod
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Optional, Union
 
 from ..backends.reference import Program
-from ..backends.sessions import first_line, has_pool, import_onnxruntime, open_step_session, use_exact_arena
-from ..backends.training_graph import for_this_cpu
+from ..backends.sessions import first_line, import_onnxruntime, open_step_session
+from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..onnx_graph.model import Model
-from ..onnx_graph.writing import write_model
 from ..records import Array
+from .making import Asked, MadeApart, made_here
 
 BACKENDS = ("onnxruntime", "reference")
 
@@ -31,13 +31,11 @@ class GraphRunner(ABC):
 class OnnxRuntimeRunner(GraphRunner):
     """A session of its own threads, which do not spin while they wait: a board has other work."""
 
-    def __init__(self, model: Model, threads: Optional[int] = None, often: bool = False) -> None:
-        self._inputs = [info.name for info in model.inputs]
-        self._outputs = [info.name for info in model.outputs]
-        use_exact_arena()
-        # One thread is enough to optimise with, and does not make the process's pool.
-        data = for_this_cpu(model, None if has_pool() else 1) if often else write_model(model)
-        self._session: Any = open_step_session(data, threads, as_written=often)
+    def __init__(self, file: Union[bytes, str], threads: Optional[int] = None, as_written: bool = False) -> None:
+        """file: the bytes of an ONNX file, or its path; see making.py. threads: None takes those there are."""
+        self._session: Any = open_step_session(file, threads, as_written)
+        self._inputs = [value.name for value in self._session.get_inputs()]
+        self._outputs = [value.name for value in self._session.get_outputs()]
 
     def run(self, feeds: Dict[str, Array]) -> Dict[str, Array]:
         read = {name: feeds[name] for name in self._inputs}
@@ -62,6 +60,28 @@ class ReferenceRunner(GraphRunner):
         return dict(zip(self._outputs, self._program.run([feeds[name] for name in self._inputs])))
 
 
+class Running:
+    """How a run runs its graphs; close it at its end."""
+
+    def __init__(self, backend: str, threads: Optional[int] = None, apart: bool = False) -> None:
+        """backend: one of BACKENDS. threads: of the CPU; None takes those there are. apart: graphs are made in a
+        process of their own, and kept in files while they are wanted."""
+        self.backend, self.threads = backend, threads
+        self._made = MadeApart() if apart and backend != "reference" else None
+
+    def open(self, bundle: Bundle, asked: Asked) -> GraphRunner:
+        """The graph, ready. Raises BundleError or BackendError."""
+        if self.backend == "reference":
+            return ReferenceRunner(asked.derive(bundle))
+        file = made_here(bundle, asked) if self._made is None else self._made.path(bundle, asked)
+        return OnnxRuntimeRunner(file, self.threads, asked.often)
+
+    def close(self) -> None:
+        """Remove the files."""
+        if self._made is not None:
+            self._made.close()
+
+
 def best_backend() -> str:
     """The fastest that is installed. Raises BackendError where only numpy is: a user should know how slow that is."""
     try:
@@ -69,8 +89,3 @@ def best_backend() -> str:
     except BackendError as error:
         raise BackendError("%s; or take --backend reference, which is slow" % error)
     return BACKENDS[0]
-
-
-def open_runner(backend: str, model: Model, threads: Optional[int] = None, often: bool = False) -> GraphRunner:
-    """The graph on one of BACKENDS. often: it is worth a second or two to make it faster."""
-    return ReferenceRunner(model) if backend == "reference" else OnnxRuntimeRunner(model, threads, often)

@@ -78,7 +78,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         workers=workers,
         folder=folder,
         reporter=reporter,
-        draw=lambda history: write_curves(folder, history, config.domain),
+        draw=lambda history, last: write_curves(folder, history, config.domain),
         last_only=options.last_only,
     )
     if resumed is None:

@@ -8,6 +8,7 @@ from ..backends.sessions import has_pool
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
 from ..bundle.plan import exit_steps
+from ..calibration import NOBODY
 from ..engine import Runtime
 from ..records import Array, Domain, ExitRule
 from ..schedule import flops_share, reached_blocks
@@ -23,7 +24,8 @@ class Answering:
 
     def use(self, domain: Domain) -> None:
         """Answer as this domain from now on."""
-        self._runtime.load(domain)
+        # Exits that let nobody leave, so that one layout is opened, which ends at each exit, and no other beside it.
+        self._runtime.load(domain._replace(exits=(ExitRule(NOBODY),) * len(self._exits)))
         self._runtime.use(domain.name)
 
     def __call__(self, images: Array) -> Array:

@@ -1,0 +1,73 @@
+"""The files that ONNX Runtime learns from, made in a process of their own.
+
+Deriving and optimising a graph takes several times what it weighs, and neither ONNX Runtime nor the C library hands all
+of that back. Whoever trains opens the finished file, and has in memory what it runs.
+"""
+
+import os
+import subprocess
+import sys
+from typing import Collection, List, Optional
+
+from ..backends.training_graph import for_this_cpu
+from ..bundle.bundle import Bundle
+from ..errors import BackendError, Da3Error
+from ..records import Path
+from ..system import write_atomically
+from .step_graph import derive_observation, derive_step
+
+STEP, OBSERVATION = "step", "observation"
+
+_CHILD = "import sys; sys.path[:] = %r; from %s import main; sys.exit(main(sys.argv[1:]))"
+
+
+def make_file(
+    kind: str, bundle: Path, path: Path, classes: int, closed: Collection[int] = (), threads: Optional[int] = None
+) -> None:
+    """Write the graph of a STEP, or of an OBSERVATION, of a domain with so many classes that closes these blocks, to
+    be opened with `open_session(path, as_written=True)` on this machine.
+
+    bundle: its path. Raises BackendError with what the process that makes it says.
+    """
+    words = [
+        kind,
+        os.fspath(bundle),
+        os.fspath(path),
+        str(classes),
+        ",".join(map(str, sorted(closed))),
+        str(threads or 0),
+    ]
+    environment = dict(os.environ, MALLOC_MMAP_THRESHOLD_="131072")  # so that glibc hands back what is freed
+    code = _CHILD % (sys.path, __name__)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code] + words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        universal_newlines=True,
+    )
+    try:
+        said = child.communicate()[0].strip().split("\n")[-1]
+    finally:
+        if child.poll() is None:  # interrupted
+            child.kill()
+            child.wait()
+    if child.returncode:
+        raise BackendError(said or "the process that makes the %s's graph ended with %d" % (kind, child.returncode))
+
+
+def main(words: List[str]) -> int:
+    """What the other process does; its exit status."""
+    kind, bundle, path, classes, closed, threads = words
+    blocks = [int(number) for number in closed.split(",") if number]
+    try:
+        with Bundle(bundle) as opened:
+            if kind == STEP:
+                model = derive_step(opened, int(classes), blocks).model
+            else:
+                model = derive_observation(opened, blocks)
+        write_atomically(path, for_this_cpu(model, int(threads) or None, spend=True))
+    except (Da3Error, OSError, MemoryError) as error:
+        print(str(error) or type(error).__name__)
+        return 1
+    return 0

@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from simulation.tensorrt.api import RELEASES, Api
+from simulation.tensorrt.onnx_rules import refusals
 
 from da3.export.segments import deploy
 from da3.runtime.backends.reference import Program
@@ -174,6 +176,14 @@ def test_what_the_graph_is_made_of():
     names = [info.name for info in step.model.inputs]
     assert names[:3] == ["image", "target", "scale"] and all(name.startswith("domain:") for name in names[3:])
     assert [info.name for info in step.model.outputs] == ["loss", "logits", *("gradient:" + n for n in step.trained)]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("case", NETWORKS[1:6:2], ids=IDS[1:6:2])
+def test_every_tensorrt_takes_it(case, release):
+    deployment, closed = deployed(network(*case)), case[-1]
+    for model in (derive_step(deployment, CLASSES, closed).model, derive_observation(deployment, closed)):
+        assert refusals(onnx.ModelProto.FromString(write_model(model)), Api(release)) == []
 
 
 def test_nothing_goes_back_before_the_first_adaptor():

@@ -14,9 +14,9 @@ from ..bundle.bundle import Bundle
 from ..errors import BackendError, Da3Error
 from ..records import Path
 from ..system import write_atomically
-from .step_graph import derive_observation, derive_step
+from .step_graph import derive_loss, derive_observation, derive_step
 
-STEP, OBSERVATION = "step", "observation"
+STEP, LOSS_ALONE, OBSERVATION = "step", "loss", "observation"
 
 _CHILD = "import sys; sys.path[:] = %r; from %s import main; sys.exit(main(sys.argv[1:]))"
 
@@ -24,10 +24,10 @@ _CHILD = "import sys; sys.path[:] = %r; from %s import main; sys.exit(main(sys.a
 def make_file(
     kind: str, bundle: Path, path: Path, classes: int, closed: Collection[int] = (), threads: Optional[int] = None
 ) -> None:
-    """Write the graph of a STEP, or of an OBSERVATION, of a domain with so many classes that closes these blocks, to
-    be opened with `open_session(path, as_written=True)` on this machine.
+    """Write the graph of a STEP, of its LOSS_ALONE, or of an OBSERVATION, of a domain with so many classes that closes
+    these blocks, to `path`.
 
-    bundle: its path. Raises BackendError with what the process that makes it says.
+    It is to be opened with `open_session(path, as_written=True)` on this machine. bundle: its path. Raises BackendError with what the process that makes it says.
     """
     words = [
         kind,
@@ -64,6 +64,8 @@ def main(words: List[str]) -> int:
         with Bundle(bundle) as opened:
             if kind == STEP:
                 model = derive_step(opened, int(classes), blocks).model
+            elif kind == LOSS_ALONE:
+                model = derive_loss(opened, int(classes), blocks)
             else:
                 model = derive_observation(opened, blocks)
         write_atomically(path, for_this_cpu(model, int(threads) or None, spend=True))

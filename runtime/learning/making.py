@@ -27,7 +27,8 @@ def make_file(
     """Write the graph of a STEP, of its LOSS_ALONE, or of an OBSERVATION, of a domain with so many classes that closes
     these blocks, to `path`.
 
-    It is to be opened with `open_session(path, as_written=True)` on this machine. bundle: its path. Raises BackendError with what the process that makes it says.
+    It is to be opened with `open_session(path, as_written=True)` on this machine. bundle: its path. Raises BackendError
+    with what the process that makes it says.
     """
     words = [
         kind,

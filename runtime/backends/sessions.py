@@ -120,7 +120,9 @@ def _session(
     ort: Any, model: Union[bytes, str], shared: bool, optimised: bool, save: Optional[str], as_written: bool
 ) -> Any:
     options = ort.SessionOptions()
-    if _share_arena(ort):
+    if save is not None:  # it runs nothing, and what the arena has taken it keeps
+        options.enable_cpu_mem_arena = False
+    elif _share_arena(ort):
         options.add_session_config_entry("session.use_env_allocators", "1")
     if as_written:
         _take_as_written(ort, options)

@@ -3,6 +3,15 @@
 from .learn import Learnt, learn
 from .options import LearnOptions
 from .reporter import TextReporter
-from .step_graph import StepGraph, derive_observation, derive_step
+from .step_graph import StepGraph, derive_loss, derive_observation, derive_step
 
-__all__ = ["LearnOptions", "Learnt", "StepGraph", "TextReporter", "derive_observation", "derive_step", "learn"]
+__all__ = [
+    "LearnOptions",
+    "Learnt",
+    "StepGraph",
+    "TextReporter",
+    "derive_loss",
+    "derive_observation",
+    "derive_step",
+    "learn",
+]

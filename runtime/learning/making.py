@@ -1,99 +1,83 @@
-"""Derived graphs made ready for ONNX Runtime in a process of their own, whose memory is gone when training begins.
+"""The files that ONNX Runtime learns from, made in a process of their own.
 
-To derive and optimise the step of a MobileNetV2 takes more memory than to run it.
+Deriving and optimising a graph takes several times what it weighs, and neither ONNX Runtime nor the C library hands all
+of that back. Whoever trains opens the finished file, and has in memory what it runs.
 """
 
-import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
-from typing import Any, Callable, Dict, NamedTuple, Tuple
+from typing import Collection, List, Optional
 
-from ..backends.sessions import has_pool, use_exact_arena
 from ..backends.training_graph import for_this_cpu
 from ..bundle.bundle import Bundle
 from ..errors import BackendError, Da3Error
 from ..onnx_graph.model import Model
-from ..onnx_graph.writing import write_model
+from ..records import Path
+from ..system import write_atomically
 from .forced import derive_forced
-from .step_graph import derive_observation, derive_step
+from .step_graph import derive_loss, derive_observation, derive_step
 
-_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from da3.runtime.learning.making import main; main()"
+STEP, LOSS_ALONE, OBSERVATION, FORCED = "step", "loss", "observation", "forced"
 
-
-class Asked(NamedTuple):
-    """A graph: kind is one of KINDS. closed: blocks that the domain closes."""
-
-    kind: str
-    classes: int
-    closed: Tuple[int, ...] = ()
-
-    def derive(self, bundle: Bundle) -> Model:
-        """Raises BundleError if a file is damaged, or has an operator that is not known."""
-        return KINDS[self.kind](bundle, self)
-
-    @property
-    def often(self) -> bool:
-        """Whether it is run so often that it is worth a second or two to make it faster."""
-        return self.kind == "step"
+_CHILD = "import sys; sys.path[:] = %r; from %s import main; sys.exit(main(sys.argv[1:]))"
 
 
-KINDS: Dict[str, Callable[[Bundle, Asked], Model]] = {
-    "observation": lambda bundle, asked: derive_observation(bundle, asked.closed),
-    "step": lambda bundle, asked: derive_step(bundle, asked.classes, asked.closed).model,
-    "forced": lambda bundle, asked: derive_forced(bundle, asked.classes),
-}
+def make_file(
+    kind: str, bundle: Path, path: Path, classes: int, closed: Collection[int] = (), threads: Optional[int] = None
+) -> None:
+    """Write the graph of a STEP, of its LOSS_ALONE, of an OBSERVATION, or one that is FORCED, of a domain with so many
+    classes that closes these blocks, to `path`.
 
-
-def made_here(bundle: Bundle, asked: Asked) -> bytes:
-    """The graph's ONNX file, to be opened as written where it is wanted `often`."""
-    model = asked.derive(bundle)
-    if not asked.often:
-        return write_model(model)
-    use_exact_arena()
-    # One thread is enough to optimise with, and does not make the process's pool.
-    return for_this_cpu(model, None if has_pool() else 1)
-
-
-class MadeApart:
-    """The same files, made in another process each: of every kind the last that was asked for, until it is closed."""
-
-    def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="da3-graphs-")
-        self._made: Dict[str, Asked] = {}
-
-    def path(self, bundle: Bundle, asked: Asked) -> str:
-        """Raises BackendError with what went wrong there."""
-        path = os.path.join(self._folder, "%s.onnx" % asked.kind)
-        if self._made.get(asked.kind) != asked:
-            self._made.pop(asked.kind, None)
-            self._make(dict(asked._asdict(), bundle=os.path.abspath(bundle.path), path=path))
-            self._made[asked.kind] = asked
-        return path
-
-    def _make(self, job: Dict[str, Any]) -> None:
-        words = [sys.executable, "-c", _CODE, json.dumps([os.path.abspath(p) for p in sys.path]), json.dumps(job)]
-        # In a session of its own, so that Ctrl-C reaches this process alone, which then stops in good order.
-        child = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
-        _, errors = child.communicate()
-        if child.returncode:
-            said = errors.decode("utf-8", "replace").strip().split("\n")
-            raise BackendError(said[-1][:500] or "making a graph ended with code %d" % child.returncode)
-
-    def close(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def main() -> None:
-    """The other process."""
-    job = json.loads(sys.argv[2])
-    path, place = job.pop("path"), job.pop("bundle")
+    It is to be opened with `open_session(path, as_written=True)` on this machine. bundle: its path. Raises BackendError
+    with what the process that makes it says.
+    """
+    words = [
+        kind,
+        os.fspath(bundle),
+        os.fspath(path),
+        str(classes),
+        ",".join(map(str, sorted(closed))),
+        str(threads or 0),
+    ]
+    environment = dict(os.environ, MALLOC_MMAP_THRESHOLD_="131072")  # so that glibc hands back what is freed
+    code = _CHILD % (sys.path, __name__)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code] + words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        universal_newlines=True,
+        start_new_session=True,  # Ctrl-C reaches the trainer alone, which stops in good order
+    )
     try:
-        with Bundle(place) as bundle:
-            data = made_here(bundle, Asked(job["kind"], job["classes"], tuple(job["closed"])))
-        with open(path, "wb") as file:
-            file.write(data)
+        said = child.communicate()[0].strip().split("\n")[-1]
+    finally:
+        if child.poll() is None:  # interrupted
+            child.kill()
+            child.wait()
+    if child.returncode:
+        raise BackendError(said or "the process that makes the %s's graph ended with %d" % (kind, child.returncode))
+
+
+def derive(kind: str, bundle: Bundle, classes: int, closed: Collection[int]) -> Model:
+    """The graph, see `make_file`. Raises BundleError if a file is damaged, or has an operator that is not known."""
+    if kind == STEP:
+        return derive_step(bundle, classes, closed).model
+    if kind == LOSS_ALONE:
+        return derive_loss(bundle, classes, closed)
+    return derive_forced(bundle, classes) if kind == FORCED else derive_observation(bundle, closed)
+
+
+def main(words: List[str]) -> int:
+    """What the other process does; its exit status."""
+    kind, bundle, path, classes, closed, threads = words
+    blocks = [int(number) for number in closed.split(",") if number]
+    try:
+        with Bundle(bundle) as opened:
+            model = derive(kind, opened, int(classes), blocks)
+        write_atomically(path, for_this_cpu(model, int(threads) or None, spend=True))
     except (Da3Error, OSError, MemoryError) as error:
-        sys.exit(str(error) or "not enough memory to make a graph: close other programs")
+        print(str(error) or type(error).__name__)
+        return 1
+    return 0

@@ -19,7 +19,7 @@ from ..training.trainee import Photos, Pixels, Predict, StepResult, Trainee
 from .adamw import AdamW
 from .answering import Answering, answer_costs, exit_logits, undecided
 from .closing import Closing
-from .making import Asked
+from .making import FORCED, OBSERVATION, STEP
 from .parameters import Parameters
 from .running import GraphRunner, Running
 from .statistics import fit_normalisation
@@ -48,7 +48,7 @@ class GraphTrainee(Trainee):
         return self._config.memory.micro_batch or 1
 
     def prepare(self, photos: Pixels) -> None:
-        runner = self._running.open(self._bundle, self._asked("observation"))
+        runner = self._open(OBSERVATION)
 
         def observe(images: Array, tensors: Dict[str, Array]) -> Dict[str, Array]:
             return runner.run(dict(_domain(tensors), image=images))
@@ -76,7 +76,7 @@ class GraphTrainee(Trainee):
                     return
                 if runner is None:
                     self._close_step()
-                    runner = self._running.open(self._bundle, self._asked("forced")._replace(closed=()))
+                    runner = self._open(FORCED)
                     closing = Closing(own, exit_logits(self._bundle.manifest), runner)
                 batches = photos(len(still))
                 try:
@@ -97,7 +97,7 @@ class GraphTrainee(Trainee):
 
     def gradients(self, batch: Batch, progress: float, done: int) -> StepResult:
         if self._step is None:
-            self._step = self._running.open(self._bundle, self._asked("step"))
+            self._step = self._open(STEP, self.parameters.closed)
         count, size = len(batch.labels), self.micro_batch
         feeds = _domain(self.parameters.fold())
         feeds[SCALE] = np.full(1, 1.0 / count, np.float32)
@@ -161,8 +161,8 @@ class GraphTrainee(Trainee):
     def peak_bytes(self) -> int:
         return peak_bytes()
 
-    def _asked(self, kind: str) -> Asked:
-        return Asked(kind, len(self._config.classes), self.parameters.closed)
+    def _open(self, kind: str, closed: Tuple[int, ...] = ()) -> GraphRunner:
+        return self._running.open(kind, self._bundle, len(self._config.classes), closed)
 
     def close(self) -> None:
         """Free the graphs, and remove their files."""

@@ -16,7 +16,8 @@ from ..system.atomic import replace_file
 
 NAME = "run_engine.pyz"
 _PACKAGE = "da3.runtime"
-_LEFT_OUT = (_PACKAGE + ".training", _PACKAGE + ".calibration")  # no command of this file trains or calibrates
+# No command of this file trains or calibrates.
+_LEFT_OUT = (_PACKAGE + ".training", _PACKAGE + ".calibration", _PACKAGE + ".learning")
 # `python` is Python 2 on some boards, and only here can it still say so.
 _MAIN = b"""import sys
 

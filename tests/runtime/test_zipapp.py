@@ -25,7 +25,7 @@ from da3.runtime.system.versions import VERSION
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
-LEFT_OUT = ("training", "calibration")
+LEFT_OUT = ("training", "calibration", "learning")
 PACKED = [path for path in SOURCES if path.relative_to(FOLDER).parts[0] not in LEFT_OUT]
 LARGEST = 128_000  # bytes, so that it does not grow unnoticed
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from da3.runtime.bundle import as_stored
-from da3.runtime.records import Array, Domain, ExitRule
+from da3.runtime.records import Array, Domain
+from da3.runtime.training.deployed import decisions
 from da3.toolchain.backbones import BackboneInfo
 from da3.toolchain.network import DomainModel, Head
 
@@ -29,7 +30,7 @@ def trained_domain(model: DomainModel, facts: DomainFacts, calibration: dict[str
 
     ``calibration``: as the run's progress has it, of where photos leave; None where nobody does.
     """
-    found = calibration or {"exits": [{"threshold": None, "temperature": 1.0}] * len(model.exits)}
+    decided = decisions(calibration, len(model.exits))
     return Domain(
         name=facts.name,
         classes=facts.classes,
@@ -39,9 +40,9 @@ def trained_domain(model: DomainModel, facts: DomainFacts, calibration: dict[str
         metrics=dict(facts.metrics),
         weights={name: _array(as_stored(_array(tensor))) for name, tensor in model.domain_tensors().items()},
         closed=model.closed_blocks,
-        exits=tuple(ExitRule(**rule) for rule in found["exits"]),
-        temperature=found.get("temperature", 1.0),
-        calibration=found.get("calibration", {}),
+        exits=decided.exits,
+        temperature=decided.temperature,
+        calibration=decided.calibration,
     )
 
 

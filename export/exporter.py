@@ -28,6 +28,7 @@ from da3.runtime.onnx_graph import whole_model
 from da3.runtime.records import Array
 from da3.runtime.system import write_atomically
 from da3.runtime.training.checkpoint import Checkpoint, read
+from da3.runtime.training.deployed import metrics
 from da3.toolchain.backbones import WeightsFile, preprocessing_of
 from da3.toolchain.methods import Ordinary
 from da3.toolchain.network import DomainModel
@@ -129,12 +130,7 @@ class _Trained:
 
     @property
     def facts(self) -> DomainFacts:
-        best = self.checkpoint.progress.best or {}
-        metrics = {}
-        if best:  # as deployed: where photos leave at exits, of those that had no part in choosing where
-            metrics["val_accuracy"] = best.get("kept_accuracy", best["val_accuracy"])
-            metrics["flops_share"] = best.get("kept_share", best["val_share"])
-        return DomainFacts(self.name, self.checkpoint.config.classes, metrics)
+        return DomainFacts(self.name, self.checkpoint.config.classes, metrics(self.checkpoint.progress.best))
 
     @property
     def preprocessing(self) -> Preprocessing:

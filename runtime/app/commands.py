@@ -1,7 +1,7 @@
 """The commands of the runtime: words in, text and an exit code out.
 
 `da3`, `python -m da3.runtime` and run_engine.pyz share them: what a command is called, takes and says is here, once.
-The work is in predict, packs, build and doctor, which are loaded when they are asked for.
+The work is in predict, packs, build, learn and doctor, which are loaded when they are asked for.
 """
 
 import argparse
@@ -275,6 +275,34 @@ def _pyz(options: argparse.Namespace) -> int:
     return 0
 
 
+def _add_learn(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("photos", nargs="?", help="folder of photos: train/ and val/ with a subfolder per class, or just those")
+    add("-d", "--domain", required=True, help="what to call the domain")
+    _add_bundle(parser, "bundle folder, whose backbone is used and where the domain is put")
+    add("--epochs", type=int, metavar="N", help="passes over the photos (default: 15)")
+    add("--keep", type=float, metavar="SHARE", help="share of the blocks' FLOPs to run on average, such as 0.7")
+    add("--batch-size", type=int, metavar="B", help="photos a step (default: 16, fewer for under 128 photos)")
+    add("--lr", type=float, help="highest learning rate (default: 0.004)")
+    add("--seed", type=int, help="same seed, same result (default: 0)")
+    add("--no-flip", dest="flip", action="store_false", default=None, help="mirror no photos: for signs and letters")
+    add("--label-smoothing", type=float, metavar="S", help="default: 0.1")
+    add("--micro-batch", metavar="N", help="photos that are run at once; fewer take less memory (default: auto)")
+    add("--backend", choices=("auto", "onnxruntime", "reference"), default="auto", help="default: onnxruntime")
+    add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the cores there are)")
+    add("--workers", type=_at_least(1), metavar="N", help="decoding threads (default: one a core, 4 at most)")
+    add("--runs", default="runs", metavar="FOLDER", help="folder of checkpoints (default: %(default)s)")
+    add("--resume", action="store_true", help="go on with a stopped run, with its own options")
+    add("--overwrite", action="store_true", help="replace an earlier run and the domain of this name")
+    _add_debug(parser)
+
+
+def _learn(options: argparse.Namespace) -> int:
+    from .learn import learn_and_say
+
+    return learn_and_say(options)
+
+
 def _add_bundle(parser: argparse.ArgumentParser, what: str) -> None:
     default = bundle_beside() or "bundle"
     parser.add_argument("-b", "--bundle", default=default, help="%s (default: %%(default)s)" % what)
@@ -348,5 +376,15 @@ PYZ = Command(
     _add_pyz,
     _pyz,
 )
-COMMANDS = (RUN_ENGINE, DOMAINS, BUILD, DOCTOR, PYZ)
+LEARN = Command(
+    "learn",
+    "PHOTOS",
+    "Learn a domain from photos; put it into the bundle.",
+    "Needs numpy, onnxruntime and Pillow; no PyTorch. Checkpoints go to RUNS/DOMAIN. Ctrl-C\n"
+    "saves; --resume ends as if uninterrupted.\n\n"
+    "Example: {0} --domain mushrooms photos/mushrooms",
+    _add_learn,
+    _learn,
+)
+COMMANDS = (RUN_ENGINE, DOMAINS, BUILD, LEARN, DOCTOR, PYZ)
 _BY_WORD = dict({command.name: command for command in COMMANDS}, run=RUN_ENGINE)

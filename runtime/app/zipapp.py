@@ -16,7 +16,6 @@ from ..system.atomic import replace_file
 
 NAME = "run_engine.pyz"
 _PACKAGE = "da3.runtime"
-_LEFT_OUT = (_PACKAGE + ".training", _PACKAGE + ".calibration")  # no command of this file trains or calibrates
 # `python` is Python 2 on some boards, and only here can it still say so.
 _MAIN = b"""import sys
 
@@ -54,8 +53,6 @@ def _sources() -> Dict[str, bytes]:
     """The runtime's .py files by their names in the archive, read through the importer: it may be a zip itself."""
     names = ["__init__.py"]
     for module in pkgutil.walk_packages(sys.modules[_PACKAGE].__path__, _PACKAGE + "."):
-        if module.name.startswith(_LEFT_OUT):
-            continue
         stem = module.name[len(_PACKAGE) + 1 :].replace(".", "/")
         names.append(stem + ("/__init__.py" if module.ispkg else ".py"))
     found: Dict[str, bytes] = {}

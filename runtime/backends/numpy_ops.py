@@ -1,4 +1,4 @@
-"""ONNX operators in numpy, as opset 13 defines them: those that bundles are written with, and quantisation.
+"""ONNX operators in numpy, as opset 13 defines them: those that bundles are written with, gradients, and quantisation.
 
 Each is a function of its attributes and its inputs, and gives its one output. An input is an array, None where an
 optional one is omitted. An operator raises Unsupported for what it does not know, and never ignores it.
@@ -172,7 +172,50 @@ def reduced(by: Callable[..., Any], attributes: Attributes, x: Array) -> Array:
     return np.asarray(by(x, axis=tuple(axes), keepdims=bool(attributes.get("keepdims", 1))))
 
 
+def reduce_sum(attributes: Attributes, x: Array, axes: Optional[Array] = None) -> Array:
+    """Over every axis where none is given."""
+    if attributes.get("noop_with_empty_axes", 0):
+        raise Unsupported("noop_with_empty_axes")
+    over = tuple(range(x.ndim)) if axes is None else tuple(axes.tolist())
+    return np.asarray(x.sum(axis=over, keepdims=bool(attributes.get("keepdims", 1))))
+
+
+def arg_max(attributes: Attributes, x: Array) -> Array:
+    """The place of the maximum; of equal ones, the first."""
+    if attributes.get("select_last_index", 0):
+        raise Unsupported("select_last_index")
+    axis = attributes.get("axis", 0)
+    y = np.asarray(x.argmax(axis))
+    return unsqueeze({}, y, np.array([axis % x.ndim])) if attributes.get("keepdims", 1) else y
+
+
+def softmax(attributes: Attributes, x: Array) -> Array:
+    y: Array = np.exp(log_softmax(attributes, x))
+    return y
+
+
+def log_softmax(attributes: Attributes, x: Array) -> Array:
+    axis = attributes.get("axis", -1)
+    below = x - x.max(axis=axis, keepdims=True)
+    y: Array = below - np.log(np.exp(below).sum(axis=axis, keepdims=True))
+    return y
+
+
 # -- shapes and types
+
+
+def cut(
+    _: Attributes, x: Array, starts: Array, ends: Array, axes: Optional[Array] = None, steps: Optional[Array] = None
+) -> Array:
+    """Slice: from `starts` to before `ends`, along `axes`."""
+    along = range(len(starts)) if axes is None else axes.tolist()
+    by = [1] * len(starts) if steps is None else steps.tolist()
+    if min(by) < 1:
+        raise Unsupported("steps %s" % by)
+    parts = [slice(None)] * x.ndim
+    for axis, start, end, step in zip(along, starts.tolist(), ends.tolist(), by):
+        parts[axis] = slice(start, end, step)
+    return x[tuple(parts)]
 
 
 def flatten(attributes: Attributes, x: Array) -> Array:
@@ -232,6 +275,8 @@ _WINDOW = ("kernel_shape", "strides", "pads", "dilations", "auto_pad")
 
 OPERATORS: Dict[str, Operator] = {
     "Add": Operator(lambda _, a, b: a + b),
+    "And": Operator(lambda _, a, b: np.asarray(a & b)),
+    "ArgMax": Operator(arg_max, ("axis", "keepdims", "select_last_index")),
     "AveragePool": Operator(average_pool, _WINDOW + ("ceil_mode", "count_include_pad")),
     "Cast": Operator(cast, ("to",)),
     "Clip": Operator(clip),
@@ -239,20 +284,26 @@ OPERATORS: Dict[str, Operator] = {
     "Constant": Operator(lambda attributes: attributes["value"], ("value",)),
     "Conv": Operator(conv, _WINDOW + ("group",)),
     "DequantizeLinear": Operator(dequantize, ("axis",)),
+    "Equal": Operator(lambda _, a, b: np.asarray(a == b)),
     "Flatten": Operator(flatten, ("axis",)),
     "Gemm": Operator(gemm, ("alpha", "beta", "transA", "transB")),
     "GlobalAveragePool": Operator(lambda _, x: x.mean(axis=tuple(range(2, x.ndim)), keepdims=True)),
     "Greater": Operator(lambda _, a, b: np.asarray(a > b)),
     "Identity": Operator(lambda _, x: x),
+    "Less": Operator(lambda _, a, b: np.asarray(a < b)),
+    "LogSoftmax": Operator(log_softmax, ("axis",)),
     "MatMul": Operator(lambda _, a, b: np.asarray(np.matmul(a, b))),
     "MaxPool": Operator(max_pool, _WINDOW + ("ceil_mode", "storage_order")),
     "Mul": Operator(lambda _, a, b: a * b),
     "QuantizeLinear": Operator(quantize, ("axis",)),
     "ReduceMax": Operator(partial(reduced, np.max), ("axes", "keepdims")),
     "ReduceMean": Operator(partial(reduced, np.mean), ("axes", "keepdims")),
+    "ReduceSum": Operator(reduce_sum, ("keepdims", "noop_with_empty_axes")),
     "Relu": Operator(lambda _, x: np.maximum(x, x.dtype.type(0))),
     "Reshape": Operator(reshape),
     "Resize": Operator(resize, ("mode", "coordinate_transformation_mode", "nearest_mode", "cubic_coeff_a")),
+    "Slice": Operator(cut),
+    "Softmax": Operator(softmax, ("axis",)),
     "Squeeze": Operator(squeeze),
     "Sub": Operator(lambda _, a, b: a - b),
     "Transpose": Operator(lambda attributes, x: x.transpose(attributes.get("perm")), ("perm",)),

@@ -17,6 +17,8 @@ from ..system.machine import usable_cpus
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _SEVERITY_ERROR = 3
+# Of an arena: no limit; kSameAsRequested; begin with next to nothing; no limit for what a block may waste.
+_EXACT = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": 1, "max_dead_bytes_per_chunk": -1}
 
 _lock = threading.Lock()
 # Threads of the process's shared pool once it exists (0: ONNX Runtime's choice, -1: made by someone else).
@@ -26,25 +28,71 @@ _arena: Optional[bool] = None
 
 
 def open_session(
-    model: Union[bytes, str], threads: Optional[int] = None, optimised: bool = False, save: Optional[str] = None
+    model: Union[bytes, str],
+    threads: Optional[int] = None,
+    optimised: bool = False,
+    save: Optional[str] = None,
+    as_written: bool = False,
 ) -> Any:
     """An onnxruntime.InferenceSession on the CPU that gets along with every other session of this process.
 
     model: the bytes of an ONNX file, or its path. threads: None lets ONNX Runtime use the cores it may use.
     optimised: take the graph as it is. save: a path to write the optimised graph to, good for this machine alone.
+    as_written: take it as it is, run its nodes in the file's order, and plan no memory ahead, which for the graph of a
+    training step takes up to twice as much as one that is freed as it is read.
     Raises BackendError if ONNX Runtime is missing or refuses the model.
     """
     ort = import_onnxruntime()
     shared = _share_pool(ort, threads)
     try:
-        return _session(ort, model, shared, optimised, save)
+        return _session(ort, model, shared, optimised, save, as_written)
     except Exception as error:
         # An older ONNX Runtime takes the pool's sizes and ignores them when a session was made before it.
         if not (shared and "GlobalThreadPools" in str(error)):
             raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
     warn("another session came first, so there is no shared thread pool: each segment runs on 1 thread")
     try:
-        return _session(ort, model, False, optimised, save)
+        return _session(ort, model, False, optimised, save, as_written)
+    except Exception as error:
+        raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
+
+
+def has_pool() -> bool:
+    """Whether this process has a thread pool that every session must share."""
+    return _pool is not None
+
+
+def use_exact_arena() -> None:
+    """Let the arena of this process take from the system what it needs, not the next power of two: for a process that
+    will run something large. It has no effect once a session was made."""
+    _share_arena(import_onnxruntime(), exact=True)
+
+
+def open_step_session(model: Union[bytes, str], threads: Optional[int] = None, as_written: bool = False) -> Any:
+    """A session for a graph that is large and run for hours, such as a training step, with threads of its own.
+
+    Its threads do not spin while they wait, so that other processes have the cores. Its arena takes from the system
+    what it needs, not the next power of two, if no session was made before; and no block is planned ahead for all that
+    is alive at once, which would lie beside what the first run has taken. For a MobileNetV2's step both together are a
+    sixth of the process's memory. Where the process has a pool, it is shared. threads: None uses the cores it may use.
+    as_written: as for `open_session`. Raises BackendError as that does.
+    """
+    ort = import_onnxruntime()
+    options = ort.SessionOptions()
+    options.log_severity_level = _SEVERITY_ERROR
+    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options.enable_mem_pattern = False
+    if as_written:
+        _take_as_written(ort, options)
+    if _share_arena(ort, exact=True):
+        options.add_session_config_entry("session.use_env_allocators", "1")
+    options.use_per_session_threads = not has_pool()
+    if not has_pool():
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = usable_cpus() if threads is None else threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        return ort.InferenceSession(model, options, providers=_PROVIDERS, enable_fallback=0)
     except Exception as error:
         raise BackendError("ONNX Runtime refuses the model: %s" % first_line(error))
 
@@ -68,10 +116,16 @@ def warn(message: str) -> None:
     warnings.warn("da3: " + message, RuntimeWarning, stacklevel=2)
 
 
-def _session(ort: Any, model: Union[bytes, str], shared: bool, optimised: bool, save: Optional[str]) -> Any:
+def _session(
+    ort: Any, model: Union[bytes, str], shared: bool, optimised: bool, save: Optional[str], as_written: bool
+) -> Any:
     options = ort.SessionOptions()
-    if _share_arena(ort):
+    if save is not None:  # it runs nothing, and what the arena has taken it keeps
+        options.enable_cpu_mem_arena = False
+    elif _share_arena(ort):
         options.add_session_config_entry("session.use_env_allocators", "1")
+    if as_written:
+        _take_as_written(ort, options)
     if optimised:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if save is not None:
@@ -84,6 +138,14 @@ def _session(ort: Any, model: Union[bytes, str], shared: bool, optimised: bool, 
         options.inter_op_num_threads = 1
     # Its fallback would try the same provider again, and print on stdout.
     return ort.InferenceSession(model, options, providers=_PROVIDERS, enable_fallback=0)
+
+
+def _take_as_written(ort: Any, options: Any) -> None:
+    """Run the nodes as they are, in the file's order, and plan no memory ahead."""
+    options.enable_mem_pattern = False
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if hasattr(ort, "ExecutionOrder"):
+        options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
 
 
 def _share_pool(ort: Any, threads: Optional[int]) -> bool:
@@ -106,8 +168,9 @@ def _share_pool(ort: Any, threads: Optional[int]) -> bool:
         return True
 
 
-def _share_arena(ort: Any) -> bool:
-    """Make the process's one arena, which lives until the process ends. True: sessions can use it.
+def _share_arena(ort: Any, exact: bool = False) -> bool:
+    """Make the process's one arena, which lives until the process ends. True: sessions can use it. exact: it grows by
+    what is asked for, where that can be said.
 
     With an arena each, subgraphs that run one after the other would work in memory that none of the caches has seen
     lately. That costs a tenth of a MobileNetV2's time.
@@ -117,7 +180,8 @@ def _share_arena(ort: Any) -> bool:
         if _arena is None:
             try:
                 kind = ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR
-                ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", kind, 0, ort.OrtMemType.DEFAULT), None)
+                settings = ort.OrtArenaCfg(_EXACT) if exact else None
+                ort.create_and_register_allocator(ort.OrtMemoryInfo("Cpu", kind, 0, ort.OrtMemType.DEFAULT), settings)
                 _arena = True
             except Exception:  # an older ONNX Runtime, or one whose arena somebody else has made
                 _arena = False

@@ -47,7 +47,7 @@ def whole_model(bundle: BundleContents, domain: Domain, gated: bool = False) -> 
     ends = Segment("da3", "", tuple(inputs), tuple(outputs))
     model = joined(pieces, ends, "%s: domain %s" % (bundle.path, domain.name))
     model.weights.update(weights)
-    return pruned(_without_repeats(model))
+    return pruned(without_repeats(model))
 
 
 def _gated_pieces(bundle: BundleContents, theta: float) -> List[Piece]:
@@ -136,7 +136,7 @@ def _leave(writer: Piece, answer: str, later: str, chosen: str, scale: float, li
     return Piece(step, Segment("exit", "", tuple(values[:2]), tuple(values[2:])), model)
 
 
-def _without_repeats(model: Model) -> Model:
+def without_repeats(model: Model) -> Model:
     """The model with one of each of its weights, and of its nodes that do the same to the same values.
 
     What runs a block and what skips it have the block's shortcut in common, for one.

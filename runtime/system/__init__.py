@@ -1,6 +1,7 @@
 """The operating system and this Python: files written in one step, memory, cores, versions, sizes."""
 
 from .atomic import replace_file, write_atomically
+from .interrupt import stop_on_interrupt
 from .machine import conditions, usable_cpus
 from .memory import peak_bytes
 from .percentiles import percentiles_ms
@@ -16,6 +17,7 @@ __all__ = [
     "percentiles_ms",
     "render_bytes",
     "replace_file",
+    "stop_on_interrupt",
     "usable_cpus",
     "write_atomically",
 ]

@@ -1,9 +1,10 @@
 """What every trainer shares, whatever computes its gradients: configuration, recipe, photos, checkpoints.
 
-The modules `checkpoint`, `randomness` and `recipe` are part of the face: their names mean little without theirs.
+The modules `checkpoint`, `closing`, `deployed`, `limits`, `randomness` and `recipe` are part of the face: the names in
+them mean little without theirs.
 """
 
-from . import checkpoint, randomness, recipe
+from . import checkpoint, closing, deployed, limits, randomness, recipe
 from .augmentation import Augmentation
 from .config import (
     BACKBONE_PRECISIONS,
@@ -20,13 +21,19 @@ from .config import (
 from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
 from .photos import PhotoSet, drop_unreadable, find_photos
+from .reporter import Reporter
+from .run import CURVES, RUN_FILES, Run
+from .trainee import Photos, Pixels, Predict, StepResult, Trainee
+from .validation import Validation
 
 __all__ = [
     "BACKBONE_PRECISIONS",
     "CHOICES",
+    "CURVES",
     "DEFAULTS",
     "GRADIENTS",
     "KEEP_PRECISIONS",
+    "RUN_FILES",
     "AdaptorSpec",
     "Augmentation",
     "Batch",
@@ -34,13 +41,24 @@ __all__ = [
     "Loader",
     "MemorySettings",
     "PhotoSet",
+    "Photos",
+    "Pixels",
+    "Predict",
     "Progress",
+    "Reporter",
     "Row",
+    "Run",
     "RunConfig",
+    "StepResult",
+    "Trainee",
+    "Validation",
     "checkpoint",
+    "closing",
     "default_workers",
+    "deployed",
     "drop_unreadable",
     "find_photos",
+    "limits",
     "randomness",
     "recipe",
     "slice_size",

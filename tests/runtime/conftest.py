@@ -91,3 +91,32 @@ def python36(tmp_path_factory):
         if done.returncode:
             pytest.skip(f"Python 3.6 has no numpy and {command[2:4]} failed: {done.stdout[-200:]!r}")
     return python
+
+
+@pytest.fixture(scope="session")
+def pillow36(python36, tmp_path_factory):
+    """What to put on PYTHONPATH so that this Python 3.6 has Pillow: a folder, or nothing where it has."""
+    if works(python36, "import PIL"):
+        return ""
+    folder = str(tmp_path_factory.mktemp("pillow36"))
+    words = [python36, "-m", "pip", "install", "-q", "--target", folder, "pillow==8.4.0"]
+    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    if done.returncode:
+        pytest.skip(f"Python 3.6 has no Pillow and pip install failed: {done.stdout[-200:]!r}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def backbone_alone(tmp_path_factory):
+    """A bundle without domains, of the backbone that da3 brings, at 32 px; shared, so never write into it."""
+    from da3.export.segments import deploy
+    from da3.runtime.bundle import write_files
+    from da3.toolchain.backbones import load_weights, preprocessing_of
+    from da3.toolchain.methods import Task, adaptor_spec, method
+
+    arch, size = "mobilenet_v2", 32
+    weights = load_weights("demo", arch)
+    task = Task(arch=arch, size=size, classes=2, flops_budget=1.0, adaptor=adaptor_spec(arch, weights, size))
+    folder = tmp_path_factory.mktemp("alone") / "bundle"
+    write_files(folder, deploy(method("da3")(task, weights).model, preprocessing_of(size, weights)).every_file())
+    return folder

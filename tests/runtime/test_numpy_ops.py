@@ -34,8 +34,10 @@ def program(op, inputs, attributes=None, result=None, opset=13):
         out = TensorProto.UINT8 if len(inputs) < 3 or inputs[2].dtype == np.uint8 else TensorProto.INT8
     if op == "Cast":
         out = attributes["to"]
-    if op == "Greater":
+    if op in ("And", "Equal", "Greater", "Less"):
         out = TensorProto.BOOL
+    if op == "ArgMax":
+        out = TensorProto.INT64
     nodes = [(op, names, ["y"], attributes or {})]
     data = graph(nodes, {"i0": (list(x.shape), kind)}, {"y": (shape, out)}, weights, opset)
     return data, Program(read_model(data), "subgraph p"), {"i0": x}
@@ -145,6 +147,18 @@ PLAIN = [
     ("Unsqueeze", [normal(2, 3), ints([-1, 0])], {}, 4),
     ("Squeeze", [normal(2, 1, 3, 1), ints([1, -1])], {}, 2),
     ("Squeeze", [normal(2, 1, 3, 1)], {}, 2),
+    ("Less", [normal(2, 3), np.float32(0)], {}, 2),
+    ("And", [normal(2, 3) > 0, normal(2, 3) > 0], {}, 2),
+    ("Equal", [normal(2, 3).round(), np.float32(0)], {}, 2),
+    ("ArgMax", [normal(2, 9, 3).round()], {"axis": 1}, 3),
+    ("ArgMax", [normal(2, 9, 3).round()], {"axis": -1, "keepdims": 0}, 2),
+    ("Softmax", [normal(2, 3, 4) * 50], {"axis": 1}, 3),
+    ("LogSoftmax", [normal(2, 3, 4) * 50], {}, 3),
+    ("ReduceSum", [normal(2, 3, 5), ints([0, 2])], {"keepdims": 0}, 1),
+    ("ReduceSum", [normal(2, 3, 5)], {}, 3),
+    ("Slice", [normal(5, 4, 3), ints([1, 0]), ints([3, 2]), ints([1, -1])], {}, 3),
+    ("Slice", [normal(5, 4), ints([1, -3]), ints([9, -1])], {}, 2),
+    ("Slice", [normal(5, 4), ints([0]), ints([5]), ints([0]), ints([2])], {}, 2),
     ("Cast", [normal(2, 3) * 9], {"to": TensorProto.INT64}, 2),
     ("Cast", [normal(2, 3)], {"to": TensorProto.FLOAT16}, 2),
     ("Cast", [normal(2, 3)], {"to": TensorProto.BOOL}, 2),
@@ -193,6 +207,9 @@ def test_an_unknown_operator_is_named():
 @pytest.mark.parametrize(
     "op, inputs, attributes, opset",
     [
+        ("ArgMax", [normal(2, 3)], {"axis": 1, "select_last_index": 1}, 13),
+        ("Slice", [normal(5), ints([4]), ints([0]), ints([0]), ints([-1])], {}, 13),
+        ("ReduceSum", [normal(2, 3)], {"noop_with_empty_axes": 1}, 13),
         ("ReduceMean", [normal(2, 3), ints([1])], {}, 18),
         ("Reshape", [normal(2, 3), ints([3, 2])], {"allowzero": 1}, 14),
         ("MaxPool", [normal(1, 1, 4, 4)], {"kernel_shape": [2, 2], "ceil_mode": 1}, 13),

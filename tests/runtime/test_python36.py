@@ -4,7 +4,10 @@ ONNX Runtime does not install there today, so the backend is the one in numpy.
 """
 
 import json
+import os
 import shutil
+import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -140,3 +143,45 @@ def test_graphs_are_written_the_same(call36, built, tmp_path):
             model = subgraph_model(subgraph, bundle)
             for kind, expected in (("full", model), ("half", to_half(model, [subgraph.segment.outputs[0].name]))):
                 assert (tmp_path / f"{number}.{kind}").read_bytes() == write_model(expected)
+
+
+def test_a_domain_is_learnt_killed_and_resumed(python36, pillow36, package_root, backbone_alone, photos, tmp_path):
+    """With numpy and Pillow alone, on the reference backend; and it runs."""
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(package_root), pillow36]))
+    shutil.copytree(backbone_alone, tmp_path / "bundle")
+    run = tmp_path / "runs" / "stripes"
+
+    def words(*more):
+        return [python36, "-m", "da3.runtime", *map(str, more), "--domain", "stripes", "--backend", "reference"]
+
+    options = ("--epochs", 4, "--batch-size", 8, "--keep", 0.7)
+    process = subprocess.Popen(
+        words("learn", photos, *options),
+        cwd=tmp_path,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    for _ in range(1200):
+        if (run / "metrics.jsonl").exists():
+            break
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.kill()
+    process.communicate()
+    assert 1 <= len((run / "metrics.jsonl").read_text().splitlines()) < 4 and not (tmp_path / "bundle/domains").exists()
+
+    def finished(*more):
+        done = subprocess.run(words(*more), cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        return done
+
+    done = finished("learn", "--resume")
+    assert "resuming at epoch" in done.stderr and "domain stripes is in bundle" in done.stdout
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3, 4] and rows[-1]["train_loss"] < rows[0]["train_loss"] + 1
+    assert max(row["val_accuracy"] for row in rows) >= 0.9
+    predicted = json.loads(finished("run", "--json", *sorted((photos / "val").glob("*/*.jpg"))).stdout)["predictions"]
+    right = [row["label"] in row["path"] for row in predicted]
+    assert len(right) == 12 and sum(right) >= 10

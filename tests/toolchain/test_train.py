@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from da3.runtime.errors import Da3Error
-from da3.runtime.training import AdaptorSpec
+from da3.runtime.training import RUN_FILES, AdaptorSpec
 from da3.runtime.training.checkpoint import read
 from da3.toolchain.backbones import NAMES, load_weights
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError, WeightsError
@@ -24,7 +24,7 @@ from da3.toolchain.methods import METHODS
 from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
-from da3.toolchain.training.train import RUN_FILES, train
+from da3.toolchain.training.train import train
 
 # The deeper EfficientNet-Lites differ from the first in numbers alone.
 ARCHS = [name for name in NAMES if name not in ("efficientnet_lite1", "efficientnet_lite2")]

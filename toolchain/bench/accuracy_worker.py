@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from da3.toolchain.process.interrupt import stop_on_interrupt
+from da3.runtime.system import stop_on_interrupt
 from da3.toolchain.process.worker import Answer, Say, serve
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter

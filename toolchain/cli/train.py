@@ -111,8 +111,8 @@ def train(
 
     Example: da3 train --domain flowers --data photos/flowers --keep 0.7
     """
+    from da3.runtime.system import stop_on_interrupt
     from da3.toolchain.cli.training_summary import training_summary
-    from da3.toolchain.process.interrupt import stop_on_interrupt
     from da3.toolchain.training.options import TrainOptions
     from da3.toolchain.training.progress import ConsoleReporter
     from da3.toolchain.training.train import train as train_domain

@@ -1,6 +1,6 @@
 """Training methods: what each trains of a network, and what it stores of a domain."""
 
-from da3.toolchain.methods.base import Batch, Images, Learner, Photos, StepResult, Task, adaptor_spec
+from da3.toolchain.methods.base import Batch, Images, Learner, Photos, Task, adaptor_spec
 from da3.toolchain.methods.da3 import Da3
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.methods.registry import METHODS, method
@@ -13,7 +13,6 @@ __all__ = [
     "Learner",
     "Ordinary",
     "Photos",
-    "StepResult",
     "Task",
     "adaptor_spec",
     "method",

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from da3.runtime.training import AdaptorSpec, MemorySettings
+from da3.runtime.training import AdaptorSpec, MemorySettings, StepResult
 from da3.toolchain.backbones.registry import build_network
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.network.exits import with_exits
@@ -40,15 +40,6 @@ class Task:
     adaptor: AdaptorSpec
     memory: MemorySettings = field(default_factory=MemorySettings)
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class StepResult:
-    """One batch: its mean loss, how many last answers were right, and the share of block FLOPs that they took."""
-
-    loss: float
-    correct: int
-    share: float
 
 
 def adaptor_spec(arch: str, weights: WeightsFile, size: int) -> AdaptorSpec:

@@ -8,17 +8,15 @@ from itertools import islice
 
 from torch import Tensor
 
+from da3.runtime.training.closing import cheapest, closing_target, may_be_closed
 from da3.runtime.training.recipe import (
     CLOSE_FROM,
     CLOSED_BY,
     COST_BATCHES,
     FIT_BATCHES,
     LEARNING_RATE,
-    LEAST_COST,
-    OVERSHOOT,
     WARM_UP,
     closing_share,
-    ramp,
 )
 from da3.toolchain.backbones.registry import load_backbone
 from da3.toolchain.backbones.weights import WeightsFile
@@ -86,18 +84,17 @@ class Da3(Learner):
     def revise(self, progress: float, photos: Photos) -> None:
         if not self.model.may_close or progress < CLOSE_FROM:
             return
-        target = 1.0 - (1.0 - self.share_left) * ramp(progress, CLOSE_FROM, CLOSED_BY)
-        saved = self.model.branch_share
+        target, saved = closing_target(progress, self.share_left), self.model.branch_share
         self.model.train()  # an epoch's validation may have come between, and another answer would cost something else
         while True:
             still, now = open_blocks(self.model), self.model.answer_costs[-1]
-            candidates = [i for i in still if now - saved[i] >= self.share_left - OVERSHOOT]
+            candidates = may_be_closed(still, saved, now, self.share_left)
             if now <= target or not candidates:
                 return
             with closing(photos(len(still))) as batches:
                 fit_bypasses(self.model, (images for images, _ in self._in_slices(islice(batches, FIT_BATCHES))))
                 costs = closing_costs(self.model, self._in_slices(islice(batches, COST_BATCHES)), candidates)
-            self.model.close(min(candidates, key=lambda i: (max(costs[i], 0.0) + LEAST_COST) / saved[i]))
+            self.model.close(cheapest(costs, saved))
 
     def _in_slices(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         """Normalised images and labels, a slice at a time."""

@@ -1,7 +1,8 @@
 """Processes: how one is started for some work, how it is interrupted, what memory it holds. It imports no PyTorch."""
 
+from da3.runtime.system import stop_on_interrupt
 from da3.toolchain.process.allocator import keep_freed_memory, restart_without_holes, return_freed_memory
-from da3.toolchain.process.interrupt import end_on_sigterm, stop_on_interrupt
+from da3.toolchain.process.interrupt import end_on_sigterm
 from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
 from da3.toolchain.process.worker import Answer, Say, Worker, WorkerError, serve
 

@@ -3,13 +3,12 @@
 from da3.toolchain.training.checkpoint import BackboneStore, learner_of
 from da3.toolchain.training.curves import draw
 from da3.toolchain.training.options import TrainOptions
-from da3.toolchain.training.progress import ConsoleReporter, Reporter, SilentReporter
+from da3.toolchain.training.progress import ConsoleReporter, SilentReporter
 from da3.toolchain.training.train import Result, device_named, train
 
 __all__ = [
     "BackboneStore",
     "ConsoleReporter",
-    "Reporter",
     "Result",
     "SilentReporter",
     "TrainOptions",

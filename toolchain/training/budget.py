@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from da3.runtime.training import RunConfig
+from da3.runtime.training import Reporter, RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 from da3.toolchain.process.worker import Worker
-from da3.toolchain.training.progress import Reporter
 from da3.toolchain.training.step_worker import Measured, Request
 
 WORKER = "da3.toolchain.training.step_process"

@@ -48,9 +48,14 @@ def tensors_of(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
 
 def write(path: Path, config: RunConfig, progress: Progress, learner: Learner, optimizer: AdamW | None) -> None:
     """Write a checkpoint of ``learner`` atomically; without ``optimizer``, one to evaluate and not to go on from."""
-    state = {} if optimizer is None else optimizer.state_dict()["state"]
-    tensors = {f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()}
-    files.write(path, config, progress, arrays_of(learner.domain_state()), arrays_of(tensors))
+    state = {} if optimizer is None else optimizer_arrays(optimizer)
+    files.write(path, config, progress, arrays_of(learner.domain_state()), state)
+
+
+def optimizer_arrays(optimizer: AdamW) -> dict[str, Array]:
+    """The optimiser's state as checkpoints have it: of the parameter in place i its ``i.step`` and so on."""
+    state = optimizer.state_dict()["state"]
+    return arrays_of({f"{i}.{name}": value for i, entry in state.items() for name, value in entry.items()})
 
 
 def learner_of(checkpoint: Checkpoint, weights: WeightsFile) -> Learner:

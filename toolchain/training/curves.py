@@ -1,21 +1,17 @@
-"""A run's history on disk: ``metrics.jsonl`` for programs, ``curves.png`` for people."""
+"""A run's history as a picture, for people."""
 
 from __future__ import annotations
 
-import json
 from io import BytesIO
 from pathlib import Path
 
 from da3.runtime.system import write_atomically
-from da3.runtime.training import Row
+from da3.runtime.training import CURVES, Row
 
 
-def write_reports(folder: Path, history: list[Row], title: str) -> None:
-    """Write both, each atomically, from all epochs so far."""
-    if history:
-        lines = "".join(json.dumps(row) + "\n" for row in history)
-        write_atomically(folder / "metrics.jsonl", lines.encode())
-        write_atomically(folder / "curves.png", draw({title: history}))
+def write_curves(folder: Path, history: list[Row], title: str) -> None:
+    """Write the picture atomically, from all epochs so far."""
+    write_atomically(folder / CURVES, draw({title: history}))
 
 
 def draw(runs: dict[str, list[Row]]) -> bytes:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from da3.runtime.training import CHOICES, DEFAULTS, CommonOptions, MemorySettings, RunConfig
+from da3.runtime.training.limits import check_domain, check_numbers, check_resumable
 from da3.runtime.training.recipe import batch_size
 from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import adaptor_spec, method
 
-_DOMAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 _MAY_CHANGE = ("domain", "data", "workers", "device", "micro_batch")  # of data, check_same compares the folder
 
 
@@ -69,10 +68,7 @@ class TrainOptions:
 
     def check(self) -> None:
         """Raise TrainingError naming the first option that makes no sense."""
-        if not _DOMAIN.fullmatch(self.domain) or self.domain == "backbones":
-            raise TrainingError(
-                f"--domain {self.domain!r}: use letters, digits, _ and - (64 at most), and not the name 'backbones'"
-            )
+        check_domain(self.domain)
         if self.resume and self.overwrite:
             raise TrainingError("--resume and --overwrite exclude each other")
         options = self.with_defaults
@@ -81,22 +77,19 @@ class TrainOptions:
             raise TrainingError(f"--backbone {self.backbone}: known are {', '.join(NAMES)}")
         if self.size is not None and (self.size < 32 or self.size % 32):
             raise TrainingError(f"--size {self.size}: use a multiple of 32, such as 96, 128, 160 or 224")
-        for name, low, value, high in (
-            ("epochs", 1, options.epochs, 100_000),
-            ("keep", 0.0, options.keep, 1.0),
-            ("seed", 0, options.seed, 2**31),
-            ("label-smoothing", 0.0, options.label_smoothing, 0.9),
-            ("batch-size", 1, self.batch_size, 4096),
-            ("micro-batch", 0, self.micro_batch, 4096),
-        ):
-            if value is not None and not low <= value <= high:
-                raise TrainingError(f"--{name} {value}: must be between {low} and {high}")
+        numbers = {
+            "epochs": options.epochs,
+            "keep": options.keep,
+            "seed": options.seed,
+            "label-smoothing": options.label_smoothing,
+            "batch-size": self.batch_size,
+            "micro-batch": self.micro_batch,
+        }
+        check_numbers(numbers, self.lr)
         for name, known in CHOICES.items():
             value = getattr(self, name)
             if value not in (None, *known):
                 raise TrainingError(f"{_option(name)} {value}: use {' or '.join(known)}")
-        if self.lr is not None and not 0 < self.lr < 10:
-            raise TrainingError(f"--lr {self.lr}: must be above 0 and below 10")
 
     def data_folder(self) -> str:
         """The photo folder: as given, or data/<domain> or photos/<domain> where that exists."""
@@ -134,21 +127,9 @@ class TrainOptions:
 
     def check_same(self, config: RunConfig) -> None:
         """Raise TrainingError if an option given now differs from what the run was started with."""
-        before = config.to_json() | config.memory.to_json()
-        changed = [
-            f"{_option(field.name)} was {before[field.name]}, now {getattr(self, field.name)}"
-            for field in fields(self)
-            if field.name in before
-            and field.name not in _MAY_CHANGE
-            and getattr(self, field.name) not in (None, before[field.name])
-        ]
-        if self.data is not None and self.data_folder() != config.data:
-            changed.append(f"--data was {config.data}, now {self.data_folder()}")
-        if changed:
-            raise TrainingError(
-                f"cannot resume {self.folder} with other options ({'; '.join(changed)}): leave them out, "
-                f"or start again with --overwrite"
-            )
+        names = [*config.to_json(), *config.memory.to_json()]
+        given = {f.name: getattr(self, f.name) for f in fields(self) if f.name in names and f.name not in _MAY_CHANGE}
+        check_resumable(str(self.folder), given, None if self.data is None else self.data_folder(), config)
 
 
 def _option(name: str) -> str:

@@ -3,28 +3,15 @@
 from __future__ import annotations
 
 import time
-from typing import Protocol
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 
-from da3.runtime.training import PhotoSet, Row, RunConfig
+from da3.runtime.training import PhotoSet, Reporter, Row, RunConfig
 from da3.runtime.training import Progress as RunProgress
 
 
-class Reporter(Protocol):
-    """Who is told how it goes. All methods are called from the training thread."""
-
-    def checking(self, done: int, total: int) -> None: ...
-    def preparing(self, done: int, total: int) -> None: ...
-    def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None: ...
-    def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None: ...
-    def revising(self, epoch: int, batches: int) -> None: ...
-    def epoch(self, row: Row) -> None: ...
-    def note(self, text: str) -> None: ...
-
-
-class ConsoleReporter:
+class ConsoleReporter(Reporter):
     """Reports a run to people; use as a context manager so that the bar always ends cleanly."""
 
     def __init__(self, console: Console | None = None, lines: bool = True):
@@ -114,26 +101,5 @@ class ConsoleReporter:
             self.note(text)
 
 
-class SilentReporter:
-    """Says nothing: for use as a library, and as the base of reporters that care for some of it."""
-
-    def checking(self, done: int, total: int) -> None:
-        pass
-
-    def preparing(self, done: int, total: int) -> None:
-        pass
-
-    def started(self, config: RunConfig, progress: RunProgress, photos: PhotoSet, trainable: int) -> None:
-        pass
-
-    def step(self, epoch: int, step: int, steps: int, sums: dict[str, float], memory: int) -> None:
-        pass
-
-    def revising(self, epoch: int, batches: int) -> None:
-        pass
-
-    def epoch(self, row: Row) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
+class SilentReporter(Reporter):
+    """Says nothing: for use as a library."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from da3.runtime.system import parse_bytes
-from da3.runtime.training import Row, RunConfig, default_workers, drop_unreadable, find_photos
+from da3.runtime.training import Reporter, Row, Run, RunConfig, default_workers, drop_unreadable, find_photos
 from da3.runtime.training.checkpoint import FORMAT, Checkpoint, read
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
@@ -18,11 +18,9 @@ from da3.toolchain.methods import method
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.training.budget import fit
 from da3.toolchain.training.checkpoint import BackboneStore, task_of
-from da3.toolchain.training.loop import Run
+from da3.toolchain.training.curves import write_curves
 from da3.toolchain.training.options import TrainOptions
-from da3.toolchain.training.progress import Reporter
-
-RUN_FILES = ("best.safetensors", "last.safetensors", "metrics.jsonl", "curves.png", "samples.npy", "validation.npz")
+from da3.toolchain.training.trainee import TorchTrainee
 
 
 @dataclass(frozen=True)
@@ -74,18 +72,16 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     keep_freed_memory()
     run = Run(
         config=config,
-        learner=learner,
+        trainee=TorchTrainee(config, learner, device),
         photos=photos,
         preprocessing=preprocessing_of(config.size, weights),
         workers=workers,
-        device=device,
         folder=folder,
         reporter=reporter,
+        draw=lambda history, last: write_curves(folder, history, config.domain),
         last_only=options.last_only,
     )
     if resumed is None:
-        for name in RUN_FILES:  # those of an earlier run, with --overwrite; whatever else is there is not ours
-            (folder / name).unlink(missing_ok=True)
         store.put(config.backbone, weights)
         run.begin()
     else:

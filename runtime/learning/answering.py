@@ -1,0 +1,67 @@
+"""What a domain that is being learnt answers, as the engine will run it: every exit's logits, and the last ones."""
+
+from typing import Dict, List, Tuple
+
+import numpy as np
+
+from ..backends.sessions import has_pool
+from ..bundle.bundle import Bundle
+from ..bundle.manifest import Manifest
+from ..bundle.plan import exit_steps
+from ..calibration import NOBODY
+from ..engine import Runtime
+from ..records import Array, Domain, ExitRule
+from ..schedule import flops_share, reached_blocks
+
+
+class Answering:
+    """A bundle, opened to answer for one domain after the other; close it to have its memory back."""
+
+    def __init__(self, bundle: Bundle, backend: str) -> None:
+        # A pool of more threads would be the process's for good: training steps would have to share it, and it spins.
+        self._runtime = Runtime(Bundle(bundle.path), backend, threads=None if has_pool() else 1)
+        self._exits = exit_logits(bundle.manifest)
+
+    def use(self, domain: Domain) -> None:
+        """Answer as this domain from now on."""
+        # Exits that let nobody leave, so that one layout is opened, which ends at each exit, and no other beside it.
+        self._runtime.load(domain._replace(exits=(ExitRule(NOBODY),) * len(self._exits)))
+        self._runtime.use(domain.name)
+
+    def __call__(self, images: Array) -> Array:
+        """float32 (B, 3, S, S), normalised -> float32 (B, exits + 1, classes)."""
+        result, values = self._runtime.trace(images, self._exits)
+        return np.stack([values[name] for name in self._exits] + [result.logits], axis=1)
+
+    def close(self) -> None:
+        self._runtime.close()
+
+
+def exit_logits(manifest: Manifest) -> List[str]:
+    """What the plan calls the answers of the exits, in order."""
+    return [step.outputs[0] for step in exit_steps(manifest.plan)]
+
+
+def undecided(
+    manifest: Manifest, name: str, classes: Tuple[str, ...], weights: Dict[str, Array], closed: Tuple[int, ...]
+) -> Domain:
+    """The domain of these tensors, at whose exits nobody leaves yet."""
+    return Domain(
+        name=name,
+        classes=classes,
+        backbone_sha256=manifest.backbone_sha256,
+        size=manifest.preprocessing.size,
+        adaptor=manifest.adaptor,
+        metrics={},
+        weights={name: np.ascontiguousarray(array, np.float32) for name, array in weights.items()},
+        closed=closed,
+        exits=(ExitRule(None),) * len(exit_steps(manifest.plan)),
+    )
+
+
+def answer_costs(manifest: Manifest, closed: Tuple[int, ...] = ()) -> Array:
+    """float64 (exits + 1,): the share of the block FLOPs that each answer takes."""
+    count = len(manifest.blocks)
+    reached = reached_blocks(manifest.plan, count)
+    runs = np.array([i not in closed for i in range(count)])
+    return flops_share(manifest.blocks, reached & runs, reached)

@@ -1,0 +1,125 @@
+"""From what a user asks to a domain in a bundle, a stopped run, or a refusal."""
+
+import os
+from typing import Callable, List, NamedTuple, Optional, Tuple
+
+from ..bundle.bundle import Bundle
+from ..bundle.format import FORMAT as BUNDLE_FORMAT
+from ..errors import BundleError, TrainingError
+from ..records import Domain
+from ..training.checkpoint import FORMAT, Checkpoint, read
+from ..training.config import Row, RunConfig
+from ..training.loading import default_workers
+from ..training.photos import PhotoSet, drop_unreadable, find_photos
+from ..training.reporter import Reporter
+from ..training.run import BEST, LAST, Run
+from .deploying import learnt_domain, write_domain
+from .options import LearnOptions, check_keep
+from .running import Running, best_backend
+from .trainee import GraphTrainee
+
+
+class Learnt(NamedTuple):
+    """How a run ended. domain: what was put into the bundle; None where the run was stopped, to be resumed."""
+
+    folder: str
+    config: RunConfig
+    domain: Optional[Domain]
+    best: Optional[Row]
+    history: List[Row]
+    unreadable: Tuple[Tuple[str, str], ...]
+
+
+def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> Learnt:
+    """Learn `options.domain` and put it into the bundle; returns when that is done, or soon after `stop()` turns true,
+    with all of it saved in the runs folder.
+
+    Raises Da3Error with one clear line; the bundle is as before then.
+    """
+    options.check()
+    backend = best_backend() if options.backend == "auto" else options.backend
+    with Bundle(options.bundle) as bundle:
+        _check_bundle(bundle)
+        resumed = _find_run(options, bundle, reporter)
+        photos = _find_photos(options, resumed)
+        if resumed is None:
+            config = options.config(bundle.manifest, photos.classes, len(photos.train))
+        else:
+            config = options.resumed(resumed.config, bundle.manifest)
+        check_keep(config.keep, bundle.manifest)
+        trainee = GraphTrainee(bundle, config, Running(backend, options.threads, options.apart))
+        workers = options.workers or default_workers()
+        photos = drop_unreadable(photos, config.size, workers, reporter.checking)
+        run = Run(
+            config=config,
+            trainee=trainee,
+            photos=photos,
+            preprocessing=bundle.manifest.preprocessing,
+            workers=workers,
+            folder=options.folder,
+            reporter=reporter,
+        )
+        try:
+            if resumed is None:
+                run.begin()
+            else:
+                run.go_on_from(resumed)
+            reporter.started(config, run.progress, photos, trainee.parameters.count())
+            finished = run.loop(stop)
+        finally:
+            trainee.close()
+        domain = None
+        if finished:
+            domain = learnt_domain(bundle, read(os.path.join(options.folder, BEST)))
+            write_domain(bundle, domain)
+    return Learnt(options.folder, config, domain, run.progress.best, run.progress.history, photos.unreadable)
+
+
+def _check_bundle(bundle: Bundle) -> None:
+    bundle.require_directory()
+    if bundle.manifest.format != BUNDLE_FORMAT:
+        raise BundleError(
+            "%s is of format %d, from before there were exits: export it again to learn on it"
+            % (bundle.path, bundle.manifest.format)
+        )
+
+
+def _find_photos(options: LearnOptions, resumed: Optional[Checkpoint]) -> PhotoSet:
+    if resumed is None:
+        assert options.data is not None
+        return find_photos(options.data, options.seed or 0)
+    photos = find_photos(resumed.config.data, resumed.config.seed)
+    if photos.classes != resumed.config.classes:
+        raise TrainingError(
+            "the classes in %s changed since the run began: start again with --overwrite" % resumed.config.data
+        )
+    return photos
+
+
+def _find_run(options: LearnOptions, bundle: Bundle, reporter: Reporter) -> Optional[Checkpoint]:
+    """The run to go on with, if any. Raises TrainingError where one is in the way, or a domain of that name."""
+    last = os.path.join(options.folder, LAST)
+    if options.resume and os.path.exists(last):
+        found = read(last)
+        if found.format < FORMAT and not found.progress.finished(found.config):
+            raise TrainingError(
+                "%s was begun by an older da3, which trained another way, so its run cannot be resumed: "
+                "start again with --overwrite" % options.folder
+            )
+        return found
+    if options.overwrite:
+        return None
+    if options.resume:
+        reporter.note("nothing to resume in %s: starting from the beginning" % options.folder)
+        if options.photos is None:
+            raise TrainingError("which photos? Name a folder with one subfolder per class behind the options")
+    elif os.path.exists(last):
+        raise TrainingError(
+            "%s already holds a run: continue it with --resume, or replace it with --overwrite" % options.folder
+        )
+    if options.domain in bundle.domains:
+        raise TrainingError(
+            "%s already has a domain %s: replace it with --overwrite, or choose another name"
+            % (bundle.path, options.domain)
+        )
+    return None

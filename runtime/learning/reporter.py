@@ -1,0 +1,111 @@
+"""What `learn` shows: a line for each epoch, and on a terminal one that counts steps."""
+
+import sys
+import time
+from typing import Dict, Optional, TextIO
+
+from ..training.config import Progress, Row, RunConfig
+from ..training.photos import PhotoSet
+from ..training.reporter import Reporter
+
+_REDRAWN_EVERY = 0.2  # seconds
+_WIDTH = 79
+
+
+class TextReporter(Reporter):
+    """Plain text on stderr."""
+
+    def __init__(self, err: Optional[TextIO] = None) -> None:
+        self._err = sys.stderr if err is None else err
+        self._live = self._err.isatty()
+        self._drawn = 0.0
+        self._since = time.time()
+        self._epochs = self._done = self._begun_at = 0
+
+    def checking(self, done: int, total: int) -> None:
+        self._draw("checking photos: %d of %d" % (done, total))
+
+    def preparing(self, done: int, total: int) -> None:
+        self._draw("measuring the backbone's activations: %d of %d photos" % (done, total))
+
+    def started(self, config: RunConfig, progress: Progress, photos: PhotoSet, trainable: int) -> None:
+        for path, reason in photos.unreadable:
+            self.note("skipped: %s" % (reason if path in reason else "%s: %s" % (path, reason)))
+        begun = progress.epoch or progress.step
+        self.note(
+            "%s: %d photos to train on, %d to validate on, %d classes; %s at %d px, %s parameters to train%s"
+            % (
+                config.domain,
+                len(photos.train),
+                len(photos.val),
+                len(photos.classes),
+                config.backbone,
+                config.size,
+                "{:,}".format(trainable),
+                "; resuming at epoch %d, step %d" % (progress.epoch + 1, progress.step) if begun else "",
+            )
+        )
+        self._epochs, self._since, self._done = config.epochs, time.time(), 0
+
+    def step(self, epoch: int, step: int, steps: int, sums: Dict[str, float], memory: int) -> None:
+        self._done += 1
+        spent = time.time() - self._since
+        photos = sums["photos"]
+        self._draw(
+            "epoch %d/%d, step %d/%d  loss %.3f  accuracy %.1f %%  %.1f images/s  %s to go"
+            % (
+                epoch + 1,
+                self._epochs,
+                step,
+                steps,
+                sums["loss"] / photos,
+                100 * sums["correct"] / photos,
+                self._done * photos / step / max(spent, 1e-9),
+                _duration(spent / self._done * (self._epochs * steps - epoch * steps - step)),
+            )
+        )
+
+    def epoch(self, row: Row) -> None:
+        kept = ""
+        if "kept_share" in row:
+            kept = ", %.1f %% at %.0f %% with exits" % (100 * row["kept_accuracy"], 100 * row["kept_share"])
+        left = self._epochs - int(row["epoch"])
+        self.note(
+            "epoch %d/%d  loss %.3f  accuracy %.1f %%  validation %.1f %%%s  %.1f images/s  memory %.0f MB%s"
+            % (
+                row["epoch"],
+                self._epochs,
+                row["train_loss"],
+                100 * row["train_accuracy"],
+                100 * row["val_accuracy"],
+                kept,
+                row["images_per_second"],
+                row["memory_mb"],
+                "  about %s to go" % _duration(left * row["seconds"]) if left else "",
+            )
+        )
+
+    def note(self, text: str) -> None:
+        self._erase()
+        self._err.write(text + "\n")
+        self._err.flush()
+
+    def _draw(self, text: str) -> None:
+        now = time.time()
+        if self._live and now - self._drawn > _REDRAWN_EVERY:
+            self._drawn = now
+            self._err.write("\r%-*s" % (_WIDTH, text[:_WIDTH]))
+            self._err.flush()
+
+    def _erase(self) -> None:
+        if self._drawn:
+            self._err.write("\r%*s\r" % (_WIDTH, ""))
+            self._drawn = 0.0
+
+
+def _duration(seconds: float) -> str:
+    """45 s, 4 min, 2 h 10 min."""
+    if seconds < 90:
+        return "%.0f s" % seconds
+    minutes = int(seconds / 60 + 0.5)
+    return "%d min" % minutes if minutes < 90 else "%d h %d min" % divmod(minutes, 60)

@@ -1,0 +1,71 @@
+"""The graph of a training step: a batch's slice in, the loss and the gradient of every tensor of a domain out.
+
+The backbone is frozen, so its backward pass is another feed-forward network with the same kernels: the whole step is
+one graph without control flow, which an inference engine runs. It is derived from the files of a bundle: the network
+with the domain's tensors as inputs, the loss behind it, and the same backwards by a rule for each operator.
+"""
+
+from typing import Collection, List, NamedTuple, Tuple
+
+import numpy as np
+
+from ..bundle.bundle import BundleContents
+from ..bundle.plan import BATCH, DOMAIN, LOGITS
+from ..onnx_graph.model import Info, Model
+from .forward import Forward, forward
+from .loss import Loss, add_loss
+from .observation import derive_observation
+from .reverse import add_gradients
+
+TARGET, SCALE, LOSS, GRADIENT = "target", "scale", "loss", "gradient:"
+_FLOAT = np.dtype(np.float32)
+
+
+class StepGraph(NamedTuple):
+    """trained: the domain's tensors that get a gradient, named without "domain:".
+
+    model's inputs, float32: image (batch, 3, S, S), normalised; target (batch, classes), the smoothed labels; scale
+    (1,), 1 / photos of the whole batch, so that slices add up; domain:<name> for each of the domain's tensors that it
+    reads. Its outputs: loss (1,), summed over the slice, times scale; logits (batch, classes) of the last answer as
+    trained; gradient:<name> for each of `trained`, of the tensor's shape.
+    """
+
+    model: Model
+    trained: Tuple[str, ...]
+
+
+def derive_step(bundle: BundleContents, classes: int, closed: Collection[int] = ()) -> StepGraph:
+    """The step of a domain with so many classes, which closes the blocks of these numbers.
+
+    Raises BundleError if a file is damaged, or has an operator whose gradient is not known.
+    """
+    found = forward(bundle, classes, closed)
+    out = found.graph
+    loss = add_loss(out, LOGITS, found.exits, TARGET, SCALE)
+    # Fixed statistics are not trained.
+    trained = tuple(name for name in found.tensors if not name.endswith(".mean"))
+    gradients = add_gradients(out, loss.seeds, [DOMAIN + name for name in trained])
+    outputs: List[Info] = []
+    for name in trained:
+        out.rename(gradients[DOMAIN + name], GRADIENT + name)
+        outputs.append(Info(GRADIENT + name, _FLOAT, found.tensors[name]))
+    return StepGraph(_finished(found, loss, classes, outputs, "step"), trained)
+
+
+def derive_loss(bundle: BundleContents, classes: int, closed: Collection[int] = ()) -> Model:
+    """The step without its gradients: inputs as the step has them -> loss, logits. By it is measured what closing a
+    block costs."""
+    found = forward(bundle, classes, closed)
+    loss = add_loss(found.graph, LOGITS, found.exits, TARGET, SCALE)
+    return _finished(found, loss, classes, [], "loss")
+
+
+def _finished(found: Forward, loss: Loss, classes: int, outputs: List[Info], name: str) -> Model:
+    found.graph.rename(loss.value, LOSS)
+    image = found.inputs()
+    inputs = image[:1] + [Info(TARGET, _FLOAT, (BATCH, classes)), Info(SCALE, _FLOAT, (1,))] + image[1:]
+    first = [Info(LOSS, _FLOAT, (1,)), Info(LOGITS, _FLOAT, (BATCH, classes))]
+    return found.finished(inputs, first + outputs, name)
+
+
+__all__ = ["StepGraph", "derive_loss", "derive_observation", "derive_step"]

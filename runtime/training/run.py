@@ -1,0 +1,240 @@
+"""One run: its steps, its evaluations and its checkpoints, resumable at any step with the same result."""
+
+import io
+import json
+import math
+import os
+import time
+from itertools import count
+from typing import Callable, Generator, Iterator, List, Optional
+
+import numpy as np
+
+from ..errors import TrainingError
+from ..images.preprocess import Preprocessing
+from ..records import Array, Path
+from ..system.atomic import write_atomically
+from . import checkpoint
+from .augmentation import Augmentation
+from .checkpoint import Checkpoint
+from .config import Progress, Row, RunConfig
+from .loading import Batch, Loader
+from .photos import PhotoSet
+from .randomness import SAMPLES, STATISTICS
+from .recipe import SAMPLE_PHOTOS, SAVE_EVERY, STATISTICS_PHOTOS, rank, schedule
+from .reporter import Reporter
+from .trainee import StepResult, Trainee
+from .validation import Validation
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+METRICS, SAMPLE_FILE, VALIDATION = "metrics.jsonl", "samples.npy", "validation.npz"
+CURVES = "curves.png"  # of runs that can draw
+RUN_FILES = (BEST, LAST, METRICS, CURVES, SAMPLE_FILE, VALIDATION)
+
+Stop = Callable[[], bool]
+
+
+class _Stopped(Exception):
+    """The run was asked to stop within a step that has changed nothing yet, so the step can be made again."""
+
+
+class Run:
+    """The state of one run and the steps that change it."""
+
+    def __init__(
+        self,
+        *,
+        config: RunConfig,
+        trainee: Trainee,
+        photos: PhotoSet,
+        preprocessing: Preprocessing,
+        workers: int,
+        folder: Path,
+        reporter: Reporter,
+        draw: Optional[Callable[[List[Row], bool], Optional[str]]] = None,
+        last_only: bool = False,
+    ) -> None:
+        """draw: called with the history after each epoch, and whether that was the last; gives a problem in words, or
+        None. last_only: the validation photos are looked at after the last
+        epoch alone, which is then the best."""
+        self.config, self.trainee, self.draw = config, trainee, draw
+        self.folder, self.reporter, self.last_only = os.fspath(folder), reporter, last_only
+        self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers)
+        self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers)
+        self.augmentation = Augmentation(config.flip)
+        self.steps = self.train_loader.steps()
+        self.total = self.steps * config.epochs
+        self.progress = Progress()
+        self.saved_at = time.monotonic()
+
+    def begin(self) -> None:
+        """Look at some photos before the first step, and keep a few for export to verify with. Files of an earlier run
+        are removed; whatever else is in the folder is not ours."""
+        for name in RUN_FILES:
+            if os.path.exists(self._path(name)):
+                os.remove(self._path(name))
+        chosen = min(STATISTICS_PHOTOS, len(self.train_loader.photos))
+        self.trainee.prepare(lambda: self._statistics_photos(chosen))
+        sample = io.BytesIO()
+        np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed, SAMPLES))
+        write_atomically(self._path(SAMPLE_FILE), sample.getvalue())
+        self.save()
+
+    def _statistics_photos(self, chosen: int) -> Iterator[Array]:
+        done = 0
+        for pixels in self.train_loader.samples(chosen, self.config.seed, STATISTICS, self.trainee.micro_batch):
+            yield pixels
+            done += len(pixels)
+            self.reporter.preparing(done, chosen)
+
+    def go_on_from(self, found: Checkpoint) -> None:
+        """Take up the model, optimiser and counters of a checkpoint."""
+        self.trainee.restore(found)
+        self.progress = found.progress
+
+    def loop(self, stop: Stop) -> bool:
+        """Train and validate to the end. False: stopped early, everything saved."""
+        progress = self.progress
+        while progress.epoch < self.config.epochs:
+            started, done_before = time.monotonic(), progress.step
+            if not self._train_epoch(stop):
+                self.save()
+                return False
+            photos_seen = (progress.step - done_before) * self.config.batch_size
+            rate = photos_seen / max(time.monotonic() - started, 1e-9)
+            found = None
+            if not self.last_only or progress.epoch + 1 == self.config.epochs:
+                found = self.evaluate(stop)
+                if found is None:
+                    self.save()
+                    return False
+            self._end_epoch(found, rate, time.monotonic() - started)
+        self._write_reports(True)
+        return True
+
+    def _train_epoch(self, stop: Stop) -> bool:
+        progress, config = self.progress, self.config
+        batches = self.train_loader.training(self.augmentation, config.seed, progress.epoch, progress.step)
+        for batch in batches:
+            if stop():
+                batches.close()
+                return False
+            try:
+                self._step(batch, stop)
+            except _Stopped:
+                batches.close()
+                return False
+            memory = self.trainee.peak_bytes()
+            self.reporter.step(progress.epoch, progress.step, self.steps, progress.sums, memory)
+            if time.monotonic() - self.saved_at > SAVE_EVERY:
+                self.save()
+        return True
+
+    def _step(self, batch: Batch, stop: Stop) -> None:
+        progress = self.progress
+        done = progress.epoch * self.steps + progress.step
+        self.trainee.revise(done / self.total, lambda draw: self._again(done, draw, stop))
+        result = self.trainee.gradients(batch, done / self.total, done)
+        if not math.isfinite(result.loss):
+            raise TrainingError(
+                "the loss became %s in epoch %d: try a lower --lr (it is %g); %s still holds the state before"
+                % (result.loss, progress.epoch + 1, self.config.lr, self._path(LAST))
+            )
+        self.trainee.update(self.learning_rate(done))
+        self._count(result, len(batch.labels))
+
+    def _count(self, result: StepResult, photos: int) -> None:
+        sums = self.progress.sums
+        for key, amount in (
+            ("photos", float(photos)),
+            ("loss", result.loss * photos),
+            ("correct", float(result.correct)),
+            ("share", result.share * photos),
+        ):
+            sums[key] = sums.get(key, 0.0) + amount
+        self.progress.step += 1
+
+    def _again(self, done: int, draw: int, stop: Stop) -> Generator[Batch, None, None]:
+        """Training photos without end, in orders and augmentations that no epoch has.
+
+        They are a function of the step and of `draw`, so that a resumed run looks at the same. Raises _Stopped.
+        """
+        seen = 0
+        for lap in count():
+            key = ((done + 1) * 1000 + draw) * 1000 + lap
+            for batch in self.train_loader.training(self.augmentation, self.config.seed, key):
+                if stop():
+                    raise _Stopped
+                yield batch
+                seen += 1
+                self.reporter.revising(self.progress.epoch, seen)
+
+    def learning_rate(self, done: int) -> float:
+        """That of the step after `done` steps."""
+        return self.config.lr * schedule(done / self.total, self.trainee.warm_up)
+
+    def evaluate(self, stop: Stop = lambda: False) -> Optional[Validation]:
+        """Every answer to the validation photos. None if stopped."""
+        logits, expected = [], []
+        batches = self.val_loader.evaluation()
+        predict = self.trainee.predict()
+        try:
+            for pixels, labels in batches:
+                if stop():
+                    return None
+                logits.append(predict(pixels))
+                expected.append(labels)
+        finally:
+            batches.close()
+            self.trainee.predicted()
+        return Validation(np.concatenate(logits), np.concatenate(expected), self.trainee.costs())
+
+    def _end_epoch(self, found: Optional[Validation], rate: float, seconds: float) -> None:
+        progress, sums = self.progress, self.progress.sums
+        row = {
+            "epoch": progress.epoch + 1,
+            "train_loss": sums["loss"] / sums["photos"],
+            "train_accuracy": sums["correct"] / sums["photos"],
+            "train_share": sums["share"] / sums["photos"],
+        }
+        row.update({} if found is None else found.scores())
+        row["lr"] = self.learning_rate((progress.epoch + 1) * self.steps - 1)
+        row["seconds"] = round(seconds, 3)
+        row["images_per_second"] = round(rate, 1)
+        row["memory_mb"] = round(self.trainee.peak_bytes() / 1e6, 1)
+        progress.history.append(row)
+        progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
+        last = progress.epoch == self.config.epochs
+        if found is not None:
+            final = last or self.trainee.is_final(progress.epoch / self.config.epochs)
+            best = final and (progress.best is None or rank(row) > rank(progress.best))
+            calibrated = found.calibrated(self.config.keep) if best or last else None
+            if calibrated is not None:
+                row.update(calibrated.scores)
+            if last:
+                write_atomically(self._path(VALIDATION), found.file())
+            if best:
+                progress.best = row
+                progress.calibration = None if calibrated is None else calibrated.to_json()
+                checkpoint.write(self._path(BEST), self.config, progress, self.trainee.model(), {})
+        self.save()
+        self._write_reports(last)
+        self.reporter.epoch(row)
+
+    def save(self) -> None:
+        """Write the last checkpoint: everything needed to go on from this step."""
+        trainee = self.trainee
+        checkpoint.write(self._path(LAST), self.config, self.progress, trainee.model(), trainee.optimizer())
+        self.saved_at = time.monotonic()
+
+    def _write_reports(self, last: bool) -> None:
+        history = self.progress.history
+        if history:
+            lines = "".join(json.dumps(row) + "\n" for row in history)
+            write_atomically(self._path(METRICS), lines.encode("utf-8"))
+            problem = None if self.draw is None else self.draw(history, last)
+            if problem is not None:
+                self.reporter.note(problem)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self.folder, name)

@@ -1,8 +1,19 @@
 """A domain learnt without PyTorch: the graph of a training step, derived from a bundle's own files, and its trainer."""
 
 from .learn import Learnt, learn
-from .options import LearnOptions
+from .options import LearnOptions, check_keep
 from .reporter import TextReporter
 from .step_graph import StepGraph, derive_observation, derive_step
+from .trainee import GraphTrainee
 
-__all__ = ["LearnOptions", "Learnt", "StepGraph", "TextReporter", "derive_observation", "derive_step", "learn"]
+__all__ = [
+    "GraphTrainee",
+    "LearnOptions",
+    "Learnt",
+    "StepGraph",
+    "TextReporter",
+    "check_keep",
+    "derive_observation",
+    "derive_step",
+    "learn",
+]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from da3.toolchain.training.train import Result
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from da3.toolchain.learning import Learnt
+    from da3.toolchain.training.train import Result
 
 NEAR_BUDGET = 0.05  # how far above --keep a share of block FLOPs may stay without a word
 
 
-def training_summary(result: Result) -> str:
+def training_summary(result: Result | Learnt) -> str:
     """The last words of a finished run."""
     lines = []
     if result.best is not None:

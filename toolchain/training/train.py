@@ -13,12 +13,12 @@ from da3.runtime.training import Reporter, Row, Run, RunConfig, default_workers,
 from da3.runtime.training.checkpoint import FORMAT, Checkpoint, read
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
+from da3.toolchain.curves import HistoryPicture
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
 from da3.toolchain.training.budget import fit
 from da3.toolchain.training.checkpoint import BackboneStore, task_of
-from da3.toolchain.training.curves import write_curves
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.trainee import TorchTrainee
 
@@ -78,7 +78,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         workers=workers,
         folder=folder,
         reporter=reporter,
-        draw=lambda history: write_curves(folder, history, config.domain),
+        draw=HistoryPicture(folder, config.domain, config.epochs, reporter.note),
         last_only=options.last_only,
     )
     if resumed is None:

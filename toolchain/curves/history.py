@@ -1,0 +1,36 @@
+"""The picture of a run in its folder, made again as the run goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from da3.runtime.training import CURVES, Row
+from da3.toolchain.curves.elsewhere import draw_elsewhere
+from da3.toolchain.process.worker import WorkerError
+
+DRAW_EVERY = 30.0  # seconds between pictures: each takes a process of its own about one
+
+
+class HistoryPicture:
+    """Draws ``curves.png`` in ``folder`` of the epochs that it is called with: of the last one, and now and then.
+
+    ``title`` names the run in the picture. ``note`` is told, in one line, where it could not be drawn.
+    """
+
+    def __init__(self, folder: Path, title: str, epochs: int, note: Callable[[str], None]):
+        self.path, self.title, self.epochs, self.note = Path(folder) / CURVES, title, epochs, note
+        self._drawn_at: float | None = None
+        self._drawn = 0  # epochs in the last picture
+
+    def __call__(self, history: list[Row]) -> None:
+        now = time.monotonic()
+        due = len(history) == self.epochs or self._drawn_at is None or now - self._drawn_at > DRAW_EVERY
+        if not due or len(history) == self._drawn:
+            return
+        self._drawn_at, self._drawn = now, len(history)
+        try:
+            draw_elsewhere(self.path, {self.title: history})
+        except WorkerError as error:
+            self.note(f"{self.path} was not drawn: {error}")

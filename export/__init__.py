@@ -14,3 +14,11 @@ __all__ = [
     "export_domain",
     "export_standalone",
 ]
+    "Check",
+    "ExportError",
+    "Exported",
+    "VerificationError",
+    "export_backbone",
+    "export_domain",
+    "export_standalone",
+]

@@ -6,6 +6,7 @@ from typing import List
 
 from ..learning import LearnOptions, Learnt, TextReporter, learn
 from ..system.interrupt import stop_on_interrupt
+from ..system.malloc import keep_little
 from ..training.config import slice_size
 from .printing import printable, say
 from .program import bundle_beside, running
@@ -15,8 +16,9 @@ NEAR = 0.05  # how far above --keep a share of block FLOPs may stay without a wo
 
 def learn_and_say(words: argparse.Namespace) -> int:
     """Returns the exit code: 0, or 130 where the run was stopped."""
-    values = {name: getattr(words, name) for name in LearnOptions._fields if name != "micro_batch"}
-    options = LearnOptions(micro_batch=slice_size(words.micro_batch), **values)
+    values = {name: getattr(words, name) for name in LearnOptions._fields if name not in ("micro_batch", "apart")}
+    options = LearnOptions(micro_batch=slice_size(words.micro_batch), apart=True, **values)
+    keep_little()
     reporter = TextReporter()
     with stop_on_interrupt(reporter.note) as stop:
         done = learn(options, reporter, stop)

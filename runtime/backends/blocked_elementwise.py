@@ -49,6 +49,7 @@ class _Pass:
         self._blocked: Dict[str, _Lying] = {}
         self._pending: Set[str] = set()
         self._same: Dict[str, str] = {}  # values in blocks that are others
+        self._single: Set[str] = set()  # values in blocks that have one cell
         self._outputs = {info.name for info in model.outputs}
         self._readers: Dict[str, List[Node]] = {}
         for node in model.nodes:
@@ -64,7 +65,9 @@ class _Pass:
         if node.domain == DOMAIN and node.op == "ReorderInput" and node.inputs[0] in self._blocked:
             self._same[node.outputs[0]] = self._blocked[node.inputs[0]].name
             return
-        if node.domain == DOMAIN and node.op == "ReorderOutput" and not node.attributes.get("channels_last"):
+        if node.domain == DOMAIN and node.op.startswith("Global"):
+            self._single.add(node.outputs[0])
+        if self._leaves_blocks(node):
             self._blocked[node.outputs[0]] = _Lying(node.inputs[0], int(node.attributes["channels"]))  # type: ignore[arg-type]
             self._pending.add(node.outputs[0])
         elif node.domain == "" and self._in_blocks(node):
@@ -76,6 +79,15 @@ class _Pass:
         for name in node.outputs:
             if name in self._outputs:
                 self._write(name)
+
+    def _leaves_blocks(self, node: Node) -> bool:
+        """Single cells do not count: what meets them repeats them, which is another thing in blocks."""
+        return (
+            node.domain == DOMAIN
+            and node.op == "ReorderOutput"
+            and not node.attributes.get("channels_last")
+            and node.inputs[0] not in self._single
+        )
 
     def _write(self, name: str) -> None:
         """See that a value is there in the ordinary layout."""

@@ -68,7 +68,7 @@ def use_exact_arena() -> None:
     _share_arena(import_onnxruntime(), exact=True)
 
 
-def open_step_session(model: bytes, threads: Optional[int] = None, as_written: bool = False) -> Any:
+def open_step_session(model: Union[bytes, str], threads: Optional[int] = None, as_written: bool = False) -> Any:
     """A session for a graph that is large and run for hours, such as a training step, with threads of its own.
 
     Its threads do not spin while they wait, so that other processes have the cores. Its arena takes from the system
@@ -86,10 +86,11 @@ def open_step_session(model: bytes, threads: Optional[int] = None, as_written: b
         _take_as_written(ort, options)
     if _share_arena(ort, exact=True):
         options.add_session_config_entry("session.use_env_allocators", "1")
-    options.inter_op_num_threads = 1
-    options.intra_op_num_threads = usable_cpus() if threads is None else threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.use_per_session_threads = not has_pool()
+    if not has_pool():
+        options.inter_op_num_threads = 1
+        options.intra_op_num_threads = usable_cpus() if threads is None else threads
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(model, options, providers=_PROVIDERS, enable_fallback=0)
     except Exception as error:
@@ -119,7 +120,9 @@ def _session(
     ort: Any, model: Union[bytes, str], shared: bool, optimised: bool, save: Optional[str], as_written: bool
 ) -> Any:
     options = ort.SessionOptions()
-    if _share_arena(ort):
+    if save is not None:  # it runs nothing, and what the arena has taken it keeps
+        options.enable_cpu_mem_arena = False
+    elif _share_arena(ort):
         options.add_session_config_entry("session.use_env_allocators", "1")
     if as_written:
         _take_as_written(ort, options)

@@ -22,17 +22,22 @@ from .sessions import first_line, open_session
 _WIDEST = 16
 
 
-def for_this_cpu(model: Model, threads: Optional[int] = None) -> bytes:
+def for_this_cpu(model: Model, threads: Optional[int] = None, spend: bool = False) -> bytes:
     """The bytes of an ONNX file that computes what `model` does, to be opened with `as_written=True`.
 
-    They are good for this CPU and this ONNX Runtime alone. Raises BackendError if ONNX Runtime is missing or refuses
-    the model.
+    spend: let go of the model's weights as soon as they are in a file. The bytes are good for this CPU and this ONNX
+    Runtime alone. Raises BackendError if ONNX Runtime is missing or refuses the model.
     """
     with tempfile.TemporaryDirectory(prefix="da3-") as folder:
-        path = os.path.join(folder, "optimised.onnx")
+        source, path = (os.path.join(folder, name) for name in ("as_derived.onnx", "optimised.onnx"))
 
         def optimise(data: bytes) -> bytes:
-            open_session(data, threads, save=path)
+            with open(source, "wb") as file:
+                file.write(data)
+            del data  # ONNX Runtime has its own copies
+            if spend:
+                model.weights.clear()
+            open_session(source, threads, save=path)
             with open(path, "rb") as file:
                 return file.read()
 

@@ -3,16 +3,19 @@
 from .learn import Learnt, learn
 from .options import LearnOptions, check_keep
 from .reporter import TextReporter
-from .step_graph import StepGraph, derive_observation, derive_step
+from .running import Running
+from .step_graph import StepGraph, derive_loss, derive_observation, derive_step
 from .trainee import GraphTrainee
 
 __all__ = [
     "GraphTrainee",
     "LearnOptions",
     "Learnt",
+    "Running",
     "StepGraph",
     "TextReporter",
     "check_keep",
+    "derive_loss",
     "derive_observation",
     "derive_step",
     "learn",

@@ -8,7 +8,7 @@ from ..bundle.plan import DOMAIN, IMAGE, LOGITS
 from ..records import Array
 from ..training.recipe import EXIT_WEIGHT, MATCH
 from .bypass_fit import BypassFit
-from .forced import RUN, ForcedGraph
+from .forced import RUN
 from .parameters import Parameters
 from .running import GraphRunner
 
@@ -16,10 +16,11 @@ Batches = Iterable[Tuple[Array, Array]]  # images float32 (B, 3, S, S), normalis
 
 
 class Closing:
-    """Measures on the graph that `runner` runs, for what is learnt by now."""
+    """Measures for what is learnt by now."""
 
-    def __init__(self, parameters: Parameters, graph: ForcedGraph, runner: GraphRunner) -> None:
-        self._parameters, self._graph, self._runner = parameters, graph, runner
+    def __init__(self, parameters: Parameters, exits: List[str], runner: GraphRunner) -> None:
+        """runner: of the graph of forced.py. exits: what its exits' answers are called."""
+        self._parameters, self._exits, self._runner = parameters, exits, runner
 
     def fit_bypasses(self, batches: Batches) -> None:
         """Fit the bypasses of open blocks to what their blocks do now."""
@@ -53,7 +54,7 @@ class Closing:
 
     def _loss(self, feeds: Dict[str, Array], labels: Array) -> float:
         found = self._runner.run(feeds)
-        return answers_loss(found[LOGITS], [found[name] for name in self._graph.exits], labels)
+        return answers_loss(found[LOGITS], [found[name] for name in self._exits], labels)
 
 
 def answers_loss(logits: Array, exits: List[Array], labels: Array) -> float:

@@ -3,7 +3,7 @@
 With it is measured what closing each block would cost, and what its bypass should add, without another graph for each.
 """
 
-from typing import Dict, List, NamedTuple, Tuple
+from typing import Dict, List
 
 import numpy as np
 
@@ -19,17 +19,13 @@ RUN = "run:"  # input of a block, (1,): 1 where it runs, 0 where it is closed
 PART = (1,)
 
 
-class ForcedGraph(NamedTuple):
-    """model's inputs: image, the domain's tensors, those of all bypasses too, and run:<i> of each closable block. Its
-    outputs: logits and each of `exits`, as trained; for each block that has a bypass p<i> (batch G G, C), the cells
-    that its adaptor reads, and y<i> (batch, C', G, G), the means of its output over the same cells."""
+def derive_forced(bundle: Bundle, classes: int) -> Model:
+    """Inputs: image, the domain's tensors, those of all bypasses too, and run:<i> of each closable block. Its
+    outputs: logits and each exit's answer, as trained; for each block that has a bypass p<i> (batch G G, C), the cells
+    that its adaptor reads, and y<i> (batch, C', G, G), the means of its output over the same cells.
 
-    model: Model
-    exits: Tuple[str, ...]
-
-
-def derive_forced(bundle: Bundle, classes: int) -> ForcedGraph:
-    """Raises BundleError if a file is damaged or is not what the manifest says of it."""
+    Raises BundleError if a file is damaged or is not what the manifest says of it.
+    """
     manifest = bundle.manifest
     exits = tuple(step.outputs[0] for step in exit_steps(manifest.plan))
     taken = {name for step in with_skipped(manifest.plan) for name in step.inputs + step.outputs}
@@ -60,7 +56,7 @@ def derive_forced(bundle: Bundle, classes: int) -> ForcedGraph:
     model.outputs = model.outputs[: len(wanted)]
     for i, end in zip(fitted, ends):
         _add_cells(model, i, end, int(written["a%d" % i].shape[2]))
-    return ForcedGraph(pruned(without_repeats(model)), exits)
+    return pruned(without_repeats(model))
 
 
 def _choice(step: Step, both: List[Step], closed: Piece) -> Piece:

@@ -15,7 +15,7 @@ from ..training.reporter import Reporter
 from ..training.run import BEST, LAST, Run
 from .deploying import learnt_domain, write_domain
 from .options import LearnOptions, check_keep
-from .running import best_backend
+from .running import Running, best_backend
 from .trainee import GraphTrainee
 
 
@@ -47,7 +47,7 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
         else:
             config = options.resumed(resumed.config, bundle.manifest)
         check_keep(config.keep, bundle.manifest)
-        trainee = GraphTrainee(bundle, config, backend, options.threads)
+        trainee = GraphTrainee(bundle, config, Running(backend, options.threads, options.apart))
         workers = options.workers or default_workers()
         photos = drop_unreadable(photos, config.size, workers, reporter.checking)
         run = Run(

@@ -19,7 +19,7 @@ class LearnOptions(NamedTuple):
 
     photos: a folder, see training/photos.py; bundle: the folder of the bundle whose backbone is used, and where the
     domain is put. workers, threads, backend and micro_batch may change between a run and its resumption; the rest
-    decides the result and may not.
+    decides the result and may not. apart: graphs are made in a process of their own, see making.py.
     """
 
     domain: str
@@ -39,6 +39,7 @@ class LearnOptions(NamedTuple):
     workers: Optional[int] = None
     resume: bool = False
     overwrite: bool = False
+    apart: bool = False
 
     @property
     def folder(self) -> str:

@@ -11,10 +11,10 @@ import numpy as np
 
 from ..bundle.bundle import BundleContents
 from ..bundle.plan import BATCH, DOMAIN, LOGITS
-from ..errors import BundleError
-from ..onnx_graph.model import Info, Model, Node
+from ..onnx_graph.model import Info, Model
 from .forward import Forward, forward
-from .loss import add_loss
+from .loss import Loss, add_loss
+from .observation import derive_observation
 from .reverse import add_gradients
 
 TARGET, SCALE, LOSS, GRADIENT = "target", "scale", "loss", "gradient:"
@@ -41,66 +41,31 @@ def derive_step(bundle: BundleContents, classes: int, closed: Collection[int] = 
     """
     found = forward(bundle, classes, closed)
     out = found.graph
+    loss = add_loss(out, LOGITS, found.exits, TARGET, SCALE)
     # Fixed statistics are not trained.
     trained = tuple(name for name in found.tensors if not name.endswith(".mean"))
-    ends = [Info(TARGET, _FLOAT, (BATCH, classes)), Info(SCALE, _FLOAT, (1,))]
-    loss = add_loss(out, LOGITS, found.exits, TARGET, SCALE)
     gradients = add_gradients(out, loss.seeds, [DOMAIN + name for name in trained])
-    out.rename(loss.value, LOSS)
-    outputs = [Info(LOSS, _FLOAT, (1,)), Info(LOGITS, _FLOAT, (BATCH, classes))]
+    outputs: List[Info] = []
     for name in trained:
         out.rename(gradients[DOMAIN + name], GRADIENT + name)
         outputs.append(Info(GRADIENT + name, _FLOAT, found.tensors[name]))
+    return StepGraph(_finished(found, loss, classes, outputs, "step"), trained)
+
+
+def derive_loss(bundle: BundleContents, classes: int, closed: Collection[int] = ()) -> Model:
+    """The step without its gradients: inputs as the step has them -> loss, logits. By it is measured what closing a
+    block costs."""
+    found = forward(bundle, classes, closed)
+    loss = add_loss(found.graph, LOGITS, found.exits, TARGET, SCALE)
+    return _finished(found, loss, classes, [], "loss")
+
+
+def _finished(found: Forward, loss: Loss, classes: int, outputs: List[Info], name: str) -> Model:
+    found.graph.rename(loss.value, LOSS)
     image = found.inputs()
-    model = found.finished(image[:1] + ends + image[1:], outputs, "step")
-    return StepGraph(model, trained)
+    inputs = image[:1] + [Info(TARGET, _FLOAT, (BATCH, classes)), Info(SCALE, _FLOAT, (1,))] + image[1:]
+    first = [Info(LOSS, _FLOAT, (1,)), Info(LOGITS, _FLOAT, (BATCH, classes))]
+    return found.finished(inputs, first + outputs, name)
 
 
-def derive_observation(bundle: BundleContents, closed: Collection[int] = ()) -> Model:
-    """What is looked at before the first step, and before blocks are closed.
-
-    Inputs: image, and the domain's tensors. Outputs: p<i> (batch G G, C), the cell means that the adaptor of block i
-    reads, a row for each cell; p<n>, n being the number of blocks, those of the last block's output on the last
-    adaptor's grid; features (batch, F); e<i> (batch, F'), the features of the exit behind block i.
-    """
-    last, end = "x%d" % len(bundle.manifest.blocks), "features"
-    seen = [name for step in bundle.manifest.plan if step.exit for name in step.inputs if not name.startswith(DOMAIN)]
-    seen = [name for name in seen if name.startswith("e")]
-    found = forward(bundle, 1, closed, [last, end] + seen)
-    out = found.graph
-    rows = _adaptor_rows(found, bundle.path)
-    outputs: List[Info] = []
-    for block, value in rows:
-        out.nodes.append(Node("Identity", [value], ["p%d" % block]))
-        outputs.append(Info("p%d" % block, _FLOAT, ("cells%d" % block, out.shapes[value][1])))
-    side = _side(found, rows[-1][1])
-    channels, height = out.shapes[last][1:3]
-    pool = height // side
-    cells = out.node("AveragePool", [last], last, kernel_shape=[pool, pool], strides=[pool, pool]) if pool > 1 else last
-    cells = out.node("Transpose", [cells], last, perm=[0, 2, 3, 1])
-    name = "p%d" % len(bundle.manifest.blocks)
-    out.nodes.append(Node("Reshape", [cells, out.integers([-1, channels])], [name]))
-    outputs.append(Info(name, _FLOAT, ("cells%d" % len(bundle.manifest.blocks), channels)))
-    outputs += [Info(value, _FLOAT, (BATCH, out.shapes[value][1])) for value in [end] + seen]
-    model = found.finished(found.inputs(), outputs, "observation")
-    read = {name for node in model.nodes for name in node.inputs}
-    model.inputs = [info for info in model.inputs if info.name in read]
-    return model
-
-
-def _adaptor_rows(found: Forward, path: str) -> List[Tuple[int, str]]:
-    """For each adaptor, ascending: its block's number, and the value that it multiplies by its first matrix."""
-    rows: List[Tuple[int, str]] = []
-    for node in found.graph.nodes:
-        parts = node.inputs[1].split(".") if node.op == "Gemm" else []
-        if len(parts) == 3 and parts[0] == DOMAIN + "adaptors" and parts[2] == "down":
-            rows.append((int(parts[1]), node.inputs[0]))
-    if not rows:
-        raise BundleError("%s: has no adaptors, so there is nothing to learn: export a da3 domain" % path)
-    return sorted(rows)
-
-
-def _side(found: Forward, rows: str) -> int:
-    """The cells a side of the grid that rows were made of."""
-    writers = {node.outputs[0]: node for node in found.graph.nodes}
-    return found.graph.shapes[writers[rows].inputs[0]][1]
+__all__ = ["StepGraph", "derive_loss", "derive_observation", "derive_step"]

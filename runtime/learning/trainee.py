@@ -17,24 +17,24 @@ from ..training.loading import Batch
 from ..training.recipe import CLOSE_FROM, CLOSED_BY, COST_BATCHES, FIT_BATCHES, WARM_UP, closing_share
 from ..training.trainee import Photos, Pixels, Predict, StepResult, Trainee
 from .adamw import AdamW
-from .answering import Answering, answer_costs, undecided
+from .answering import Answering, answer_costs, exit_logits, undecided
 from .closing import Closing
-from .forced import derive_forced
+from .making import FORCED, OBSERVATION, STEP
 from .parameters import Parameters
-from .running import GraphRunner, open_runner
+from .running import GraphRunner, Running
 from .statistics import fit_normalisation
-from .step_graph import GRADIENT, LOSS, SCALE, TARGET, derive_observation, derive_step
+from .step_graph import GRADIENT, LOSS, SCALE, TARGET
 
 
 class GraphTrainee(Trainee):
-    """backend: one of running.BACKENDS. threads: of the CPU; None takes those that this process may use."""
+    """One at a time is open of the graphs that it needs, since each holds the backbone."""
 
     warm_up = WARM_UP
 
-    def __init__(self, bundle: Bundle, config: RunConfig, backend: str, threads: Optional[int] = None) -> None:
+    def __init__(self, bundle: Bundle, config: RunConfig, running: Running) -> None:
         """Raises BundleError for a bundle on which nothing can be learnt, BackendError for what cannot run."""
         self._bundle, self._config = bundle, config
-        self._backend, self._threads = backend, threads
+        self._running = running
         self._preprocessing = bundle.manifest.preprocessing
         self._share_left = closing_share(config.keep)  # by closed blocks
         self.parameters = Parameters(bundle.manifest, len(config.classes), config.seed, self._share_left < 1)
@@ -48,7 +48,7 @@ class GraphTrainee(Trainee):
         return self._config.memory.micro_batch or 1
 
     def prepare(self, photos: Pixels) -> None:
-        runner = open_runner(self._backend, derive_observation(self._bundle), self._threads)
+        runner = self._open(OBSERVATION)
 
         def observe(images: Array, tensors: Dict[str, Array]) -> Dict[str, Array]:
             return runner.run(dict(_domain(tensors), image=images))
@@ -75,10 +75,9 @@ class GraphTrainee(Trainee):
                 if now <= target or not candidates:
                     return
                 if runner is None:
-                    self._close_step()  # both graphs at once would be the run's largest memory
-                    graph = derive_forced(self._bundle, len(self._config.classes))
-                    runner = open_runner(self._backend, graph.model, self._threads)
-                    closing = Closing(own, graph, runner)
+                    self._close_step()
+                    runner = self._open(FORCED)
+                    closing = Closing(own, exit_logits(self._bundle.manifest), runner)
                 batches = photos(len(still))
                 try:
                     closing.fit_bypasses(self._in_slices(islice(batches, FIT_BATCHES)))
@@ -98,8 +97,7 @@ class GraphTrainee(Trainee):
 
     def gradients(self, batch: Batch, progress: float, done: int) -> StepResult:
         if self._step is None:
-            graph = derive_step(self._bundle, len(self._config.classes), self.parameters.closed)
-            self._step = open_runner(self._backend, graph.model, self._threads, often=True)
+            self._step = self._open(STEP, self.parameters.closed)
         count, size = len(batch.labels), self.micro_batch
         feeds = _domain(self.parameters.fold())
         feeds[SCALE] = np.full(1, 1.0 / count, np.float32)
@@ -123,7 +121,8 @@ class GraphTrainee(Trainee):
         self._gradients = {}
 
     def predict(self) -> Predict:
-        self._answering = answering = Answering(self._bundle, self._backend)
+        self._close_step()
+        self._answering = answering = Answering(self._bundle, self._running.backend)
         answering.use(self.domain())
         size = self.micro_batch
 
@@ -162,10 +161,14 @@ class GraphTrainee(Trainee):
     def peak_bytes(self) -> int:
         return peak_bytes()
 
+    def _open(self, kind: str, closed: Tuple[int, ...] = ()) -> GraphRunner:
+        return self._running.open(kind, self._bundle, len(self._config.classes), closed)
+
     def close(self) -> None:
-        """Free the graphs."""
+        """Free the graphs, and remove their files."""
         self.predicted()
         self._close_step()
+        self._running.close()
 
     def _close_step(self) -> None:
         if self._step is not None:

@@ -3,6 +3,7 @@
 from .atomic import replace_file, write_atomically
 from .interrupt import stop_on_interrupt
 from .machine import conditions, usable_cpus
+from .malloc import keep_little
 from .memory import peak_bytes
 from .percentiles import percentiles_ms
 from .sizes import parse_bytes, render_bytes
@@ -12,6 +13,7 @@ __all__ = [
     "VERSION",
     "conditions",
     "distribution_version",
+    "keep_little",
     "parse_bytes",
     "peak_bytes",
     "percentiles_ms",

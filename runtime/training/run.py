@@ -51,10 +51,11 @@ class Run:
         workers: int,
         folder: Path,
         reporter: Reporter,
-        draw: Optional[Callable[[List[Row]], None]] = None,
+        draw: Optional[Callable[[List[Row], bool], Optional[str]]] = None,
         last_only: bool = False,
     ) -> None:
-        """draw: called with the history after each epoch. last_only: the validation photos are looked at after the last
+        """draw: called with the history after each epoch, and whether that was the last; gives a problem in words, or
+        None. last_only: the validation photos are looked at after the last
         epoch alone, which is then the best."""
         self.config, self.trainee, self.draw = config, trainee, draw
         self.folder, self.reporter, self.last_only = os.fspath(folder), reporter, last_only
@@ -108,7 +109,7 @@ class Run:
                     self.save()
                     return False
             self._end_epoch(found, rate, time.monotonic() - started)
-        self._write_reports()
+        self._write_reports(True)
         return True
 
     def _train_epoch(self, stop: Stop) -> bool:
@@ -217,7 +218,7 @@ class Run:
                 progress.calibration = None if calibrated is None else calibrated.to_json()
                 checkpoint.write(self._path(BEST), self.config, progress, self.trainee.model(), {})
         self.save()
-        self._write_reports()
+        self._write_reports(last)
         self.reporter.epoch(row)
 
     def save(self) -> None:
@@ -226,13 +227,14 @@ class Run:
         checkpoint.write(self._path(LAST), self.config, self.progress, trainee.model(), trainee.optimizer())
         self.saved_at = time.monotonic()
 
-    def _write_reports(self) -> None:
+    def _write_reports(self, last: bool) -> None:
         history = self.progress.history
         if history:
             lines = "".join(json.dumps(row) + "\n" for row in history)
             write_atomically(self._path(METRICS), lines.encode("utf-8"))
-            if self.draw is not None:
-                self.draw(history)
+            problem = None if self.draw is None else self.draw(history, last)
+            if problem is not None:
+                self.reporter.note(problem)
 
     def _path(self, name: str) -> str:
         return os.path.join(self.folder, name)

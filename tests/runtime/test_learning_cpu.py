@@ -106,6 +106,23 @@ def test_what_is_rewritten_gives_the_same(channels):
 
 
 @needs_blocks
+def test_one_cell_that_meets_many_leaves_the_blocks():
+    nodes = [
+        into_blocks("x", "b0"),
+        Node("GlobalAveragePool", ["b0"], ["b1"], domain=DOMAIN),
+        out_of_blocks("b0", "p0"),
+        out_of_blocks("b1", "p1"),
+        Node("Mul", ["p0", "p1"], ["y"]),
+    ]
+    model = wide(nodes, {})
+    made = elementwise_in_blocks(model, block_size())
+    x = np.random.RandomState(0).normal(0, 1, (2, 32, 4, 4)).astype(np.float32)
+    expected, found = (open_session(write_model(m), optimised=True).run(None, {"x": x})[0] for m in (model, made))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_allclose(found, x * x.mean((2, 3), keepdims=True), rtol=1e-4, atol=1e-6)
+
+
+@needs_blocks
 @pytest.mark.parametrize("channels", [32, 24])
 def test_phases_are_put_into_place_block_by_block(channels):
     """Where the channels fill whole blocks; else as they were."""

@@ -4,6 +4,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from simulation.tensorrt.api import RELEASES, Api
+from simulation.tensorrt.onnx_rules import refusals
 
 from da3.export.segments import deploy
 from da3.runtime.backends.reference import Program
@@ -12,12 +14,13 @@ from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.bundle.writer import write_files
 from da3.runtime.errors import BundleError
 from da3.runtime.images.preprocess import Preprocessing
-from da3.runtime.learning import derive_observation, derive_step
+from da3.runtime.learning import derive_loss, derive_observation, derive_step
 from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.training.config import AdaptorSpec, MemorySettings
-from da3.toolchain.autograd.frozen import cell_means
+from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.network import DomainModel, with_exits
+from da3.toolchain.network.block_selection import open_blocks
 from da3.toolchain.network.bypass import STEP
 from da3.toolchain.network.loss import answers_loss
 
@@ -153,6 +156,16 @@ def test_slices_add_up():
         np.testing.assert_allclose(sum(part[name] for part in parts), whole[name], rtol=1e-8, atol=1e-10)
 
 
+def test_the_loss_alone():
+    model = network(*NETWORKS[1])
+    step, alone = (derive(deployed(model), CLASSES, NETWORKS[1][3]) for derive in (derive_step, derive_loss))
+    tensors, (image, labels) = double_tensors(model), batch(64)
+    given = feeds(step, tensors, image, labels, 1 / PHOTOS)
+    assert [info.name for info in alone.inputs] == list(given) and len(alone.nodes) < len(step.model.nodes) / 2
+    whole, found = run_in_double(step.model, given), run_in_double(alone, given)
+    assert found.keys() == {"loss", "logits"} and all((found[name] == whole[name]).all() for name in found)
+
+
 def test_a_domain_without_exits():
     model = network("mobilenet_v2", 0.35, 64, exits=False)
     step = derive_step(deployed(model), CLASSES)
@@ -176,6 +189,14 @@ def test_what_the_graph_is_made_of():
     assert [info.name for info in step.model.outputs] == ["loss", "logits", *("gradient:" + n for n in step.trained)]
 
 
+@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("case", NETWORKS[1:6:2], ids=IDS[1:6:2])
+def test_every_tensorrt_takes_it(case, release):
+    deployment, closed = deployed(network(*case)), case[-1]
+    for model in (derive_step(deployment, CLASSES, closed).model, derive_observation(deployment, closed)):
+        assert refusals(onnx.ModelProto.FromString(write_model(model)), Api(release)) == []
+
+
 def test_nothing_goes_back_before_the_first_adaptor():
     """A ResNet's first blocks have none: what is transposed are the kernels of the branches behind, and no others."""
     model = network(*NETWORKS[4])
@@ -190,7 +211,7 @@ def test_nothing_goes_back_before_the_first_adaptor():
 @pytest.mark.parametrize("case", NETWORKS, ids=IDS)
 @torch.no_grad()
 def test_observation(case):
-    *_, size, closed = case
+    arch, _, size, closed = case
     model = network(*case)
     observed = derive_observation(deployed(model), closed)
     onnx.checker.check_model(write_model(observed), full_check=True)
@@ -204,6 +225,11 @@ def test_observation(case):
     sides = {i: model.adaptor(i).side for i in range(model.spec.first, count)}
     sides[count] = sides[count - 1]
     expected = {f"p{i}": cell_means(values[f"x{i}"], side).flatten(0, 1) for i, side in sides.items()}
+    for i in open_blocks(model) if model.substitutes else []:
+        branch = run_block(model.backbone.blocks[i], values[f"x{i}"])
+        branch -= run_block(model.backbone.blocks[i], values[f"x{i}"], run=False)
+        expected[f"f{i}"] = cell_means(branch, sides[i]).flatten(0, 1)
+    assert (arch == "resnet18") == (not any(name.startswith("f") for name in expected))
     expected |= {name: values[name] for name in ["features", *(f"e{i}" for i in model.spec.exits)]}
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -220,7 +246,7 @@ import sys
 import numpy as np
 from da3.runtime.backends.reference import Program
 from da3.runtime.bundle.bundle import Bundle
-from da3.runtime.learning import derive_observation, derive_step
+from da3.runtime.learning import derive_loss, derive_observation, derive_step
 from da3.runtime.onnx_graph.writing import write_model
 
 with Bundle(sys.argv[1]) as bundle:

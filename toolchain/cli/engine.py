@@ -1,4 +1,4 @@
-"""``da3 train`` with another engine than PyTorch: handed to a process that has loaded nothing but what learning needs."""
+"""``da3 train`` with another engine than PyTorch: handed to a process that loads what learning needs and no more."""
 
 from __future__ import annotations
 

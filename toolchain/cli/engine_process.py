@@ -10,7 +10,7 @@ import sys
 
 from da3.runtime.errors import Da3Error
 from da3.runtime.learning import TextReporter
-from da3.runtime.system import stop_on_interrupt
+from da3.runtime.system import keep_little, stop_on_interrupt
 from da3.toolchain.cli.training_summary import training_summary
 from da3.toolchain.learning import EngineOptions, learn_on_engine
 
@@ -18,6 +18,7 @@ from da3.toolchain.learning import EngineOptions, learn_on_engine
 def main(words: list[str]) -> int:
     """Learn as the words ask; returns the exit code."""
     options = EngineOptions(**json.loads(words[0]))
+    keep_little()
     reporter = TextReporter()
     try:
         with stop_on_interrupt(reporter.note) as stop:

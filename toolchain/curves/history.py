@@ -19,14 +19,14 @@ class HistoryPicture:
     ``title`` names the run in the picture. ``note`` is told, in one line, where it could not be drawn.
     """
 
-    def __init__(self, folder: Path, title: str, epochs: int, note: Callable[[str], None]):
-        self.path, self.title, self.epochs, self.note = Path(folder) / CURVES, title, epochs, note
+    def __init__(self, folder: Path, title: str, note: Callable[[str], None]):
+        self.path, self.title, self.note = Path(folder) / CURVES, title, note
         self._drawn_at: float | None = None
         self._drawn = 0  # epochs in the last picture
 
-    def __call__(self, history: list[Row]) -> None:
+    def __call__(self, history: list[Row], last: bool) -> None:
         now = time.monotonic()
-        due = len(history) == self.epochs or self._drawn_at is None or now - self._drawn_at > DRAW_EVERY
+        due = last or self._drawn_at is None or now - self._drawn_at > DRAW_EVERY
         if not due or len(history) == self._drawn:
             return
         self._drawn_at, self._drawn = now, len(history)

@@ -22,18 +22,13 @@ def _work(request: Answer, say: Say) -> None:
     if arch not in NAMES:
         raise TrainingError(f"--backbone {arch}: known are {', '.join(NAMES)}")
     store = BackboneStore(runs)
-    if request["weights"] is None:
-        weights = store.get(arch, wanted)
-    else:
-        weights = load_weights(request["weights"], arch)
+    weights = store.get(arch, wanted) if request["weights"] is None else load_weights(request["weights"], arch)
     sha256 = weights.sha256(arch)
     if wanted not in (None, sha256):
         raise TrainingError(f"cannot resume with other weights than the run was started with: {request['weights']}")
     size = request["size"] or weights.input_size
-    if "adaptor" in request:
-        adaptor = AdaptorSpec.from_json(request["adaptor"])
-    else:
-        adaptor = adaptor_spec(arch, weights, size)
+    given = request.get("adaptor")
+    adaptor = adaptor_spec(arch, weights, size) if given is None else AdaptorSpec.from_json(given)
     path = bundle_path(runs, arch, sha256, size, adaptor)
     if not is_whole(path, sha256):
         export_backbone(arch, weights, size, adaptor, path)

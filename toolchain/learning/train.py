@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from da3.runtime.bundle import Bundle
-from da3.runtime.learning import GraphTrainee
+from da3.runtime.learning import GraphTrainee, Running
 from da3.runtime.system import parse_bytes, peak_bytes
 from da3.runtime.training import (
     DEFAULTS,
@@ -76,20 +76,20 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
                 workers_fixed=options.workers is not None,
                 reporter=reporter,
             )
-        trainee = GraphTrainee(bundle, config, ENGINE, options.threads)
-        photos = drop_unreadable(photos, config.size, workers, reporter.checking)
-        run = Run(
-            config=config,
-            trainee=trainee,
-            photos=photos,
-            preprocessing=bundle.manifest.preprocessing,
-            workers=workers,
-            folder=folder,
-            reporter=reporter,
-            draw=HistoryPicture(folder, config.domain, config.epochs, reporter.note),
-            last_only=options.last_only,
-        )
+        trainee = GraphTrainee(bundle, config, Running(ENGINE, options.threads, apart=True))
         try:
+            photos = drop_unreadable(photos, config.size, workers, reporter.checking)
+            run = Run(
+                config=config,
+                trainee=trainee,
+                photos=photos,
+                preprocessing=bundle.manifest.preprocessing,
+                workers=workers,
+                folder=folder,
+                reporter=reporter,
+                draw=HistoryPicture(folder, config.domain, reporter.note),
+                last_only=options.last_only,
+            )
             if resumed is None:
                 run.begin()
             else:

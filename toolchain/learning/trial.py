@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from da3.runtime.bundle import Bundle
 from da3.runtime.errors import ImageError
 from da3.runtime.images import decode
-from da3.runtime.learning import GraphTrainee
-from da3.runtime.system import peak_bytes
+from da3.runtime.learning import GraphTrainee, Running
+from da3.runtime.system import keep_little, peak_bytes
 from da3.runtime.training import PhotoSet, Reporter, Run, RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.learning.options import ENGINE
@@ -71,18 +71,19 @@ def run_trial(trial: Trial) -> int:
 
     ``trial`` is shortened already.
     """
+    keep_little()
     with Bundle(trial.bundle) as bundle, tempfile.TemporaryDirectory(prefix="da3-trial-") as folder:
-        trainee = GraphTrainee(bundle, trial.config, ENGINE, trial.threads)
-        run = Run(
-            config=trial.config,
-            trainee=trainee,
-            photos=trial.photos,
-            preprocessing=bundle.manifest.preprocessing,
-            workers=trial.workers,
-            folder=folder,
-            reporter=Reporter(),
-        )
+        trainee = GraphTrainee(bundle, trial.config, Running(ENGINE, trial.threads, apart=True))
         try:
+            run = Run(
+                config=trial.config,
+                trainee=trainee,
+                photos=trial.photos,
+                preprocessing=bundle.manifest.preprocessing,
+                workers=trial.workers,
+                folder=folder,
+                reporter=Reporter(),
+            )
             run.begin()
             run.loop(lambda: False)
         finally:

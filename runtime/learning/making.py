@@ -1,0 +1,83 @@
+"""The files that ONNX Runtime learns from, made in a process of their own.
+
+Deriving and optimising a graph takes several times what it weighs, and neither ONNX Runtime nor the C library hands all
+of that back. Whoever trains opens the finished file, and has in memory what it runs.
+"""
+
+import os
+import subprocess
+import sys
+from typing import Collection, List, Optional
+
+from ..backends.training_graph import for_this_cpu
+from ..bundle.bundle import Bundle
+from ..errors import BackendError, Da3Error
+from ..onnx_graph.model import Model
+from ..records import Path
+from ..system import write_atomically
+from .forced import derive_forced
+from .step_graph import derive_loss, derive_observation, derive_step
+
+STEP, LOSS_ALONE, OBSERVATION, FORCED = "step", "loss", "observation", "forced"
+
+_CHILD = "import sys; sys.path[:] = %r; from %s import main; sys.exit(main(sys.argv[1:]))"
+
+
+def make_file(
+    kind: str, bundle: Path, path: Path, classes: int, closed: Collection[int] = (), threads: Optional[int] = None
+) -> None:
+    """Write the graph of a STEP, of its LOSS_ALONE, of an OBSERVATION, or one that is FORCED, of a domain with so many
+    classes that closes these blocks, to `path`.
+
+    It is to be opened with `open_session(path, as_written=True)` on this machine. bundle: its path. Raises BackendError
+    with what the process that makes it says.
+    """
+    words = [
+        kind,
+        os.fspath(bundle),
+        os.fspath(path),
+        str(classes),
+        ",".join(map(str, sorted(closed))),
+        str(threads or 0),
+    ]
+    environment = dict(os.environ, MALLOC_MMAP_THRESHOLD_="131072")  # so that glibc hands back what is freed
+    code = _CHILD % (sys.path, __name__)
+    child = subprocess.Popen(
+        [sys.executable, "-c", code] + words,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        universal_newlines=True,
+        start_new_session=True,  # Ctrl-C reaches the trainer alone, which stops in good order
+    )
+    try:
+        said = child.communicate()[0].strip().split("\n")[-1]
+    finally:
+        if child.poll() is None:  # interrupted
+            child.kill()
+            child.wait()
+    if child.returncode:
+        raise BackendError(said or "the process that makes the %s's graph ended with %d" % (kind, child.returncode))
+
+
+def derive(kind: str, bundle: Bundle, classes: int, closed: Collection[int]) -> Model:
+    """The graph, see `make_file`. Raises BundleError if a file is damaged, or has an operator that is not known."""
+    if kind == STEP:
+        return derive_step(bundle, classes, closed).model
+    if kind == LOSS_ALONE:
+        return derive_loss(bundle, classes, closed)
+    return derive_forced(bundle, classes) if kind == FORCED else derive_observation(bundle, closed)
+
+
+def main(words: List[str]) -> int:
+    """What the other process does; its exit status."""
+    kind, bundle, path, classes, closed, threads = words
+    blocks = [int(number) for number in closed.split(",") if number]
+    try:
+        with Bundle(bundle) as opened:
+            model = derive(kind, opened, int(classes), blocks)
+        write_atomically(path, for_this_cpu(model, int(threads) or None, spend=True))
+    except (Da3Error, OSError, MemoryError) as error:
+        print(str(error) or type(error).__name__)
+        return 1
+    return 0

@@ -14,11 +14,3 @@ __all__ = [
     "export_domain",
     "export_standalone",
 ]
-    "Check",
-    "ExportError",
-    "Exported",
-    "VerificationError",
-    "export_backbone",
-    "export_domain",
-    "export_standalone",
-]

@@ -87,7 +87,7 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
                 workers=workers,
                 folder=folder,
                 reporter=reporter,
-                draw=HistoryPicture(folder, config.domain, reporter.note),
+                draw=HistoryPicture(folder, config.domain),
                 last_only=options.last_only,
             )
             if resumed is None:

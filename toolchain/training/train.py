@@ -78,7 +78,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         workers=workers,
         folder=folder,
         reporter=reporter,
-        draw=HistoryPicture(folder, config.domain, reporter.note),
+        draw=HistoryPicture(folder, config.domain),
         last_only=options.last_only,
     )
     if resumed is None:

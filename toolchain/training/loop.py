@@ -35,8 +35,8 @@ from da3.toolchain.methods.base import Batch
 from da3.toolchain.process.memory import peak_bytes
 from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.adamw import AdamW
-from da3.toolchain.training.curves import write_reports
 from da3.toolchain.training.progress import Reporter
+from da3.toolchain.training.reports import Reports
 from da3.toolchain.training.validation import Validation
 
 
@@ -70,6 +70,7 @@ class Run:
         self.total = self.steps * config.epochs
         self.progress = Progress()
         self.saved_at = time.monotonic()
+        self.reports = Reports(folder, config.domain)
 
     def begin(self) -> None:
         """Look at some photos before the first step, and keep a few for export to verify with."""
@@ -111,7 +112,7 @@ class Run:
                     self.save()
                     return False
             self._end_epoch(found, rate, time.monotonic() - started)
-        self._write_reports()
+        self._write_reports(True)
         return True
 
     def _train_epoch(self, stop: Callable[[], bool]) -> bool:
@@ -222,7 +223,7 @@ class Run:
                 progress.calibration = None if calibrated is None else calibrated.to_json()
                 ckpt.write(self.folder / "best.safetensors", self.config, progress, self.learner, None)
         self.save()
-        self._write_reports()
+        self._write_reports(last)
         self.reporter.epoch(row)
 
     def save(self) -> None:
@@ -233,5 +234,7 @@ class Run:
     def _tensor(self, array: Array) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
-    def _write_reports(self) -> None:
-        write_reports(self.folder, self.progress.history, self.config.domain)
+    def _write_reports(self, last: bool) -> None:
+        problem = self.reports.write(self.progress.history, last)
+        if problem is not None:
+            self.reporter.note(problem)

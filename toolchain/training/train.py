@@ -15,7 +15,7 @@ from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
-from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
+from da3.toolchain.process.allocator import forget_code, keep_freed_memory, return_freed_memory
 from da3.toolchain.training.budget import fit
 from da3.toolchain.training.checkpoint import BackboneStore, task_of
 from da3.toolchain.training.loop import Run
@@ -72,6 +72,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     photos = drop_unreadable(photos, config.size, workers, reporter.checking)
 
     keep_freed_memory()
+    forget_code()
     run = Run(
         config=config,
         learner=learner,

@@ -1,21 +1,10 @@
-"""A run's history on disk: ``metrics.jsonl`` for programs, ``curves.png`` for people."""
+"""The curves of training runs as a picture."""
 
 from __future__ import annotations
 
-import json
 from io import BytesIO
-from pathlib import Path
 
-from da3.runtime.system import write_atomically
 from da3.runtime.training import Row
-
-
-def write_reports(folder: Path, history: list[Row], title: str) -> None:
-    """Write both, each atomically, from all epochs so far."""
-    if history:
-        lines = "".join(json.dumps(row) + "\n" for row in history)
-        write_atomically(folder / "metrics.jsonl", lines.encode())
-        write_atomically(folder / "curves.png", draw({title: history}))
 
 
 def draw(runs: dict[str, list[Row]]) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +26,6 @@ from da3.toolchain.training.progress import SilentReporter
 
 WORKER = "da3.toolchain.training.trial_process"
 STEPS = 3  # from the third on a step takes no more than the one before
-_Photos = Sequence[tuple[str, int]]
 
 
 class Trial(NamedTuple):
@@ -58,7 +57,7 @@ class Trial(NamedTuple):
 
 def _largest(photos: Iterable[tuple[str, int]], count: int) -> tuple[tuple[str, int], ...]:
     """Those of the ``count`` largest files that can be decoded; of equal ones the first."""
-    found = []
+    found: list[tuple[str, int]] = []
     for photo in sorted(photos, key=lambda photo: -os.path.getsize(photo[0])):
         if len(found) == count:
             break

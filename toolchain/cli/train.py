@@ -98,8 +98,8 @@ def train(
     memory_budget: Annotated[
         str | None,
         typer.Option(
-            help="such as 256MB (10^6 bytes) or 256MiB (2^20 bytes), beyond what Python and PyTorch take themselves: "
-            "measures, and picks what fits"
+            help="such as 256MB (10^6 bytes) or 256MiB (2^20 bytes), of the whole process: measures, and "
+            "picks what fits"
         ),
     ] = None,
     engine: Annotated[

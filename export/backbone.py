@@ -20,7 +20,7 @@ from da3.toolchain.methods import Task, method
 from da3.toolchain.network import DomainModel
 
 _TRIED = DomainFacts("tried", ("one", "two", "three"), {})
-_PHOTOS = 4
+_PHOTOS = 2
 
 
 def export_backbone(arch: str, weights: WeightsFile, size: int, adaptor: AdaptorSpec, path: Path) -> None:

@@ -3,11 +3,12 @@
 from .learn import Learnt, learn
 from .options import LearnOptions, check_keep
 from .reporter import TextReporter
-from .running import Running
+from .running import GraphRunner, Running
 from .step_graph import StepGraph, derive_loss, derive_observation, derive_step
 from .trainee import GraphTrainee
 
 __all__ = [
+    "GraphRunner",
     "GraphTrainee",
     "LearnOptions",
     "Learnt",

@@ -20,9 +20,9 @@ from da3.toolchain.bench.reports import FailedMethod, WholeReport, WholeRow
 from da3.toolchain.bench.train import TrainPlan, random_or_named_weights, train_conditions
 from da3.toolchain.bench.variants import Variant, memory_settings_of
 from da3.toolchain.errors import TrainingError
+from da3.toolchain.learning import ENGINES
 
 COMMAND = "da3.toolchain.cli.main"
-ENGINE = "pytorch"
 POLL = 0.02  # seconds between looks at a process and its children
 DOMAIN = "bench"
 
@@ -65,7 +65,8 @@ def bench_whole_process(plan: TrainPlan, data: str | None, epochs: int, reporter
             else:
                 found[label].append(measured)
                 reporter.note(f"{words}: {measured.peak_bytes / 1e6:,.0f} MB, {measured.seconds:.0f} s")
-    rows = [_row(label, measured) for label, measured in found.items() if label not in failed]
+    engines = {variant.label: variant.engine for variant in plan.variants}
+    rows = [_row(label, engines[label], measured) for label, measured in found.items() if label not in failed]
     finetune = [variant.label for variant in plan.variants if variant.method == "finetune"]
     base = next((row for row in rows if row["method"] in finetune), None)
     if base is not None:
@@ -94,7 +95,11 @@ def train_command(plan: TrainPlan, variant: Variant, weights: str, photos: str, 
     }
     if variant.method == "da3":
         options["keep"] = variant.flops_budget
+    if variant.engine != ENGINES[0]:
+        options["engine"] = variant.engine
     for name in memory_settings_of(variant.method):
+        if variant.engine != ENGINES[0] and name != "micro_batch":
+            continue  # an engine has no such choice
         value = getattr(variant.memory, name)
         options[name.replace("_", "-")] = "auto" if name == "micro_batch" and not value else value
     words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
@@ -191,11 +196,11 @@ def _photos(plan: TrainPlan, data: str | None) -> Iterator[str]:
         yield folder
 
 
-def _row(label: str, measured: Sequence[Whole]) -> WholeRow:
+def _row(label: str, engine: str, measured: Sequence[Whole]) -> WholeRow:
     figures: Mapping[str, list[float]] = {name: [asdict(one)[name] for one in measured] for name in asdict(measured[0])}
     return {
         "method": label,
-        "engine": ENGINE,
+        "engine": engine,
         "peak_bytes": statistics.median(figures["peak_bytes"]),
         "children_bytes": statistics.median(figures["children_bytes"]),
         "together_bytes": statistics.median(figures["together_bytes"]),

@@ -66,7 +66,8 @@ def bench_train(
         list[str] | None,
         typer.Option(
             help="comma list, and may be repeated; options follow their method: "
-            "finetune,da3:keep=0.6,gradient=skip-path (default: every method)"
+            "finetune,da3:keep=0.6,gradient=skip-path (default: every method); with --whole-process also "
+            "da3:engine=onnxruntime"
         ),
     ] = None,
     backbone: Annotated[str, typer.Option(help=BACKBONES)] = "resnet50",
@@ -132,7 +133,7 @@ def bench_train(
     }
     check_shared(shared)
     plan = TrainPlan(
-        variants=parse(methods or [], shared),
+        variants=parse(methods or [], shared, engines=whole_process),
         backbone=backbone,
         weights=weights,
         size=size,

@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 
 from da3.runtime.errors import TrainingError
 
-ENGINES = ("pytorch", "onnxruntime")
 _PROCESS = "da3.toolchain.cli.engine_process"
 
 
@@ -21,9 +20,10 @@ def start_engine(engine: str, given: Mapping[str, Any], others: Mapping[str, Any
     ``others``: the options that only PyTorch has. Raises TrainingError for an engine that is not known, and for
     options that it has not.
     """
+    from da3.toolchain.learning.options import ENGINES, EngineOptions, refuse_others
+
     if engine not in ENGINES:
         raise TrainingError(f"--engine {engine}: use {' or '.join(ENGINES)}")
-    from da3.toolchain.learning.options import EngineOptions, refuse_others
 
     refuse_others(others)
     options = EngineOptions(**given)

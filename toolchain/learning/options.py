@@ -14,6 +14,7 @@ from da3.runtime.training.recipe import LEARNING_RATE, batch_size
 from da3.toolchain.errors import TrainingError
 
 ENGINE = "onnxruntime"
+ENGINES = ("pytorch", ENGINE)  # of da3 train
 _DECIDED = ("backbone", "size", "epochs", "batch_size", "lr", "keep", "seed", "flip", "label_smoothing")
 
 

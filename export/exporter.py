@@ -72,7 +72,7 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
     bundle = Path(os.path.abspath(bundle))
     _refuse_strangers(bundle)
     new = not bundle.exists()
-    with _scratch(bundle.parent) as scratch:
+    with scratch_beside(bundle.parent) as scratch:
         home = bundle
         if new:
             home = scratch / "bundle"
@@ -168,7 +168,7 @@ def _refuse_strangers(bundle: Path) -> None:
 
 
 @contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
+def scratch_beside(parent: Path) -> Iterator[Path]:
     """A folder on the same disk as the bundle, so that the last step is a rename; gone afterwards."""
     parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".da3-export-", dir=parent))

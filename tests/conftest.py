@@ -9,7 +9,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from da3.toolchain.backbones import NAMES, random_weights
-from da3.toolchain.training import curves
+from da3.toolchain.curves import history
 from da3.toolchain.training.options import TrainOptions
 
 # Networks this small gain nothing from a second thread, and lose much where another process has the other core.
@@ -21,17 +21,17 @@ WIDTH = {name: 0.35 for name in NAMES if not name.startswith("resnet")}
 
 @pytest.fixture(scope="session", autouse=True)
 def curves_are_not_drawn():
-    """Drawing its curves, again after each epoch, takes most of the time of a run this small."""
-    draw = curves.draw
+    """Drawing its curves takes most of the time of a run this small."""
+    draw = history.draw_elsewhere
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(curves, "draw", lambda runs: b"")
+        patch.setattr(history, "draw_elsewhere", lambda path, runs: path.write_bytes(b""))
         yield draw
 
 
 @pytest.fixture
 def curves_are_drawn(curves_are_not_drawn, monkeypatch):
     """They are, in this test."""
-    monkeypatch.setattr(curves, "draw", curves_are_not_drawn)
+    monkeypatch.setattr(history, "draw_elsewhere", curves_are_not_drawn)
 
 
 def write_photos(folder, classes=3, train=8, val=4, seed=0):

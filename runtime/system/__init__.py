@@ -3,15 +3,18 @@
 from .atomic import replace_file, write_atomically
 from .interrupt import stop_on_interrupt
 from .machine import conditions, usable_cpus
-from .memory import peak_bytes
+from .malloc import keep_little
+from .memory import available_bytes, peak_bytes
 from .percentiles import percentiles_ms
 from .sizes import parse_bytes, render_bytes
 from .versions import VERSION, distribution_version
 
 __all__ = [
     "VERSION",
+    "available_bytes",
     "conditions",
     "distribution_version",
+    "keep_little",
     "parse_bytes",
     "peak_bytes",
     "percentiles_ms",

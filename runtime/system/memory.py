@@ -1,6 +1,7 @@
 """How much memory this process has held, as the system counts it."""
 
 import sys
+from typing import Optional
 
 
 def peak_bytes() -> int:
@@ -17,3 +18,15 @@ def peak_bytes() -> int:
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def available_bytes() -> Optional[int]:
+    """The memory, in bytes, that the machine can give without swapping; None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            for line in file:
+                if line.startswith("MemAvailable:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None

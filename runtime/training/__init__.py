@@ -20,7 +20,7 @@ from .config import (
 )
 from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
-from .photos import PhotoSet, drop_unreadable, find_photos
+from .photos import PhotoSet, drop_unreadable, find_photos, photo_folder
 from .reporter import Reporter
 from .run import CURVES, RUN_FILES, Run
 from .trainee import Photos, Pixels, Predict, StepResult, Trainee
@@ -59,6 +59,7 @@ __all__ = [
     "drop_unreadable",
     "find_photos",
     "limits",
+    "photo_folder",
     "randomness",
     "recipe",
     "slice_size",

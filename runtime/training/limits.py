@@ -38,6 +38,12 @@ def check_numbers(given: Mapping[str, Optional[Number]], lr: Optional[float]) ->
         raise TrainingError("--lr %s: must be above 0 and below 10" % lr)
 
 
+def check_size(size: Optional[int]) -> None:
+    """Raise TrainingError for a side of images, in pixels, that no backbone takes. None: it was not given."""
+    if size is not None and (size < 32 or size % 32):
+        raise TrainingError("--size %d: use a multiple of 32, such as 96, 128, 160 or 224" % size)
+
+
 def check_resumable(folder: str, given: Mapping[str, Any], data: Optional[str], config: RunConfig) -> None:
     """Raise TrainingError if an option given now differs from what the run in `folder` was started with.
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Deque, Generator, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Deque, Generator, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
@@ -70,24 +70,27 @@ class Loader:
         return self.preprocessing.load(self.photos[index][0])
 
     def _batches(self, order: Array, make: Callable[[int], Array]) -> Batches:
-        size = self.batch_size
-        batches = [order[i : i + size] for i in range(0, len(order), size)]
-        ahead = 1 + -(-2 * self.workers // size)  # batches in flight: enough to keep every worker busy
+        size, side = self.batch_size, self.preprocessing.size
+        # Photos in flight while a batch is used: the next batch, and no more than keeps every worker busy beyond it.
+        ahead = size + 2 * self.workers
         pool = ThreadPoolExecutor(self.workers)
-        waiting: Deque[Tuple[Array, List[Any]]] = deque()  # the photos of a batch, and the futures of their pixels
+        waiting: Deque[Any] = deque()  # futures of photos' pixels, in order
+        submitted = 0
         try:
-            for k in range(len(batches)):
-                while len(waiting) <= ahead and k + len(waiting) < len(batches):
-                    later = batches[k + len(waiting)]
-                    waiting.append((later, [pool.submit(make, int(i)) for i in later]))
-                indices, futures = waiting.popleft()
-                pixels = np.stack([future.result() for future in futures])
+            for start in range(0, len(order), size):
+                indices = order[start : start + size]
+                pixels = np.empty((len(indices), side, side, 3), dtype=np.uint8)
+                for row in range(len(indices)):
+                    while submitted < len(order) and len(waiting) < ahead:
+                        waiting.append(pool.submit(make, int(order[submitted])))
+                        submitted += 1
+                    pixels[row] = waiting.popleft().result()
                 yield Batch(pixels, np.array([self.photos[i][1] for i in indices], dtype=np.int64))
+                del pixels
         finally:
             # What has not begun need not be done. (The pool can be told so itself from Python 3.9 on.)
-            for _, futures in waiting:
-                for future in futures:
-                    future.cancel()
+            for future in waiting:
+                future.cancel()
             pool.shutdown(wait=True)
 
 

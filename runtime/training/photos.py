@@ -4,7 +4,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
-from ..errors import DataError, ImageError
+from ..errors import DataError, ImageError, TrainingError
 from ..images.decode import decode
 from ..images.paths import list_labelled
 from .randomness import SPLIT, stream
@@ -19,6 +19,22 @@ class PhotoSet(NamedTuple):
     train: Tuple[Photo, ...]
     val: Tuple[Photo, ...]
     unreadable: Tuple[Tuple[str, str], ...] = ()
+
+
+def photo_folder(domain: str, given: Optional[str]) -> str:
+    """The folder of a domain's photos, absolute: the one given, or data/<domain> or photos/<domain> where that exists.
+
+    Raises TrainingError where neither does.
+    """
+    if given is not None:
+        return os.path.realpath(os.path.expanduser(given))
+    for candidate in (os.path.join("data", domain), os.path.join("photos", domain)):
+        if os.path.isdir(candidate):
+            return os.path.realpath(candidate)
+    raise TrainingError(
+        "no photos for %s: pass --data FOLDER with one subfolder per class (looked for data/%s and photos/%s)"
+        % (domain, domain, domain)
+    )
 
 
 def find_photos(folder: Union[str, "os.PathLike[str]"], seed: int, val_share: float = 0.2) -> PhotoSet:

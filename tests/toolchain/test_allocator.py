@@ -1,12 +1,13 @@
 """What glibc's malloc does with freed memory, and that other systems are left alone."""
 
+import json
 import platform
 import subprocess
 import sys
 
 import pytest
 
-from da3.toolchain.process.allocator import keep_freed_memory, no_holes_environment
+from da3.toolchain.process.allocator import forget_code, keep_freed_memory
 
 # Page faults of a second pass over the same sizes: none are needed where freed memory was kept.
 FAULTS = """
@@ -39,20 +40,28 @@ def test_other_systems_are_left_alone(monkeypatch):
     assert not keep_freed_memory()
 
 
-def test_the_environment_without_holes_adds_to_what_is_there_and_only_once():
-    once = no_holes_environment({"A": "b", "GLIBC_TUNABLES": "glibc.malloc.check=1"})
-    expected = "glibc.malloc.check=1:glibc.malloc.tcache_count=0" if sys.platform.startswith("linux") else ""
-    assert once["A"] == "b" and once["GLIBC_TUNABLES"].startswith(expected)
-    assert no_holes_environment(once) == once
+# Forgetting code drops resident pages of files; what was computed before is computed again after it.
+CODE = """
+import numpy as np, zlib, json
+from da3.toolchain.process.allocator import forget_code
+def resident():
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("RssFile"))
+def use():
+    return float(np.linalg.norm(np.linspace(0, 1, 64).reshape(8, 8) @ np.eye(8))) + zlib.crc32(b"da3")
+expected, before = use(), resident()
+assert forget_code()
+print(json.dumps([before, resident(), use() == expected]))
+"""
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc alone")
-def test_a_process_starts_over_with_its_arguments():
-    code = (
-        "import os, sys\n"
-        "from da3.toolchain.process.allocator import restart_without_holes\n"
-        "restart_without_holes()\n"
-        "print(os.environ['GLIBC_TUNABLES'], *sys.argv[1:])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, "one", "two"], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["glibc.malloc.tcache_count=0", "one", "two"]
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
+def test_forgotten_code_is_no_longer_resident_and_still_runs():
+    done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, check=True)
+    before, after, same = json.loads(done.stdout)
+    assert same and after < 0.7 * before
+
+
+def test_code_is_kept_on_other_systems(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert not forget_code()

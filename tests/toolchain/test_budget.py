@@ -1,13 +1,19 @@
 """The memory budget of ``da3 train``: which settings are tried, in which order, and what is said about them."""
 
-import pytest
+import json
 
+import numpy as np
+import pytest
+from PIL import Image
+
+from da3.runtime.training import PhotoSet
 from da3.runtime.training.config import AdaptorSpec, MemorySettings, RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.training import budget
 from da3.toolchain.training.budget import choices, fit
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
+from da3.toolchain.training.trial import Trial
 
 
 def config(name="da3"):
@@ -17,9 +23,12 @@ def config(name="da3"):
     )
 
 
-def fitted(bytes_, reporter=None):
-    reporter = reporter or SilentReporter()
-    return fit(config(), weights="w", device="cpu", budget=bytes_, fixed=frozenset(), reporter=reporter)
+def fitted(bytes_, monkeypatch, peaks, reporter=None):
+    """``fit`` where a trial of each choice in turn takes one of ``peaks``."""
+    left = iter(peaks)
+    monkeypatch.setattr(budget, "measured_peak", lambda trial: int(next(left)))
+    trial = Trial(config(), PhotoSet(("a", "b"), (), ()), "w", "cpu", 1)
+    return fit(trial, budget=bytes_, fixed=frozenset(), reporter=reporter or SilentReporter())
 
 
 def test_choices_are_cumulative_and_respect_what_the_user_fixed():
@@ -47,20 +56,48 @@ def test_choices_are_cumulative_and_respect_what_the_user_fixed():
 
 
 def test_the_first_choice_that_fits_is_taken_and_explained(monkeypatch):
-    peaks = iter([300e6, 190e6, 150e6])
-    monkeypatch.setattr(budget, "_measure", lambda *facts: (int(next(peaks)), 100_000_000))
-    reporter, notes = SilentReporter(), []
+    notes = []
+    reporter = SilentReporter()
     reporter.note = notes.append
-    chosen = fitted(200_000_000, reporter)
+    chosen = fitted(200_000_000, monkeypatch, [300e6, 190.4e6, 150e6], reporter)
     assert chosen == config()._replace(memory=MemorySettings("bf16", "fp32", "exact", 1))
-    assert "one photo a slice: 190 MB, which fits" in notes[2] and "about 290 MB" in notes[3]
+    assert "memory budget 200 MB for the whole process" in notes[0] and "resnet50 at 64 px, batches of 8" in notes[0]
+    assert notes[1].split() == ["as", "it", "is:", "315", "MB"]  # with the margin of a longer run
+    assert "one photo a slice: 200 MB, which fits" in notes[2] and "--micro-batch 1" in notes[3]
+
+
+def test_the_margin_counts(monkeypatch):
+    assert fitted(200_000_000, monkeypatch, [199e6, 191e6, 150e6]).memory.keep_precision == "int8"
 
 
 def test_a_budget_too_small_names_the_smallest_that_works(monkeypatch):
-    peaks = iter([300e6, 190e6, 150e6, 140e6, 145e6])
-    monkeypatch.setattr(budget, "_measure", lambda *facts: (int(next(peaks)), 0))
-    with pytest.raises(TrainingError, match="100 MB is too small .* smallest that works is about 143 MB"):
-        fitted(100_000_000)
+    with pytest.raises(TrainingError, match="100 MB is too small .* smallest that works is 147 MB") as raised:
+        fitted(100_000_000, monkeypatch, [300e6, 190e6, 150e6, 140e6, 145e6])
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("device", "said"), [("cpu", True), ("cuda:0", False)])
+def test_a_machine_with_less_than_the_budget_is_named(monkeypatch, device, said):
+    monkeypatch.setattr(budget, "available_bytes", lambda: 90_000_000)
+    assert ("only 90 MB" in budget._available(100_000_000, device)) == said
+    assert budget._available(80_000_000, device) == ""
+
+
+def test_a_trial_is_short_and_takes_the_largest_photos_that_can_be_read(tmp_path):
+    rng = np.random.default_rng(0)
+    photos = []
+    for side in (8, 64, 32, 16):
+        path = tmp_path / f"{side}.png"
+        Image.fromarray(rng.integers(0, 255, (side, side, 3), np.uint8)).save(path)
+        photos.append((str(path), side % 3))
+    (tmp_path / "broken.png").write_bytes(bytes(100_000))
+    photos.append((str(tmp_path / "broken.png"), 0))
+    found = Trial(config()._replace(batch_size=1, epochs=9), PhotoSet(("a", "b"), photos, photos), "w", "cpu", 1)
+    short = found.shortened()
+    assert [path.split("/")[-1] for path, _ in short.photos.train] == ["64.png", "32.png", "16.png"]
+    assert [path.split("/")[-1] for path, _ in short.photos.val] == ["64.png"]
+    assert short.config.epochs == 1
+    assert Trial.from_json(json.loads(json.dumps(short.to_json()))) == short
 
 
 def test_a_budget_is_measured_for_real(small_run, monkeypatch):
@@ -69,7 +106,10 @@ def test_a_budget_is_measured_for_real(small_run, monkeypatch):
     reporter.note = notes.append
     result = train(small_run(memory_budget="1GB"), reporter)
     assert result.finished and "as it is:" in notes[1] and "which fits" in notes[1]
-    monkeypatch.setattr(budget, "_measure", lambda *facts: budget.Peak(5_000_000, 0))
+    measured = float(notes[1].split(":")[1].split()[0]) * 1e6
+    assert 100e6 < measured < 900e6  # Python and PyTorch are in it
+    assert result.budget == 1_000_000_000 and result.peak > 100e6
+    monkeypatch.setattr(budget, "measured_peak", lambda trial: 5_000_000)
     with pytest.raises(TrainingError, match="1 MB is too small"):
         train(small_run("other", memory_budget="1MB", method="finetune"), SilentReporter())
     assert not (result.folder.parent / "other").exists()

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from da3.toolchain.process import memory
-from da3.toolchain.process.allocator import no_holes_environment
 from da3.toolchain.process.memory import growth, live_bytes, peak_bytes, reset_peak
+from da3.toolchain.process.settings import settled_environment
 
 CPU = torch.device("cpu")
 ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
@@ -50,7 +50,7 @@ print(json.dumps(found))
 @pytest.mark.parametrize("mode", ["default", "kept"])
 def test_known_tensors_are_counted_in_every_arena(mode):
     # As training runs: elsewhere a freed block may not be found again, and the peak is now and then that of two.
-    environment = no_holes_environment(os.environ)
+    environment = settled_environment(os.environ)
     command = [sys.executable, "-c", SCRIPT, mode]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     found = json.loads(done.stdout)

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from da3.toolchain.bench.engine import bench_bundle, compare, switch_us
     from da3.toolchain.bench.plots import draw_accuracy, draw_run, draw_train
     from da3.toolchain.bench.progress import BenchReporter, ConsoleBenchReporter, SilentBenchReporter
-    from da3.toolchain.bench.tables import accuracy_table, run_table, train_table
+    from da3.toolchain.bench.tables import accuracy_table, run_table, train_table, whole_table
     from da3.toolchain.bench.train import TrainPlan, bench_train
     from da3.toolchain.bench.variants import Variant, check_shared, parse
+    from da3.toolchain.bench.whole_process import bench_whole_process
 
 _MODULES = {
     "accuracy": ("bench_accuracy",),
@@ -22,9 +23,10 @@ _MODULES = {
     "engine": ("bench_bundle", "compare", "switch_us"),
     "plots": ("draw_accuracy", "draw_run", "draw_train"),
     "progress": ("BenchReporter", "ConsoleBenchReporter", "SilentBenchReporter"),
-    "tables": ("accuracy_table", "run_table", "train_table"),
+    "tables": ("accuracy_table", "run_table", "train_table", "whole_table"),
     "train": ("TrainPlan", "bench_train"),
     "variants": ("Variant", "check_shared", "parse"),
+    "whole_process": ("bench_whole_process",),
 }
 
 __all__ = [
@@ -38,6 +40,7 @@ __all__ = [
     "bench_accuracy",
     "bench_bundle",
     "bench_train",
+    "bench_whole_process",
     "check_shared",
     "compare",
     "domains_in",
@@ -48,6 +51,7 @@ __all__ = [
     "run_table",
     "switch_us",
     "train_table",
+    "whole_table",
 ]
 
 

@@ -86,6 +86,30 @@ class TrainReport(TypedDict):
     conditions: Conditions
 
 
+class WholeRow(TypedDict):
+    """What one command took, from its start to the written domain; bytes are medians over the rounds.
+
+    ``ratios``: ``peak_bytes`` and ``seconds_median`` over fine-tuning's; None where that was not measured.
+    """
+
+    method: str
+    engine: str
+    peak_bytes: float
+    children_bytes: float
+    together_bytes: float
+    seconds_median: float
+    seconds: list[float]
+    ratios: dict[str, float] | None
+
+
+class WholeReport(TypedDict):
+    """What ``da3 bench train --whole-process`` prints."""
+
+    rows: list[WholeRow]
+    failed: list[FailedMethod]
+    conditions: Conditions
+
+
 class Paired(TypedDict):
     """Differences between pairs of runs with the same domain and seed: mean, and its standard error (None for one
     pair)."""

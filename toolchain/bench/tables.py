@@ -18,6 +18,7 @@ from da3.toolchain.bench.reports import (
     EngineReport,
     OverallRow,
     TrainReport,
+    WholeReport,
 )
 
 WIDEST = 18  # characters of a method's label on one line
@@ -48,6 +49,28 @@ def train_table(report: TrainReport) -> Table:
         cells = [_with_ratio(text, ratios.get(key)) for key, text in figures.items()]
         ran = f"\n({row['flops_share']:.1%} run)" if row["flops_share"] < 1 else ""
         table.add_row(escape(labels[row["method"]] + ran), *cells)
+    lines = [f"{f['method']} failed: {f['error']}" for f in report["failed"]]
+    table.caption = escape("\n".join([*lines, _conditions_line(report["conditions"])]))
+    return table
+
+
+def whole_table(report: WholeReport) -> Table:
+    """What a command took, a row per method; below peak and time, how many times fine-tuning's they are."""
+    table = Table(title="da3 train, from start to written domain", box=box.SIMPLE_HEAD)
+    for name in ("method", "engine"):
+        table.add_column(name, overflow="fold")
+    for name in ("peak", "largest\nchild", "together", "time"):
+        table.add_column(name, justify="right", overflow="fold")
+    for row in report["rows"]:
+        ratios = row["ratios"] or {}
+        table.add_row(
+            escape(row["method"]),
+            row["engine"],
+            _with_ratio(size(row["peak_bytes"]), ratios.get("peak_bytes")),
+            size(row["children_bytes"]) if row["children_bytes"] else "-",
+            size(row["together_bytes"]),
+            _with_ratio(f"{digits(row['seconds_median'])} s", ratios.get("seconds_median")),
+        )
     lines = [f"{f['method']} failed: {f['error']}" for f in report["failed"]]
     table.caption = escape("\n".join([*lines, _conditions_line(report["conditions"])]))
     return table

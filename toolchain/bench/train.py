@@ -84,7 +84,7 @@ def bench_train(plan: TrainPlan, reporter: BenchReporter) -> TrainReport:
     found: dict[str, list[Measured]] = {variant.label: [] for variant in plan.variants}
     failed: dict[str, str] = {}
     total, done = plan.rounds * len(plan.variants), 0
-    with _weights(plan, reporter) as weights:
+    with random_or_named_weights(plan, reporter) as weights:
         for turn, variant in plan.turns():
             label, words = variant.label, f"round {turn + 1}/{plan.rounds}, {variant.label}"
             if label not in failed:
@@ -103,7 +103,7 @@ def bench_train(plan: TrainPlan, reporter: BenchReporter) -> TrainReport:
 
 
 @contextmanager
-def _weights(plan: TrainPlan, reporter: BenchReporter) -> Iterator[str]:
+def random_or_named_weights(plan: TrainPlan, reporter: BenchReporter) -> Iterator[str]:
     """What the workers load their weights from: a file of random ones, or what the user named, once it is there."""
     if plan.weights != "random":
         load_weights(plan.weights, plan.backbone)
@@ -198,18 +198,27 @@ def _ratio(value: float | None, base: float | None) -> float | None:
 
 def _conditions(plan: TrainPlan, found: Mapping[str, Sequence[Measured]]) -> Conditions:
     first = next((measurements[0] for measurements in found.values() if measurements), None)
+    return {
+        **train_conditions(plan),
+        "device": (first and first.device_name) or plan.device,
+        "threads": first and first.threads,
+        "classes": CLASSES,
+        "prepared_on": min(PREPARED, plan.batch),
+    }
+
+
+def train_conditions(plan: TrainPlan) -> Conditions:
+    """The machine, the versions, and what ``plan`` asks for."""
     settings = {v.label: {"keep": v.flops_budget, **v.memory.to_json()} for v in plan.variants if v.method == "da3"}
     return {
         **conditions(),
         "torch": torch.__version__,
-        "device": (first and first.device_name) or plan.device,
-        "threads": first and first.threads,
+        "device": plan.device,
+        "threads": plan.threads,
         "backbone": plan.backbone,
         "weights": plan.weights,
         "size": plan.size,
         "batch": plan.batch,
-        "classes": CLASSES,
-        "prepared_on": min(PREPARED, plan.batch),
         "rounds": plan.rounds,
         "steps": plan.steps,
         "seed": plan.seed,

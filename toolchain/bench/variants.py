@@ -11,6 +11,7 @@ from typing import NamedTuple
 from da3.runtime.training import BACKBONE_PRECISIONS, GRADIENTS, KEEP_PRECISIONS, MemorySettings
 from da3.runtime.training.recipe import closing_share
 from da3.toolchain.errors import TrainingError
+from da3.toolchain.learning import ENGINES
 from da3.toolchain.methods import METHODS, method
 
 
@@ -19,7 +20,7 @@ class Variant:
     """A method with its options. ``label``: as the user wrote it. ``flops_budget``: share of the block FLOPs to run.
 
     ``learning_rate``: None is the method's own. ``choice``: what the user wrote where this is one of several learning
-    rates, of which the best is to be reported.
+    rates, of which the best is to be reported. ``engine``: what computes, of --whole-process alone.
     """
 
     label: str
@@ -28,6 +29,7 @@ class Variant:
     memory: MemorySettings = field(default_factory=MemorySettings)
     learning_rate: float | None = None
     choice: str | None = None
+    engine: str = ENGINES[0]
 
     @property
     def trained_budget(self) -> float:
@@ -98,9 +100,11 @@ class _Option(NamedTuple):
 # The options that are no memory settings.
 _FLOPS_BUDGET = "keep"
 _LEARNING_RATE = "lr"
+_ENGINE = "engine"
 _OPTIONS = {
     _FLOPS_BUDGET: _Option(_share, "a number from 0 to 1"),
     _LEARNING_RATE: _Option(_rates, "above 0 and below 10; to report the best of several, write 1e-4/3e-4/1e-3"),
+    _ENGINE: _Option(_one_of(ENGINES), " or ".join(ENGINES)),
     "micro-batch": _Option(_count, "a whole number of images, 0 to choose"),
     "keep-precision": _Option(_one_of(KEEP_PRECISIONS), " or ".join(KEEP_PRECISIONS)),
     "backbone-precision": _Option(_one_of(BACKBONE_PRECISIONS), " or ".join(BACKBONE_PRECISIONS)),
@@ -111,7 +115,7 @@ _OPTIONS = {
 def options_of(name: str) -> list[str]:
     """The options that mean something to a single step of the method called ``name``."""
     if name == "da3":
-        return [option for option in _OPTIONS if option != _LEARNING_RATE]
+        return [option for option in _OPTIONS if option not in (_LEARNING_RATE, _ENGINE)]
     return ["micro-batch"] if METHODS[name].sliceable else []
 
 
@@ -121,17 +125,21 @@ def memory_settings_of(name: str) -> list[str]:
 
 
 def parse(
-    words: Sequence[str], shared: Mapping[str, object] | None = None, *, learning_rates: bool = False
+    words: Sequence[str],
+    shared: Mapping[str, object] | None = None,
+    *,
+    learning_rates: bool = False,
+    engines: bool = False,
 ) -> list[Variant]:
     """Variants written as comma lists, in one word or several; without a word, every method as it is.
 
     In ``finetune,da3:keep=0.6,gradient=exact,linear`` the options follow their method. ``shared`` gives values by
     option: a variant takes those that it does not set itself and that mean something to its method; None is "not
-    given". ``learning_rates``: every method also takes ``lr``, and ``finetune:lr=1e-4/3e-4`` gives two variants. Raises
-    TrainingError naming what is wrong.
+    given". ``learning_rates``: every method also takes ``lr``, and ``finetune:lr=1e-4/3e-4`` gives two variants.
+    ``engines``: da3 also takes ``engine``. Raises TrainingError naming what is wrong.
     """
     texts = _split(words) or list(METHODS)
-    variants = [variant for text in texts for variant in _variants(text, shared or {}, learning_rates)]
+    variants = [variant for text in texts for variant in _variants(text, shared or {}, learning_rates, engines)]
     labels = [v.label for v in variants]
     for label in labels:
         if labels.count(label) > 1:
@@ -155,11 +163,11 @@ def _split(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _variants(text: str, shared: Mapping[str, object], learning_rates: bool) -> list[Variant]:
+def _variants(text: str, shared: Mapping[str, object], learning_rates: bool, engines: bool) -> list[Variant]:
     """One, or one for each learning rate."""
     name, colon, rest = text.partition(":")
     method(name)
-    known = options_of(name) + [_LEARNING_RATE] * learning_rates
+    known = options_of(name) + [_LEARNING_RATE] * learning_rates + [_ENGINE] * (engines and name == "da3")
     values = {key: value for key, value in shared.items() if value is not None and key in known}
     given: dict[str, str] = {}
     for piece in rest.split(",") if colon else []:
@@ -177,9 +185,14 @@ def _variants(text: str, shared: Mapping[str, object], learning_rates: bool) -> 
         given[key] = value
     budget = values.pop(_FLOPS_BUDGET, 1.0)
     values.pop(_LEARNING_RATE, None)
+    engine = str(values.pop(_ENGINE, ENGINES[0]))
+    if engine != ENGINES[0]:
+        others = [key for key in given if key not in (_FLOPS_BUDGET, _ENGINE, "micro-batch")]
+        if others:
+            raise TrainingError(f"--methods {text}: {others[0]} means nothing to {engine}: leave it out")
     settings = {key.replace("-", "_"): value for key, value in values.items()}
     label = _label(name, given)
-    one = Variant(label, name, float(budget), MemorySettings(**settings))  # type: ignore[arg-type]
+    one = Variant(label, name, float(budget), MemorySettings(**settings), engine=engine)  # type: ignore[arg-type]
     if _LEARNING_RATE not in given:
         return [one]
     rates = [rate.strip() for rate in given[_LEARNING_RATE].split("/")]

@@ -66,7 +66,8 @@ def bench_train(
         list[str] | None,
         typer.Option(
             help="comma list, and may be repeated; options follow their method: "
-            "finetune,da3:keep=0.6,gradient=skip-path (default: every method)"
+            "finetune,da3:keep=0.6,gradient=skip-path (default: every method); with --whole-process also "
+            "da3:engine=onnxruntime"
         ),
     ] = None,
     backbone: Annotated[str, typer.Option(help=BACKBONES)] = "resnet50",
@@ -87,6 +88,17 @@ def bench_train(
     backbone_precision: Annotated[str | None, typer.Option(help="of da3: fp32 or bf16")] = None,
     gradient: Annotated[str | None, typer.Option(help="of da3: exact or skip-path")] = None,
     seed: Annotated[int, typer.Option(help="of the images, the labels and random weights")] = 0,
+    whole_process: Annotated[
+        bool,
+        typer.Option(
+            "--whole-process", help="run da3 train itself, from its start to the written domain, instead of its steps"
+        ),
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(help="of --whole-process: photos (default: --steps batches of generated ones)"),
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="of --whole-process", min=1)] = 3,
     json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
     plot: Annotated[Path | None, typer.Option(help="draw a bar chart to this PNG file")] = None,
 ) -> None:
@@ -98,8 +110,18 @@ def bench_train(
     Example: da3 bench train --methods finetune,da3,da3:keep=0.6 --batch-size 4
     """
     from da3.runtime.system import write_atomically
-    from da3.toolchain.bench import ConsoleBenchReporter, TrainPlan, check_shared, draw_train, parse, train_table
+    from da3.toolchain.bench import (
+        ConsoleBenchReporter,
+        TrainPlan,
+        bench_whole_process,
+        check_shared,
+        draw_train,
+        parse,
+        train_table,
+        whole_table,
+    )
     from da3.toolchain.bench import bench_train as measure
+    from da3.toolchain.errors import TrainingError
     from da3.toolchain.process import end_on_sigterm
 
     shared = {
@@ -111,7 +133,7 @@ def bench_train(
     }
     check_shared(shared)
     plan = TrainPlan(
-        variants=parse(methods or [], shared),
+        variants=parse(methods or [], shared, engines=whole_process),
         backbone=backbone,
         weights=weights,
         size=size,
@@ -122,6 +144,17 @@ def bench_train(
         threads=threads,
         seed=seed,
     )
+    if whole_process:
+        if plot is not None:
+            raise TrainingError("--plot draws what steps take: leave out --whole-process, or use --json")
+        with ConsoleBenchReporter() as reporter, end_on_sigterm():
+            whole = bench_whole_process(plan, data, epochs, reporter)
+        print(json.dumps(whole)) if json_ else out.print(whole_table(whole))
+        if whole["failed"]:
+            raise typer.Exit(1)
+        return
+    if data is not None:
+        raise TrainingError("--data is of --whole-process: steps are timed on noise")
     with ConsoleBenchReporter() as reporter, end_on_sigterm():
         report = measure(plan, reporter)
     if plot is not None and report["rows"]:

@@ -21,9 +21,9 @@ def main() -> None:
             f"What works without them: {known}"
         )
     if words[:1] == ["train"]:
-        from da3.toolchain.process.allocator import restart_without_holes
+        from da3.toolchain.process.settings import restart_settled
 
-        restart_without_holes()
+        restart_settled()
     from da3.toolchain.cli.commands import run
 
     run()

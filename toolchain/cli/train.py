@@ -10,6 +10,7 @@ import typer
 from da3.runtime.training import DEFAULTS, MemorySettings, slice_size
 from da3.runtime.training.recipe import LARGEST_BATCH
 from da3.toolchain.cli.console import out
+from da3.toolchain.cli.engine import start_engine
 from da3.toolchain.cli.options import BACKBONES, DomainOption, RunsOption
 
 
@@ -97,10 +98,17 @@ def train(
     memory_budget: Annotated[
         str | None,
         typer.Option(
-            help="such as 256MB (10^6 bytes) or 256MiB (2^20 bytes), beyond what Python and PyTorch take themselves: "
-            "measures, and picks what fits"
+            help="such as 256MB (10^6 bytes) or 256MiB (2^20 bytes), of the whole process: measures, and "
+            "picks what fits"
         ),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="pytorch, or onnxruntime: learns the same domain in less memory, on the CPU, by --method da3 "
+            "alone; a stopped run may be resumed with either"
+        ),
+    ] = "pytorch",
     runs: RunsOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier run of this domain")] = False,
@@ -111,6 +119,35 @@ def train(
 
     Example: da3 train --domain flowers --data photos/flowers --keep 0.7
     """
+    if engine != "pytorch":
+        given = {
+            "domain": domain,
+            "data": data,
+            "runs": str(runs),
+            "backbone": backbone,
+            "weights": weights,
+            "size": size,
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "keep": keep,
+            "seed": seed,
+            "flip": flip,
+            "label_smoothing": label_smoothing,
+            "workers": workers,
+            "resume": resume,
+            "overwrite": overwrite,
+            "micro_batch": slice_size(micro_batch),
+            "memory_budget": memory_budget,
+        }
+        others = {
+            "method": method,
+            "device": device,
+            "keep_precision": keep_precision,
+            "backbone_precision": backbone_precision,
+            "gradient": gradient,
+        }
+        start_engine(engine, given, others)
     from da3.runtime.system import stop_on_interrupt
     from da3.toolchain.cli.training_summary import training_summary
     from da3.toolchain.training.options import TrainOptions

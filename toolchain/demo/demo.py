@@ -15,10 +15,10 @@ from da3.runtime.images import evenly, list_labelled
 from da3.runtime.system import write_atomically
 from da3.runtime.training import Row
 from da3.toolchain.bench import compare, switch_us
+from da3.toolchain.curves import draw
 from da3.toolchain.demo.photos import DOMAINS, write_domain
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.process import stop_on_interrupt
-from da3.toolchain.training.curves import draw
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import ConsoleReporter
 from da3.toolchain.training.train import Result, train

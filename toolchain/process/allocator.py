@@ -8,39 +8,15 @@ them is better: kept pages would be holes between the tensors that stay, too sma
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
-from collections.abc import Mapping
 
 # Of glibc's malloc.h; the values are C ints.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _NEVER = 2**31 - 1
 _OLD_LIMIT = 32 * 2**20  # glibc before 2.35 refuses a larger mmap threshold
 _TOP_PAD = 64 * 2**20
+_MADV_DONTNEED = 4  # of Linux's mman-common.h
 _SMALL = 128 * 2**10  # glibc's own first threshold, which it would raise by itself
-
-# An aligned block leaves a remainder of some hundred bytes at its end. Where a thread's cache of small blocks holds
-# that remainder, the block cannot merge with its neighbours when it is freed, and the next one of its size does not
-# fit: a training process grows by half its working memory. glibc reads this setting only as a process starts.
-_TUNABLES, _NO_CACHE = "GLIBC_TUNABLES", "glibc.malloc.tcache_count=0"
-
-
-def no_holes_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` for a process whose freed tensors leave no holes; an equal one where glibc is set up already."""
-    given = environment.get(_TUNABLES, "")
-    if "tcache_count" in given or not sys.platform.startswith("linux"):
-        return dict(environment)
-    return {**environment, _TUNABLES: f"{given}:{_NO_CACHE}".lstrip(":")}
-
-
-def restart_without_holes() -> None:
-    """Start this process over in its ``no_holes_environment``, unless it is in one.
-
-    Call it first: what was imported before is imported again.
-    """
-    environment = no_holes_environment(os.environ)
-    if environment != dict(os.environ):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def return_freed_memory() -> bool:
@@ -58,6 +34,30 @@ def keep_freed_memory() -> bool:
     if not (libc.mallopt(_M_MMAP_THRESHOLD, _NEVER) or libc.mallopt(_M_MMAP_THRESHOLD, _OLD_LIMIT)):
         return False
     return bool(libc.mallopt(_M_TRIM_THRESHOLD, _NEVER) and libc.mallopt(_M_TOP_PAD, _TOP_PAD))
+
+
+def forget_code() -> bool:
+    """Unmap the pages of libraries' code that this process has touched; False where that is not known to be safe.
+
+    Loading PyTorch touches some 60 MB of code that training does not run again. What is needed again is mapped from
+    the page cache as it is called. Only executable mappings of files are let go: nothing writes to these, while other
+    pages of a library may hold addresses that were filled in as it was loaded.
+    """
+    libc = _glibc()
+    if libc is None:
+        return False
+    try:
+        with open("/proc/self/maps") as file:
+            lines = file.read().splitlines()
+    except OSError:
+        return False
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    for line in lines:
+        addresses, permissions, _, _, inode, *path = line.split(maxsplit=5)
+        if permissions == "r-xp" and inode != "0" and path:
+            start, end = (int(address, 16) for address in addresses.split("-"))
+            libc.madvise(start, end - start, _MADV_DONTNEED)
+    return True
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from typing import Any
 
 from da3.runtime.errors import Da3Error
-from da3.toolchain.process.allocator import no_holes_environment
+from da3.toolchain.process.settings import settled_environment
 
 Answer = dict[str, Any]  # a JSON object, as is a request
 Say = Callable[[Answer], None]
@@ -36,7 +36,7 @@ class Worker:
 
         ``threads``: how many the libraries use that the module computes with; None leaves that to them.
         """
-        environment = no_holes_environment(os.environ)
+        environment = settled_environment(os.environ)
         if threads is not None:
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed on exit)

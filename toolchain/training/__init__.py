@@ -1,7 +1,6 @@
 """Training on PyTorch: what a user asks for, the loop, its checkpoints, and what it shows."""
 
 from da3.toolchain.training.checkpoint import BackboneStore, learner_of
-from da3.toolchain.training.curves import draw
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import ConsoleReporter, SilentReporter
 from da3.toolchain.training.train import Result, device_named, train
@@ -13,7 +12,6 @@ __all__ = [
     "SilentReporter",
     "TrainOptions",
     "device_named",
-    "draw",
     "learner_of",
     "train",
 ]

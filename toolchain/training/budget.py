@@ -1,17 +1,18 @@
-"""``da3 train --memory-budget``: the memory settings that fit a budget, found by training a few steps with each."""
+"""``da3 train --memory-budget``: the memory settings that fit a budget, found by a short run with each."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from da3.runtime.system import available_bytes
 from da3.runtime.training import Reporter, RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
-from da3.toolchain.process.worker import Worker
-from da3.toolchain.training.step_worker import Measured, Request
+from da3.toolchain.training.trial import Trial, measured_peak
 
-WORKER = "da3.toolchain.training.step_process"
+MARGIN = 1.05  # a run over the peak of its trial: more photos are decoded, and for longer
 SMALL_GRIDS = (8, 4)
 
 
@@ -63,67 +64,43 @@ def _changes(config: RunConfig, fixed: frozenset[str]) -> Iterator[_Change]:
             yield _Change("grid", side, f"adaptors on a grid of {side} x {side}")
 
 
-def fit(
-    config: RunConfig, *, weights: str, device: str, budget: int, fixed: frozenset[str], reporter: Reporter
-) -> RunConfig:
+def fit(trial: Trial, *, budget: int, fixed: frozenset[str], reporter: Reporter) -> RunConfig:
     """The first of ``choices`` whose measured peak is within ``budget`` bytes; ``reporter`` is told what was tried.
 
-    The peak is what training adds to a process that has Python and PyTorch loaded, as ``da3 bench train`` measures it.
-    Raises TrainingError with the smallest peak found where none fits.
+    The peak is that of a whole process that trains, evaluates and writes, Python and PyTorch included, and a little
+    more, since a run is longer than its trial; on a GPU, that of the GPU's memory. Raises TrainingError with the
+    smallest peak found where none fits.
     """
+    config = trial.config
     reporter.note(
-        f"memory budget {_mb(budget)}: measuring {config.method} on {config.backbone} at {config.size} px, "
-        f"batches of {config.batch_size}"
+        f"memory budget {_mb(budget)} for the whole process{_available(budget, trial.device)}: measuring "
+        f"{config.method} on {config.backbone} at {config.size} px, batches of {config.batch_size}"
     )
+    trial = trial.shortened()
     smallest = None
     for words, choice in choices(config, fixed):
-        peak, libraries = _measure(choice, weights, device)
+        short = choice._replace(epochs=trial.config.epochs)
+        peak = math.ceil(MARGIN * measured_peak(trial._replace(config=short)))
         fits = peak <= budget
         reporter.note(f"  {words}: {_mb(peak)}{', which fits' if fits else ''}")
         if fits:
-            reporter.note(
-                f"training with {_says(choice)}; with Python and PyTorch itself the process takes about "
-                f"{_mb(peak + libraries)}"
-            )
+            reporter.note(f"training with {_says(choice)}")
             return choice
         smallest = peak if smallest is None else min(smallest, peak)
     assert smallest is not None
     raise TrainingError(
         f"--memory-budget {_mb(budget)} is too small for {config.method} on {config.backbone} at {config.size} px in "
-        f"batches of {config.batch_size}: the smallest that works is about {_mb(smallest * 1.02)}; "
+        f"batches of {config.batch_size}: the smallest that works is {_mb(smallest, up=True)}; "
         f"a smaller --size, --batch-size or --backbone needs less"
     )
 
 
-class Peak(NamedTuple):
-    """Bytes that training adds to a process at most, and those that the process had before."""
-
-    growth: int
-    before: int
-
-
-def _measure(config: RunConfig, weights: str, device: str) -> Peak:
-    request = Request(
-        method=config.method,
-        flops_budget=config.keep,
-        memory=config.memory,
-        backbone=config.backbone,
-        weights=weights,
-        size=config.size,
-        batch=config.batch_size,
-        steps=1,
-        device=device,
-        threads=None,
-        seed=0,
-        classes=len(config.classes),
-        adaptor=config.adaptor,
-    )
-    with Worker(WORKER, request.to_json()) as worker:
-        for answer in worker.answers():
-            if "measured" in answer:
-                measured = Measured(**answer["measured"])
-                return Peak(measured.peak_growth_bytes, measured.base_bytes)
-    raise TrainingError("the memory of training could not be measured: its process ended without a result")
+def _available(budget: int, device: str) -> str:
+    """A warning where the machine has less memory to give than the budget allows."""
+    found = available_bytes()
+    if found is None or found >= budget or device.startswith("cuda"):
+        return ""
+    return f" (this machine has only {_mb(found)} to give now)"
 
 
 def _says(config: RunConfig) -> str:
@@ -134,5 +111,5 @@ def _says(config: RunConfig) -> str:
     return ", ".join([*words, f"--backbone-precision {memory.backbone_precision}"])
 
 
-def _mb(count: float) -> str:
-    return f"{count / 1e6:,.0f} MB"
+def _mb(count: float, up: bool = False) -> str:
+    return f"{math.ceil(count / 1e6) if up else count / 1e6:,.0f} MB"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from da3.runtime.training import CHOICES, DEFAULTS, CommonOptions, MemorySettings, RunConfig
-from da3.runtime.training.limits import check_domain, check_numbers, check_resumable
+from da3.runtime.training import CHOICES, DEFAULTS, CommonOptions, MemorySettings, RunConfig, photo_folder
+from da3.runtime.training.limits import check_domain, check_numbers, check_resumable, check_size
 from da3.runtime.training.recipe import batch_size
 from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.errors import TrainingError
@@ -75,8 +75,7 @@ class TrainOptions:
         method(options.method)
         if options.backbone not in NAMES:
             raise TrainingError(f"--backbone {self.backbone}: known are {', '.join(NAMES)}")
-        if self.size is not None and (self.size < 32 or self.size % 32):
-            raise TrainingError(f"--size {self.size}: use a multiple of 32, such as 96, 128, 160 or 224")
+        check_size(self.size)
         numbers = {
             "epochs": options.epochs,
             "keep": options.keep,
@@ -93,15 +92,7 @@ class TrainOptions:
 
     def data_folder(self) -> str:
         """The photo folder: as given, or data/<domain> or photos/<domain> where that exists."""
-        if self.data is not None:
-            return str(Path(self.data).expanduser().resolve())
-        for candidate in (Path("data") / self.domain, Path("photos") / self.domain):
-            if candidate.is_dir():
-                return str(candidate.resolve())
-        raise TrainingError(
-            f"no photos for {self.domain}: pass --data FOLDER with one subfolder per class "
-            f"(looked for data/{self.domain} and photos/{self.domain})"
-        )
+        return photo_folder(self.domain, self.data)
 
     def config(self, weights: WeightsFile, classes: tuple[str, ...], photos: int) -> RunConfig:
         """The configuration of a new run on ``photos`` training photos."""

@@ -9,23 +9,38 @@ from pathlib import Path
 import torch
 
 from da3.runtime.system import parse_bytes
-from da3.runtime.training import Reporter, Row, Run, RunConfig, default_workers, drop_unreadable, find_photos
+from da3.runtime.training import (
+    PhotoSet,
+    Reporter,
+    Row,
+    Run,
+    RunConfig,
+    default_workers,
+    drop_unreadable,
+    find_photos,
+)
 from da3.runtime.training.checkpoint import FORMAT, Checkpoint, read
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
+from da3.toolchain.curves import HistoryPicture
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
-from da3.toolchain.process.allocator import keep_freed_memory, return_freed_memory
+from da3.toolchain.process.allocator import forget_code, keep_freed_memory, return_freed_memory
+from da3.toolchain.process.memory import peak_bytes
 from da3.toolchain.training.budget import fit
 from da3.toolchain.training.checkpoint import BackboneStore, task_of
-from da3.toolchain.training.curves import write_curves
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.trainee import TorchTrainee
+from da3.toolchain.training.trial import Trial
 
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. ``finished`` is False when it was stopped; it can then be resumed."""
+    """How a run ended. ``finished`` is False when it was stopped; it can then be resumed.
+
+    ``peak``: the most bytes that this process held, from its start; on a GPU, of its memory. ``budget``: what was asked
+    for, or None.
+    """
 
     folder: Path
     config: RunConfig
@@ -33,6 +48,8 @@ class Result:
     best: Row | None
     history: list[Row]
     unreadable: tuple[tuple[str, str], ...]
+    peak: int
+    budget: int | None
 
 
 def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> Result:
@@ -60,7 +77,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     weights = _weights(options, resumed, store)
     config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
     if budget is not None:
-        config = _fit_budget(options, budget, config, resumed is not None, reporter)
+        config = _fit_budget(options, budget, config, photos, resumed is not None, reporter)
     if options.micro_batch is not None:
         config = config._replace(memory=config.memory._replace(micro_batch=options.micro_batch))
     torch.manual_seed(config.seed)  # for what methods draw that only PyTorch trains
@@ -70,6 +87,13 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     photos = drop_unreadable(photos, config.size, workers, reporter.checking)
 
     keep_freed_memory()
+    forget_code()
+    picture = HistoryPicture(folder, config.domain)
+
+    def draw(history: list[Row], last: bool) -> str | None:
+        keep_freed_memory()  # what no tensor uses goes back first: both processes together stay below the step's peak
+        return picture(history, last)
+
     run = Run(
         config=config,
         trainee=TorchTrainee(config, learner, device),
@@ -78,7 +102,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         workers=workers,
         folder=folder,
         reporter=reporter,
-        draw=lambda history, last: write_curves(folder, history, config.domain),
+        draw=draw,
         last_only=options.last_only,
     )
     if resumed is None:
@@ -89,7 +113,8 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     trainable = sum(p.numel() for p in learner.parameters())
     reporter.started(config, run.progress, photos, trainable)
     finished = run.loop(stop)
-    return Result(folder, config, finished, run.progress.best, run.progress.history, photos.unreadable)
+    best, history = run.progress.best, run.progress.history
+    return Result(folder, config, finished, best, history, photos.unreadable, peak_bytes(device), budget)
 
 
 def _weights(options: TrainOptions, resumed: Checkpoint | None, store: BackboneStore) -> WeightsFile:
@@ -105,13 +130,16 @@ def _weights(options: TrainOptions, resumed: Checkpoint | None, store: BackboneS
     return store.get(arch, sha256)
 
 
-def _fit_budget(options: TrainOptions, budget: int, config: RunConfig, resumed: bool, reporter: Reporter) -> RunConfig:
+def _fit_budget(
+    options: TrainOptions, budget: int, config: RunConfig, photos: PhotoSet, resumed: bool, reporter: Reporter
+) -> RunConfig:
     if resumed:
         reporter.note(f"{options.folder} was fitted to a memory budget, or not, when it began: going on as it is")
         return config
     fixed = frozenset(name for name in config.memory._fields if getattr(options, name) is not None)
-    weights = options.with_defaults.weights
-    return fit(config, weights=weights, device=options.device, budget=budget, fixed=fixed, reporter=reporter)
+    workers = options.workers or default_workers()
+    trial = Trial(config, photos, options.with_defaults.weights, options.device, workers)
+    return fit(trial, budget=budget, fixed=fixed, reporter=reporter)
 
 
 def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:

@@ -1,17 +1,10 @@
-"""A run's history as a picture, for people."""
+"""The curves of training runs as a picture."""
 
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 
-from da3.runtime.system import write_atomically
-from da3.runtime.training import CURVES, Row
-
-
-def write_curves(folder: Path, history: list[Row], title: str) -> None:
-    """Write the picture atomically, from all epochs so far."""
-    write_atomically(folder / CURVES, draw({title: history}))
+from da3.runtime.training import Row
 
 
 def draw(runs: dict[str, list[Row]]) -> bytes:

@@ -1,0 +1,52 @@
+"""A bundle of a backbone alone, to which domains are added later: what an engine learns domains on."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import torch
+
+from da3.export.domain import DomainFacts, load_domain, trained_domain
+from da3.export.exporter import scratch_beside
+from da3.export.segments import deploy
+from da3.export.verify import require, verify
+from da3.runtime import Runtime
+from da3.runtime.bundle import Bundle, domain_files, write_files
+from da3.runtime.training import AdaptorSpec
+from da3.toolchain.backbones import WeightsFile, preprocessing_of
+from da3.toolchain.methods import Task, method
+from da3.toolchain.network import DomainModel
+
+_TRIED = DomainFacts("tried", ("one", "two", "three"), {})
+_PHOTOS = 2
+
+
+def export_backbone(arch: str, weights: WeightsFile, size: int, adaptor: AdaptorSpec, path: Path) -> None:
+    """Write the bundle to ``path``, in the place of what is there, for images of ``size`` pixels and domains of the
+    shape ``adaptor``.
+
+    It is verified as every export is, with a domain of random numbers, before it is moved into place. Raises
+    VerificationError.
+    """
+    task = Task(arch=arch, size=size, classes=len(_TRIED.classes), flops_budget=1.0, adaptor=adaptor)
+    model = method("da3")(task, weights).model
+    assert isinstance(model, DomainModel)
+    preprocessing = preprocessing_of(size, weights)
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(0.0, 0.02, generator=draws)
+    record = trained_domain(model, _TRIED, None)
+    load_domain(model, record)
+    pixels = torch.randint(0, 256, (_PHOTOS, size, size, 3), generator=draws, dtype=torch.uint8).numpy()
+    with scratch_beside(path.parent) as scratch:
+        home, pack = scratch / "bundle", scratch / _TRIED.name
+        write_files(home, deploy(model, preprocessing).every_file())
+        write_files(pack, domain_files(record))
+        with Bundle(home, may_store=False) as opened, Runtime(opened) as runtime:
+            require(verify(model, record, opened, runtime, runtime.load(pack), preprocessing.normalise(pixels)))
+        shutil.rmtree(path, ignore_errors=True)
+        os.rename(home, path)

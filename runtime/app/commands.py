@@ -379,7 +379,7 @@ PYZ = Command(
 LEARN = Command(
     "learn",
     "PHOTOS",
-    "Learn a domain from labelled photos, here, and put it into the bundle.",
+    "Learn a domain from photos; put it into the bundle.",
     "Needs numpy, onnxruntime and Pillow; no PyTorch. Checkpoints go to RUNS/DOMAIN. Ctrl-C\n"
     "saves; --resume ends as if uninterrupted.\n\n"
     "Example: {0} --domain mushrooms photos/mushrooms",

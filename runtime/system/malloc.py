@@ -16,4 +16,4 @@ def keep_little() -> bool:
     if libc is None or not hasattr(libc, "mallopt"):
         return False
     settings = ((_M_ARENA_MAX, 1), (_M_MMAP_THRESHOLD, _LARGE), (_M_TRIM_THRESHOLD, _TRIM))
-    return sum(libc.mallopt(*setting) for setting in settings) == len(settings)
+    return sum(bool(libc.mallopt(*setting)) for setting in settings) == len(settings)

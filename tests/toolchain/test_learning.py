@@ -72,9 +72,9 @@ def learnt(options):
 
 
 def test_a_run_is_as_pytorchs_in_form_and_its_first_steps_in_figures(asked, small_run):
-    ours, told = learnt(asked(epochs=8))
+    ours, told = learnt(asked(epochs=6, weights="demo"))
     seen = Steps()
-    theirs = train(small_run(epochs=8, keep_precision="fp32"), seen)
+    theirs = train(small_run(epochs=6, weights="demo", keep_precision="fp32"), seen)
     assert ours.finished and ours.peak > 2**20
     for name in RUN_FILES:
         assert (ours.folder / name).exists() and (theirs.folder / name).exists(), name
@@ -93,7 +93,7 @@ def test_a_run_is_as_pytorchs_in_form_and_its_first_steps_in_figures(asked, smal
     assert np.array_equal(files[0]["cost"], files[1]["cost"])
     np.testing.assert_allclose(told.losses[:3], seen.losses[:3], rtol=1e-3)
     for run in (ours, theirs):
-        assert run.best["val_accuracy"] > 0.6  # a third by chance
+        assert run.best["val_accuracy"] > 0.8  # a third by chance
 
 
 def test_the_same_seed_gives_the_same_and_a_stopped_run_goes_on_to_it(asked, tmp_path):
@@ -135,7 +135,7 @@ def test_a_run_that_closes_blocks_is_exported_and_answers_as_it_did(asked, tmp_p
     run = learnt(asked(keep=0.45, epochs=4))[0]
     assert read(run.folder / "best.safetensors").model["closed"].any()
     done = export_domain("signs", run.folder.parent, tmp_path / "bundle")
-    assert done.what == "a new bundle" and all(check.ok for check in done.checks)
+    assert done.what == "a new bundle" and all(check.passed for check in done.checks)
     with Bundle(tmp_path / "bundle") as bundle, Runtime(bundle, domain="signs") as runtime:
         picture = np.asarray(Image.open(photos / "val" / "class1" / "0.jpg"))
         assert runtime.run(picture).label.startswith("class")
@@ -280,7 +280,7 @@ def test_a_budget_takes_the_largest_slices_that_fit(fitted):
     peaks = Peaks(100, 10, 1)
     assert fitted(115, peaks) == (1, 2) and peaks.asked == [(1, 2), (2, 2)]
     assert fitted(145, Peaks(100, 10, 1), slices=3, fixed=True) == (3, 2)
-    assert fitted(111.5 and 112, Peaks(100, 10, 1.4)) == (1, 1)
+    assert fitted(112, Peaks(100, 10, 1.4)) == (1, 1)
 
 
 def test_a_budget_that_cannot_be_met_is_refused_with_the_smallest_that_can(fitted):

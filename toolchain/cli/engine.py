@@ -25,7 +25,7 @@ def start_engine(engine: str, given: Mapping[str, Any], others: Mapping[str, Any
     if engine not in ENGINES:
         raise TrainingError(f"--engine {engine}: use {' or '.join(ENGINES)}")
 
-    refuse_others(others)
+    refuse_others(dict(others))
     options = EngineOptions(**given)
     options.check()
     sys.stdout.flush()

@@ -38,7 +38,7 @@ def training_summary(result: Result | Learnt) -> str:
     return "\n".join(lines)
 
 
-def _memory(result: Result) -> str:
+def _memory(result: Result | Learnt) -> str:
     """The peak, and whether a budget held."""
     words = f"memory: {result.peak / 1e6:,.0f} MB at most, from start to end"
     if result.budget is None:

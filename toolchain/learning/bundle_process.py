@@ -18,13 +18,14 @@ from da3.toolchain.training import BackboneStore
 
 
 def _work(request: Answer, say: Say) -> None:
-    runs, arch, wanted = Path(request["runs"]), request["arch"], request.get("sha256")
+    runs, arch = Path(request["runs"]), request["arch"]
+    wanted: str = request.get("sha256", "")  # of a run that is begun
     if arch not in NAMES:
         raise TrainingError(f"--backbone {arch}: known are {', '.join(NAMES)}")
     store = BackboneStore(runs)
     weights = store.get(arch, wanted) if request["weights"] is None else load_weights(request["weights"], arch)
     sha256 = weights.sha256(arch)
-    if wanted not in (None, sha256):
+    if wanted not in ("", sha256):
         raise TrainingError(f"cannot resume with other weights than the run was started with: {request['weights']}")
     size = request["size"] or weights.input_size
     given = request.get("adaptor")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from da3.runtime.bundle import Bundle
-from da3.runtime.learning import GraphTrainee
 from da3.runtime.system import parse_bytes, peak_bytes
 from da3.runtime.training import (
     DEFAULTS,
@@ -26,8 +25,8 @@ from da3.toolchain.curves import HistoryPicture
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.learning.budget import fit
 from da3.toolchain.learning.bundles import bundle_of, new_bundle
+from da3.toolchain.learning.lean import LeanTrainee
 from da3.toolchain.learning.options import EngineOptions
-from da3.toolchain.learning.running import LeanRunning
 from da3.toolchain.learning.trial import Trial
 
 
@@ -77,7 +76,7 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
                 workers_fixed=options.workers is not None,
                 reporter=reporter,
             )
-        trainee = GraphTrainee(bundle, config, LeanRunning(options.threads))
+        trainee = LeanTrainee(bundle, config, options.threads)
         try:
             photos = drop_unreadable(photos, config.size, workers, reporter.checking)
             run = Run(

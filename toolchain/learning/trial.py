@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 from da3.runtime.bundle import Bundle
 from da3.runtime.errors import ImageError
 from da3.runtime.images import decode
-from da3.runtime.learning import GraphTrainee
 from da3.runtime.system import keep_little, peak_bytes
 from da3.runtime.training import PhotoSet, Reporter, Run, RunConfig
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.learning.running import LeanRunning
+from da3.toolchain.learning.lean import LeanTrainee
 from da3.toolchain.process import Worker
 
 WORKER = "da3.toolchain.learning.trial_process"
@@ -73,7 +72,7 @@ def run_trial(trial: Trial) -> int:
     """
     keep_little()
     with Bundle(trial.bundle) as bundle, tempfile.TemporaryDirectory(prefix="da3-trial-") as folder:
-        trainee = GraphTrainee(bundle, trial.config, LeanRunning(trial.threads))
+        trainee = LeanTrainee(bundle, trial.config, trial.threads)
         try:
             run = Run(
                 config=trial.config,

@@ -1,0 +1,173 @@
+"""A domain learnt and run on an arm64 Linux, emulated: by ONNX Runtime's build for it, and by numpy.
+
+Learning has no chance in it but the seed's, so what is learnt there is what is learnt here, up to rounding.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from root_file_system import Unavailable, arm64_python
+
+from da3.export.exporter import export_domain
+from da3.runtime.bundle import Bundle, read_domain
+from da3.toolchain.training.options import TrainOptions
+from da3.toolchain.training.progress import SilentReporter
+from da3.toolchain.training.train import train
+
+pytestmark = pytest.mark.slow
+HERE = Path(__file__).parent
+BACKENDS = ("onnxruntime", "reference")
+EXPORTED, LEARNT = "signs", "stripes"
+# Largest differences found between the two machines were 2e-6, 3e-6 and 0.01 of the largest number of a tensor.
+LOSS, PROBABILITY, TENSOR = 1e-4, 1e-3, 0.05
+
+
+@pytest.fixture(scope="module")
+def arm():
+    """The command that starts the arm64 Python."""
+    try:
+        return arm64_python()
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+def run(python, *words, cwd):
+    """What the program prints on stdout; a board has no da3 installed, and this machine's must not help it."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    env.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+    command = [*python, *map(str, words)]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=cwd, timeout=900)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr[-2000:]
+    return done.stdout
+
+
+def predict(python, bundle, domain, photos, backend):
+    words = ("run_engine.pyz", "run-engine", "--domain", domain, "--backend", backend, "--json", *photos)
+    return json.loads(run(python, *words, cwd=bundle))["predictions"]
+
+
+@pytest.fixture(scope="module")
+def pictures(photos):
+    return sorted((photos / "val").glob("*/*.jpg"))[::2]
+
+
+@pytest.fixture(scope="module")
+def exported(photos, tmp_path_factory):
+    """A bundle as it is carried to a board: a domain that PyTorch learnt, and run_engine.pyz. Never write into it."""
+    folder = tmp_path_factory.mktemp("exported")
+    options = TrainOptions(
+        domain=EXPORTED, data=str(photos), runs=folder / "runs", weights="demo", size=32, epochs=1, batch_size=8
+    )
+    train(options, SilentReporter())
+    return Path(export_domain(EXPORTED, folder / "runs", folder / "bundle").path)
+
+
+@pytest.fixture(scope="module", params=BACKENDS)
+def learnt(request, arm, exported, photos, tmp_path_factory):
+    """(backend, {machine: (its Python, its bundle, in which it has learnt)})."""
+    machines = {}
+    for machine, python in (("here", [sys.executable]), ("arm64", arm)):
+        bundle = Path(shutil.copytree(exported, tmp_path_factory.mktemp(machine) / "bundle"))
+        words = ("--domain", LEARNT, "--backend", request.param, "--epochs", 2, "--batch-size", 8, "--workers", 2)
+        threads = ("--threads", 2) if request.param == "onnxruntime" else ()
+        said = run(python, "run_engine.pyz", "learn", photos, *words, *threads, cwd=bundle)
+        assert f"domain {LEARNT} is in" in said
+        machines[machine] = (python, bundle)
+    return request.param, machines
+
+
+def test_the_python_is_an_arm64_one(arm, tmp_path):
+    code = "import os, platform, onnxruntime; print(platform.machine(), 'Features' in open('/proc/cpuinfo').read())"
+    assert run(arm, "-c", code, cwd=tmp_path) == "aarch64 True\n"
+
+
+def test_what_is_learnt_is_what_is_learnt_here(learnt):
+    _, machines = learnt
+    rows, weights = {}, {}
+    for machine, (_, folder) in machines.items():
+        lines = (folder / "runs" / LEARNT / "metrics.jsonl").read_text().splitlines()
+        rows[machine] = [json.loads(line) for line in lines]
+        with Bundle(folder) as bundle:
+            bundle.verify()
+            weights[machine] = read_domain(bundle, LEARNT).weights
+    assert len(rows["here"]) == len(rows["arm64"]) == 2
+    for found, expected in zip(rows["arm64"], rows["here"], strict=True):
+        assert found["val_accuracy"] == expected["val_accuracy"]
+        for name in ("train_loss", "val_loss"):
+            assert found[name] == pytest.approx(expected[name], rel=LOSS), name
+    assert weights["arm64"].keys() == weights["here"].keys()
+    for name, expected in weights["here"].items():
+        assert np.abs(weights["arm64"][name] - expected).max() <= TENSOR * np.abs(expected).max(), name
+
+
+@pytest.mark.parametrize("domain", [EXPORTED, LEARNT])
+def test_both_answer_alike(domain, learnt, pictures):
+    """With what the emulated one has learnt, and with what PyTorch has."""
+    backend, machines = learnt
+    bundle = machines["arm64"][1]
+    expected, found = (predict(machines[m][0], bundle, domain, pictures, backend) for m in ("here", "arm64"))
+    assert len(found) == len(pictures) and len({p["label"] for p in found}) > 1
+    for left, right in zip(found, expected, strict=True):
+        assert (left["label"], left["blocks_run"], left["exit"]) == (
+            right["label"],
+            right["blocks_run"],
+            right["exit"],
+        )
+        assert left["probability"] == pytest.approx(right["probability"], abs=PROBABILITY)
+
+
+def stored(bundle):
+    """The folders of graphs that ONNX Runtime made: {name of the folder: (machine, its files)}."""
+    found = {}
+    for index in sorted((bundle / "engines").glob("onnxruntime-*/index.json")):
+        made_of = json.loads(index.read_text())["content"]["made_of"]
+        found[index.parent.name] = (made_of["cpu"][0], [path.read_bytes() for path in index.parent.glob("*.onnx")])
+    return found
+
+
+def test_graphs_stored_by_another_processor_are_not_used(arm, exported, pictures, tmp_path):
+    """Neither beside its own, nor where they lie under the name of its own."""
+    bundle = Path(shutil.copytree(exported, tmp_path / "bundle"))
+    expected = predict([sys.executable], bundle, EXPORTED, pictures, "onnxruntime")
+    (here,) = stored(bundle)
+    assert stored(bundle)[here][0] != "aarch64"
+    first = predict(arm, bundle, EXPORTED, pictures, "onnxruntime")
+    (there,) = stored(bundle).keys() - {here}
+    machine, files = stored(bundle)[there]
+    assert machine == "aarch64" and files and files != stored(bundle)[here][1]
+    engines = bundle / "engines"
+    shutil.rmtree(engines / there)
+    shutil.copytree(engines / here, engines / there)
+    second = predict(arm, bundle, EXPORTED, pictures, "onnxruntime")
+    assert stored(bundle)[there] == (machine, files)  # made again, the same
+    third = predict(arm, bundle, EXPORTED, pictures, "onnxruntime")  # from what is stored
+    for answers in (first, second, third):
+        assert [p["label"] for p in answers] == [p["label"] for p in expected]
+        for found, right in zip(answers, expected, strict=True):
+            assert found["probability"] == pytest.approx(right["probability"], abs=PROBABILITY)
+
+
+def test_a_step_as_it_is_made_for_that_cpu(arm, exported, tmp_path):
+    """In blocks where ONNX Runtime has any there, or without; it gives what the plain graph gives, there and here."""
+    facts, arrays = {}, {}
+    for machine, python in (("here", [sys.executable]), ("arm64", arm)):
+        words = (HERE / "one_step.py", exported / "run_engine.pyz", exported, EXPORTED, tmp_path / f"{machine}.npz")
+        facts[machine] = json.loads(run(python, *words, cwd=tmp_path))
+        with np.load(tmp_path / f"{machine}.npz") as file:
+            arrays[machine] = dict(file)
+        assert (facts[machine]["block"] > 1) == (facts[machine]["nodes_in_blocks"] > 0)
+    names = [key.partition("/")[2] for key in arrays["here"] if key.startswith("reference/")]
+    assert any(name.startswith("gradient:") for name in names)
+    for name in names:
+        expected = arrays["here"][f"reference/{name}"]
+        for machine, found in arrays.items():
+            for way in ("plain", "cpu", "reference"):
+                errors = np.abs(found[f"{way}/{name}"] - expected)
+                # A number beside an activation's bend may fall on its other side: those gradients differ by more.
+                assert np.percentile(errors, 95) <= 1e-4 * np.abs(expected).max(), (machine, way, name)

@@ -19,9 +19,10 @@ PLACE = REPOSITORY / "build" / "arm64"
 CONSTRAINTS = REPOSITORY / "constraints.txt"
 DEBIAN = ("python3", "libstdc++6")
 WHEELS = ("numpy", "pillow", "onnxruntime")
-# The cores of a Jetson Nano: ARMv8.0, with none of what later ones have.
-CPU = "cortex-a57"
-# ONNX Runtime reads which CPU it is on, and dies in this machine's own file. The variant and part are those of CPU.
+LIMIT_S = 600
+NANO = "cortex-a57"  # the cores of a Jetson Nano: ARMv8.0, with none of what later ones have
+NEWEST = "max"  # all that qemu knows
+# ONNX Runtime reads which CPU it is on, and dies in the file of a machine of another kind. This is a Nano's.
 CORE = """processor\t: {number}
 BogoMIPS\t: 38.40
 Features\t: fp asimd evtstrm aes pmull sha1 sha2 crc32
@@ -38,23 +39,24 @@ class Unavailable(Exception):
     """It cannot be made on this machine; says why in one line."""
 
 
-def arm64_python() -> list[str]:
+def arm64_python(cpu: str = NANO) -> list[str]:
     """The command that starts the emulated Python, the root file system being made if it is not there yet.
 
-    Files it opens are this machine's, unless the root file system has one of that path. Raises Unavailable.
+    cpu: as qemu calls it. Files it opens are this machine's, unless the root file system has one of that path.
+    Raises Unavailable.
     """
     qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if qemu is None:
         raise Unavailable("no qemu-aarch64: apt-get install qemu-user-static")
-    wanted = " ".join([*DEBIAN, *WHEELS, CONSTRAINTS.read_text(), Path(__file__).read_text()])
+    wanted = " ".join([*DEBIAN, *WHEELS, CONSTRAINTS.read_text(), CORE])
     root = PLACE / f"root-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     if not root.is_dir():
         _make(root, qemu)
-    return _python(qemu, root)
+    return _python(qemu, root, cpu)
 
 
-def _python(qemu: str, root: Path) -> list[str]:
-    return [qemu, "-cpu", CPU, "-L", str(root), str(root / "usr/bin/python3")]
+def _python(qemu: str, root: Path, cpu: str = NANO) -> list[str]:
+    return [qemu, "-cpu", cpu, "-L", str(root), str(root / "usr/bin/python3")]
 
 
 def _make(root: Path, qemu: str) -> None:
@@ -116,12 +118,17 @@ def _install_wheels(python: list[str], folder: Path) -> None:
 
 
 def _run(*words: object) -> str:
-    """What a command prints. Raises Unavailable with the last that it said, where it fails."""
+    """What a command prints. Raises Unavailable with a line of what it said, where it fails."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=env, timeout=600)
+    name = Path(str(words[0])).name
+    try:
+        done = subprocess.run([str(word) for word in words], capture_output=True, text=True, env=env, timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        raise Unavailable(f"{name} took more than {LIMIT_S} s while the root file system was made") from None
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise Unavailable(f"{Path(str(words[0])).name} failed while the root file system was made: {said}")
+        said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()
+        reason = next((line for line in said if line.startswith(("E:", "ERROR:"))), said[-1])  # as apt and pip say it
+        raise Unavailable(f"{name} failed while the root file system was made: {reason}")
     return done.stdout
 
 

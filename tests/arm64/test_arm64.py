@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from root_file_system import Unavailable, arm64_python
+from root_file_system import NANO, NEWEST, Unavailable, arm64_python
 
 from da3.export.exporter import export_domain
 from da3.runtime.bundle import Bundle, read_domain
@@ -25,10 +25,14 @@ from da3.toolchain.training.train import train
 
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).parent
-BACKENDS = ("onnxruntime", "reference")
+# By ONNX Runtime with two blocks closed, with bypasses in their places; by numpy with none.
+WAYS = {
+    "onnxruntime": ("--backend", "onnxruntime", "--threads", 2, "--epochs", 3, "--keep", 0.5),
+    "reference": ("--backend", "reference", "--epochs", 2),
+}
 EXPORTED, LEARNT = "signs", "stripes"
-# Largest differences found between the two machines were 2e-6, 3e-6 and 0.01 of the largest number of a tensor.
-LOSS, PROBABILITY, TENSOR = 1e-4, 1e-3, 0.05
+# Found between the two machines: 1e-5 of a loss; 3e-6; 0.01 of a tensor's largest number, and 8e-7 of a gradient's.
+LOSS, PROBABILITY, TENSOR, GRADIENT = 1e-4, 1e-3, 0.05, 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -71,15 +75,14 @@ def exported(photos, tmp_path_factory):
     return Path(export_domain(EXPORTED, folder / "runs", folder / "bundle").path)
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=WAYS)
 def learnt(request, arm, exported, photos, tmp_path_factory):
     """(backend, {machine: (its Python, its bundle, in which it has learnt)})."""
     machines = {}
     for machine, python in (("here", [sys.executable]), ("arm64", arm)):
         bundle = Path(shutil.copytree(exported, tmp_path_factory.mktemp(machine) / "bundle"))
-        words = ("--domain", LEARNT, "--backend", request.param, "--epochs", 2, "--batch-size", 8, "--workers", 2)
-        threads = ("--threads", 2) if request.param == "onnxruntime" else ()
-        said = run(python, "run_engine.pyz", "learn", photos, *words, *threads, cwd=bundle)
+        words = ("--domain", LEARNT, "--batch-size", 8, "--workers", 2, *WAYS[request.param])
+        said = run(python, "run_engine.pyz", "learn", photos, *words, cwd=bundle)
         assert f"domain {LEARNT} is in" in said
         machines[machine] = (python, bundle)
     return request.param, machines
@@ -91,22 +94,25 @@ def test_the_python_is_an_arm64_one(arm, tmp_path):
 
 
 def test_what_is_learnt_is_what_is_learnt_here(learnt):
-    _, machines = learnt
-    rows, weights = {}, {}
+    backend, machines = learnt
+    rows, domains = {}, {}
     for machine, (_, folder) in machines.items():
         lines = (folder / "runs" / LEARNT / "metrics.jsonl").read_text().splitlines()
         rows[machine] = [json.loads(line) for line in lines]
         with Bundle(folder) as bundle:
             bundle.verify()
-            weights[machine] = read_domain(bundle, LEARNT).weights
-    assert len(rows["here"]) == len(rows["arm64"]) == 2
+            domains[machine] = read_domain(bundle, LEARNT)
     for found, expected in zip(rows["arm64"], rows["here"], strict=True):
         assert found["val_accuracy"] == expected["val_accuracy"]
         for name in ("train_loss", "val_loss"):
             assert found[name] == pytest.approx(expected[name], rel=LOSS), name
-    assert weights["arm64"].keys() == weights["here"].keys()
-    for name, expected in weights["here"].items():
-        assert np.abs(weights["arm64"][name] - expected).max() <= TENSOR * np.abs(expected).max(), name
+    here, there = domains["here"], domains["arm64"]
+    assert there.closed == here.closed and (len(here.closed) > 0) == (backend == "onnxruntime")
+    for found, expected in zip(there.exits, here.exits, strict=True):
+        assert found.threshold == pytest.approx(expected.threshold, rel=LOSS)
+    assert there.weights.keys() == here.weights.keys()
+    for name, expected in here.weights.items():
+        assert np.abs(there.weights[name] - expected).max() <= TENSOR * np.abs(expected).max(), name
 
 
 @pytest.mark.parametrize("domain", [EXPORTED, LEARNT])
@@ -174,13 +180,13 @@ def test_graphs_stored_by_another_processor_are_not_used(arm, exported, pictures
 
 def test_a_step_as_it_is_made_for_that_cpu(arm, exported, tmp_path):
     """In blocks where ONNX Runtime has any there, or without; it gives what the plain graph gives, there and here."""
-    facts, arrays = {}, {}
-    for machine, python in (("here", [sys.executable]), ("arm64", arm)):
+    arrays = {}
+    for machine, python in (("here", [sys.executable]), (NANO, arm), (NEWEST, arm64_python(NEWEST))):
         words = (HERE / "one_step.py", exported / "run_engine.pyz", exported, EXPORTED, tmp_path / f"{machine}.npz")
-        facts[machine] = json.loads(run(python, *words, cwd=tmp_path))
+        facts = json.loads(run(python, *words, cwd=tmp_path))
+        assert (facts["block"] > 1) == (facts["nodes_in_blocks"] > 0)
         with np.load(tmp_path / f"{machine}.npz") as file:
             arrays[machine] = dict(file)
-        assert (facts[machine]["block"] > 1) == (facts[machine]["nodes_in_blocks"] > 0)
     names = [key.partition("/")[2] for key in arrays["here"] if key.startswith("reference/")]
     assert any(name.startswith("gradient:") for name in names)
     for name in names:
@@ -189,4 +195,4 @@ def test_a_step_as_it_is_made_for_that_cpu(arm, exported, tmp_path):
             for way in ("plain", "cpu", "reference"):
                 errors = np.abs(found[f"{way}/{name}"] - expected)
                 # A number beside an activation's bend may fall on its other side: those gradients differ by more.
-                assert np.percentile(errors, 95) <= 1e-4 * np.abs(expected).max(), (machine, way, name)
+                assert np.percentile(errors, 95) <= GRADIENT * np.abs(expected).max(), (machine, way, name)

@@ -136,9 +136,10 @@ def test_a_run_that_closes_blocks_is_exported_and_answers_as_it_did(asked, tmp_p
     assert read(run.folder / "best.safetensors").model["closed"].any()
     done = export_domain("signs", run.folder.parent, tmp_path / "bundle")
     assert done.what == "a new bundle" and all(check.passed for check in done.checks)
-    with Bundle(tmp_path / "bundle") as bundle, Runtime(bundle, domain="signs") as runtime:
+    with Bundle(tmp_path / "bundle") as bundle, Runtime(bundle) as runtime:
+        runtime.load("signs")
         picture = np.asarray(Image.open(photos / "val" / "class1" / "0.jpg"))
-        assert runtime.run(picture).label.startswith("class")
+        assert runtime.run([picture], domain="signs")[0].label.startswith("class")
 
 
 def test_the_backbones_bundle_is_made_once_and_again_where_it_is_damaged(asked, monkeypatch):

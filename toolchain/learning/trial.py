@@ -18,6 +18,7 @@ from da3.toolchain.process import Worker
 
 WORKER = "da3.toolchain.learning.trial_process"
 STEPS = 3  # from the third on a step takes no more than the one before
+EPOCHS = 2  # the first evaluation leaves some memory in pieces: from the second epoch on there is no more of it
 
 
 class Trial(NamedTuple):
@@ -30,11 +31,11 @@ class Trial(NamedTuple):
     threads: int | None
 
     def shortened(self) -> Trial:
-        """One epoch of ``STEPS`` steps and one batch of validation photos: those of the largest files."""
+        """``EPOCHS`` of ``STEPS`` steps and one batch of validation photos: those of the largest files."""
         batch = self.config.batch_size
         train, val = _largest(self.photos.train, STEPS * batch), _largest(self.photos.val, batch)
         photos = PhotoSet(self.photos.classes, train, val)
-        return self._replace(config=self.config._replace(epochs=1), photos=photos)
+        return self._replace(config=self.config._replace(epochs=EPOCHS), photos=photos)
 
     def with_slices(self, photos: int) -> Trial:
         """The same with so many photos a slice of a batch."""

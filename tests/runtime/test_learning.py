@@ -168,6 +168,7 @@ class StopsAmidChoice(Reporter):
         return self.left <= 0
 
 
+@pytest.mark.slow
 def test_closed_blocks_and_stopped_while_choosing_them(asked, home):
     """Nothing of a choice is kept until it is made, and it is made again from the same photos."""
     options = {"keep": 0.45, "epochs": 6, "micro_batch": 8}

@@ -62,7 +62,7 @@ def test_the_safetensors_library_reads_it_and_is_read(path):
         (lambda data: write_safetensors(MODEL, {}), "'da3'"),
         (lambda data: write_safetensors(MODEL, {"da3": "[1]"}), "damaged"),
         (lambda data: write_safetensors(MODEL, {"da3": '{"format": 1, "config": [], "progress": {}}'}), "damaged"),
-        (lambda data: data.replace(b'\\"format\\": 3', b'\\"format\\": 9'), "newer da3: upgrade"),
+        (lambda data: data.replace(b'\\"format\\": %d' % FORMAT, b'\\"format\\": 9'), "newer da3: upgrade"),
         (lambda data: data.replace(np.float32(1e-3).tobytes(), np.float32("inf").tobytes()), "NaN or infinity"),
     ],
 )

@@ -63,6 +63,7 @@ def test_generated_photos_are_the_same_for_a_seed_and_of_many_sizes(tmp_path):
     assert len({Image.open(path).size for path in one}) > 15
 
 
+@pytest.mark.slow
 @ON_LINUX
 def test_real_commands_are_measured(weights_files):
     words = ["--whole-process", "--methods", "finetune,da3", "--backbone", "mobilenet_v2", "--size", 32, "--threads", 1]

@@ -131,6 +131,7 @@ def test_what_pytorch_alone_can_go_on_with_is_refused(asked, small_run, tmp_path
             learnt(asked(domain, resume=True))
 
 
+@pytest.mark.slow
 def test_a_run_that_closes_blocks_is_exported_and_answers_as_it_did(asked, tmp_path, photos):
     run = learnt(asked(keep=0.45, epochs=4))[0]
     assert read(run.folder / "best.safetensors").model["closed"].any()
@@ -142,6 +143,7 @@ def test_a_run_that_closes_blocks_is_exported_and_answers_as_it_did(asked, tmp_p
         assert runtime.run([picture], domain="signs")[0].label.startswith("class")
 
 
+@pytest.mark.slow
 def test_the_backbones_bundle_is_made_once_and_again_where_it_is_damaged(asked, monkeypatch):
     learnt(asked("one", epochs=1))
     options = asked("one", resume=True)
@@ -185,6 +187,7 @@ def test_what_means_nothing_to_an_engine_is_refused_in_one_line(words, said, tmp
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_what_the_making_of_the_backbone_says_is_passed_on_in_one_line(asked):
     for change, said in (
         ({"backbone": "alexnet"}, "--backbone alexnet: known are"),
@@ -292,6 +295,7 @@ def test_a_budget_that_cannot_be_met_is_refused_with_the_smallest_that_can(fitte
         fitted(100, Peaks(100, 10, 1.4), workers_fixed=True)
 
 
+@pytest.mark.slow
 def test_a_budget_holds_for_a_real_process(asked):
     done, told = learnt(asked(memory_budget="300MB", micro_batch=None))
     assert done.budget == 300_000_000 and done.config.memory.micro_batch == 8

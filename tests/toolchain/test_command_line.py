@@ -90,7 +90,7 @@ def test_the_last_words_of_a_run_say_what_was_met(small_run):
     assert "leaving early: 88.5% at 70% of the block FLOPs" in met and "asked for" not in met
     assert "more than --keep 0.7 asked for" in missed
     assert "more than --keep 0.7 asked for" in training_summary(replace(result, best=row))
-    assert re.search(r"memory: \d+ MB at most, from start to end\n", met)
+    assert re.search(r"memory: [\d,]+ MB at most, from start to end\n", met)
     held, broken = (training_summary(replace(result, peak=330_000_000, budget=b)) for b in (330_000_000, 329_000_000))
     assert "memory: 330 MB at most, from start to end, within --memory-budget 330 MB" in held
     assert "more than --memory-budget 329 MB" in broken

@@ -7,12 +7,13 @@ from ..bundle.bundle import Bundle
 from ..bundle.format import FORMAT as BUNDLE_FORMAT
 from ..errors import BundleError, TrainingError
 from ..records import Domain
-from ..training.checkpoint import FORMAT, Checkpoint, read
+from ..training.checkpoint import Checkpoint, read
 from ..training.config import Row, RunConfig
 from ..training.loading import default_workers
-from ..training.photos import PhotoSet, drop_unreadable, find_photos
+from ..training.photos import drop_unreadable, find_photos
 from ..training.reporter import Reporter
-from ..training.run import BEST, LAST, Run
+from ..training.resuming import earlier_run, photos_of
+from ..training.run import BEST, Run
 from .deploying import learnt_domain, write_domain
 from .options import LearnOptions, check_keep
 from .running import Running, best_backend
@@ -41,10 +42,12 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
     with Bundle(options.bundle) as bundle:
         _check_bundle(bundle)
         resumed = _find_run(options, bundle, reporter)
-        photos = _find_photos(options, resumed)
         if resumed is None:
+            assert options.data is not None
+            photos = find_photos(options.data, options.seed or 0)
             config = options.config(bundle.manifest, photos.classes, len(photos.train))
         else:
+            photos = photos_of(resumed.config)
             config = options.resumed(resumed.config, bundle.manifest)
         check_keep(config.keep, bundle.manifest)
         trainee = GraphTrainee(bundle, config, Running(backend, options.threads, options.apart))
@@ -84,39 +87,13 @@ def _check_bundle(bundle: Bundle) -> None:
         )
 
 
-def _find_photos(options: LearnOptions, resumed: Optional[Checkpoint]) -> PhotoSet:
-    if resumed is None:
-        assert options.data is not None
-        return find_photos(options.data, options.seed or 0)
-    photos = find_photos(resumed.config.data, resumed.config.seed)
-    if photos.classes != resumed.config.classes:
-        raise TrainingError(
-            "the classes in %s changed since the run began: start again with --overwrite" % resumed.config.data
-        )
-    return photos
-
-
 def _find_run(options: LearnOptions, bundle: Bundle, reporter: Reporter) -> Optional[Checkpoint]:
     """The run to go on with, if any. Raises TrainingError where one is in the way, or a domain of that name."""
-    last = os.path.join(options.folder, LAST)
-    if options.resume and os.path.exists(last):
-        found = read(last)
-        if found.format < FORMAT and not found.progress.finished(found.config):
-            raise TrainingError(
-                "%s was begun by an older da3, which trained another way, so its run cannot be resumed: "
-                "start again with --overwrite" % options.folder
-            )
+    found = earlier_run(options.folder, resume=options.resume, overwrite=options.overwrite, reporter=reporter)
+    if found is not None or options.overwrite:
         return found
-    if options.overwrite:
-        return None
-    if options.resume:
-        reporter.note("nothing to resume in %s: starting from the beginning" % options.folder)
-        if options.photos is None:
-            raise TrainingError("which photos? Name a folder with one subfolder per class behind the options")
-    elif os.path.exists(last):
-        raise TrainingError(
-            "%s already holds a run: continue it with --resume, or replace it with --overwrite" % options.folder
-        )
+    if options.photos is None:
+        raise TrainingError("which photos? Name a folder with one subfolder per class behind the options")
     if options.domain in bundle.domains:
         raise TrainingError(
             "%s already has a domain %s: replace it with --overwrite, or choose another name"

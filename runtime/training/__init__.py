@@ -20,13 +20,17 @@ from .config import (
 )
 from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
-from .photos import PhotoSet, drop_unreadable, find_photos, photo_folder
+from .photos import PhotoSet, drop_unreadable, find_photos, largest_photos, photo_folder
 from .reporter import Reporter
+from .resuming import earlier_run, photos_of
 from .run import CURVES, RUN_FILES, Run
 from .trainee import Photos, Pixels, Predict, StepResult, Trainee
 from .validation import Validation
 
 __all__ = [
+    "earlier_run",
+    "photos_of",
+    "largest_photos",
     "BACKBONE_PRECISIONS",
     "CHOICES",
     "CURVES",

@@ -119,3 +119,17 @@ def drop_unreadable(
     if not val:
         raise DataError("none of the validation photos can be read")
     return PhotoSet(photos.classes, train, val, tuple(bad.items()))
+
+
+def largest_photos(photos: Sequence[Photo], count: int) -> Tuple[Photo, ...]:
+    """Those of the `count` largest files that can be decoded; of equal ones the first."""
+    found: List[Photo] = []
+    for photo in sorted(photos, key=lambda photo: -os.path.getsize(photo[0])):
+        if len(found) == count:
+            break
+        try:
+            decode(photo[0])
+        except ImageError:
+            continue
+        found.append(photo)
+    return tuple(found)

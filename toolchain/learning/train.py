@@ -10,19 +10,18 @@ from da3.runtime.bundle import Bundle
 from da3.runtime.system import parse_bytes, peak_bytes
 from da3.runtime.training import (
     DEFAULTS,
-    PhotoSet,
     Reporter,
     Row,
     Run,
     RunConfig,
     default_workers,
     drop_unreadable,
+    earlier_run,
     find_photos,
     photo_folder,
+    photos_of,
 )
-from da3.runtime.training.checkpoint import FORMAT, Checkpoint, read
 from da3.toolchain.curves import HistoryPicture
-from da3.toolchain.errors import TrainingError
 from da3.toolchain.learning.budget import fit
 from da3.toolchain.learning.bundles import bundle_of, new_bundle
 from da3.toolchain.learning.lean import LeanTrainee
@@ -55,12 +54,16 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
     options.check()
     budget = None if options.memory_budget is None else parse_bytes(options.memory_budget, "--memory-budget")
     runs, folder = Path(options.runs), options.folder
-    resumed = _find_run(options, reporter)
-    photos = _find_photos(options, resumed)
+    resumed = earlier_run(
+        folder, resume=options.resume, overwrite=options.overwrite, reporter=reporter, check_same=options.check_same
+    )
     if resumed is None:
+        seed = DEFAULTS.seed if options.seed is None else options.seed
+        photos = find_photos(photo_folder(options.domain, options.data), seed)
         arch = options.backbone or DEFAULTS.backbone
         bundle_folder = new_bundle(runs, arch, options.weights or DEFAULTS.weights, options.size)
     else:
+        photos = photos_of(resumed.config)
         bundle_folder = bundle_of(runs, resumed.config, options.weights)
     workers = options.workers or default_workers()
     with Bundle(bundle_folder) as bundle:
@@ -100,38 +103,3 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
             trainee.close()
     best, history = run.progress.best, run.progress.history
     return Learnt(folder, config, finished, best, history, photos.unreadable, peak_bytes(), budget)
-
-
-def _find_photos(options: EngineOptions, resumed: Checkpoint | None) -> PhotoSet:
-    if resumed is None:
-        seed = DEFAULTS.seed if options.seed is None else options.seed
-        return find_photos(photo_folder(options.domain, options.data), seed)
-    photos = find_photos(resumed.config.data, resumed.config.seed)
-    if photos.classes != resumed.config.classes:
-        raise TrainingError(
-            f"the classes in {resumed.config.data} changed since the run began: start again with --overwrite"
-        )
-    return photos
-
-
-def _find_run(options: EngineOptions, reporter: Reporter) -> Checkpoint | None:
-    """The run to go on with, if any. Raises TrainingError where one is in the way."""
-    last = options.folder / "last.safetensors"
-    if options.overwrite:
-        return None
-    if not last.exists():
-        if options.resume:
-            reporter.note(f"nothing to resume in {options.folder}: starting from the beginning")
-        return None
-    if not options.resume:
-        raise TrainingError(
-            f"{options.folder} already holds a run: continue it with --resume, or replace it with --overwrite"
-        )
-    found = read(last)
-    options.check_same(found.config)
-    if found.format < FORMAT and not found.progress.finished(found.config):
-        raise TrainingError(
-            f"{options.folder} was begun by an older da3, which trained another way, so its run cannot be resumed: "
-            f"start again with --overwrite"
-        )
-    return found

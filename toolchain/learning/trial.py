@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from da3.runtime.bundle import Bundle
-from da3.runtime.errors import ImageError
-from da3.runtime.images import decode
 from da3.runtime.system import keep_little, peak_bytes
-from da3.runtime.training import PhotoSet, Reporter, Run, RunConfig
+from da3.runtime.training import PhotoSet, Reporter, Run, RunConfig, largest_photos
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.learning.lean import LeanTrainee
 from da3.toolchain.process import Worker
@@ -33,7 +29,7 @@ class Trial(NamedTuple):
     def shortened(self) -> Trial:
         """``EPOCHS`` of ``STEPS`` steps and one batch of validation photos: those of the largest files."""
         batch = self.config.batch_size
-        train, val = _largest(self.photos.train, STEPS * batch), _largest(self.photos.val, batch)
+        train, val = largest_photos(self.photos.train, STEPS * batch), largest_photos(self.photos.val, batch)
         photos = PhotoSet(self.photos.classes, train, val)
         return self._replace(config=self.config._replace(epochs=EPOCHS), photos=photos)
 
@@ -50,20 +46,6 @@ class Trial(NamedTuple):
         config = RunConfig.from_json(data["config"])
         train, val = ([(path, label) for path, label in data["photos"][split]] for split in ("train", "val"))
         return cls(**{**data, "config": config, "photos": PhotoSet(config.classes, tuple(train), tuple(val))})
-
-
-def _largest(photos: Iterable[tuple[str, int]], count: int) -> tuple[tuple[str, int], ...]:
-    """Those of the ``count`` largest files that can be decoded; of equal ones the first."""
-    found: list[tuple[str, int]] = []
-    for photo in sorted(photos, key=lambda photo: -os.path.getsize(photo[0])):
-        if len(found) == count:
-            break
-        try:
-            decode(photo[0])
-        except ImageError:
-            continue
-        found.append(photo)
-    return tuple(found)
 
 
 def run_trial(trial: Trial) -> int:

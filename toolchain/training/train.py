@@ -17,9 +17,11 @@ from da3.runtime.training import (
     RunConfig,
     default_workers,
     drop_unreadable,
+    earlier_run,
     find_photos,
+    photos_of,
 )
-from da3.runtime.training.checkpoint import FORMAT, Checkpoint, read
+from da3.runtime.training.checkpoint import Checkpoint
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.curves import HistoryPicture
@@ -64,15 +66,13 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     return_freed_memory()
     device = device_named(options.device)
     folder = options.folder
-    resumed = _find_run(options, reporter)
+    resumed = earlier_run(
+        folder, resume=options.resume, overwrite=options.overwrite, reporter=reporter, check_same=options.check_same
+    )
     if resumed is None:
         photos = find_photos(options.data_folder(), options.with_defaults.seed)
     else:
-        photos = find_photos(resumed.config.data, resumed.config.seed)
-        if photos.classes != resumed.config.classes:
-            raise TrainingError(
-                f"the classes in {resumed.config.data} changed since the run began: start again with --overwrite"
-            )
+        photos = photos_of(resumed.config)
     store = BackboneStore(options.runs)
     weights = _weights(options, resumed, store)
     config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
@@ -140,29 +140,6 @@ def _fit_budget(
     workers = options.workers or default_workers()
     trial = Trial(config, photos, options.with_defaults.weights, options.device, workers)
     return fit(trial, budget=budget, fixed=fixed, reporter=reporter)
-
-
-def _find_run(options: TrainOptions, reporter: Reporter) -> Checkpoint | None:
-    """The run to go on with, if any. Raises TrainingError where one is in the way."""
-    last = options.folder / "last.safetensors"
-    if options.overwrite:
-        return None
-    if not last.exists():
-        if options.resume:
-            reporter.note(f"nothing to resume in {options.folder}: starting from the beginning")
-        return None
-    if not options.resume:
-        raise TrainingError(
-            f"{options.folder} already holds a run: continue it with --resume, or replace it with --overwrite"
-        )
-    found = read(last)
-    options.check_same(found.config)
-    if found.format < FORMAT and not found.progress.finished(found.config):
-        raise TrainingError(
-            f"{options.folder} was begun by an older da3, which trained another way, so its run cannot be resumed: "
-            f"start again with --overwrite"
-        )
-    return found
 
 
 def device_named(name: str) -> torch.device:

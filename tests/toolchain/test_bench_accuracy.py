@@ -53,7 +53,9 @@ def plan(root, weights_files, tmp_path):
         settings = {"seeds": 2, "epochs": 2, "size": 32, "batch_size": 8, "domains": ["letters", "signs"], **changes}
         weights = {"weights": str(weights_files["mobilenet_v2"]), **changes}["weights"]
         places = {"data": root, "out": tmp_path / "out"}
-        return AccuracyPlan(**places, variants=parse(words, learning_rates=True), **{**settings, "weights": weights})
+        return AccuracyPlan(
+            **places, variants=parse(words, learning_rates=True, engines=True), **{**settings, "weights": weights}
+        )
 
     return make
 
@@ -65,7 +67,8 @@ def here(monkeypatch):
 
     class Here:
         def __init__(self, module, request, threads):
-            self.options = TrainOptions(**{**request, "runs": Path(request["runs"])})
+            options = request["options"]
+            self.options = TrainOptions(**{**options, "runs": Path(options["runs"])})
             asked.append(self.options)
 
         def __enter__(self):
@@ -322,7 +325,7 @@ def test_a_baseline_is_a_label_a_choice_or_a_method(plan, against, labels):
 
 def test_a_stopped_run_is_resumed_and_nothing_is_trained_twice(plan, here):
     whole = plan(domains=["signs"], seeds=1)
-    (options,) = whole.runs().values()
+    ((options, _),) = whole.runs().values()
     steps = iter(range(100))
     assert not train(options, SilentReporter(), lambda: next(steps) > 2).finished
     bench_accuracy(whole, SILENT)
@@ -331,6 +334,23 @@ def test_a_stopped_run_is_resumed_and_nothing_is_trained_twice(plan, here):
     assert len(here) == 1
     straight = train(replace(options, runs=whole.out / "straight"), SilentReporter())
     assert score == [straight.history[-1]["val_accuracy"]]
+
+
+def test_an_engine_trains_beside_pytorch_and_is_scored_alike(plan):
+    words = ("da3,da3:keep=0.8,da3:engine=onnxruntime,da3:engine=onnxruntime,keep=0.8",)
+    both = plan(words, domains=["signs"], seeds=1, epochs=1, against="da3")
+    report = bench_accuracy(both, SILENT)
+    assert report["failed"] == [] and report["remaining"] == 0
+    rows = {row["method"]: row for row in report["rows"]}
+    assert rows["da3:engine=onnxruntime,keep=0.8"]["flops_share"] < 0.9
+    assert rows["da3:engine=onnxruntime"]["against"]["pairs"] == 1
+    last = read(both.out / "runs" / "da3-engine-onnxruntime" / "seed-0" / "signs" / "last.safetensors")
+    assert last.config.memory.keep_precision == "fp32"  # as only an engine's run has it
+    written = last.path
+    before = Path(written).stat().st_mtime_ns
+    assert bench_accuracy(both, SILENT)["rows"] == report["rows"] and Path(written).stat().st_mtime_ns == before
+    with pytest.raises(TrainingError, match="--device cuda: onnxruntime learns on the CPU"):
+        bench_accuracy(replace(both, device="cuda"), SILENT)
 
 
 def test_other_options_are_refused_before_anything_is_trained(plan, here, weights_files, tmp_path):

@@ -304,7 +304,7 @@ def test_a_budget_holds_for_a_real_process(asked):
         learnt(asked("small", memory_budget="20MB"))
 
 
-def test_benchmarks_name_the_engine_of_whole_commands_alone():
+def test_benchmarks_of_single_steps_know_no_engine():
     (one,) = parse(["da3:engine=onnxruntime,micro-batch=1"], {"keep-precision": "int8"}, engines=True)
     assert one.engine == "onnxruntime" and one.memory.micro_batch == 1
     with pytest.raises(TrainingError, match="no option 'engine'"):

@@ -9,8 +9,8 @@ import torch
 
 from da3.runtime.system import conditions, write_atomically
 from da3.toolchain.backbones import WeightsFile, load_weights
-from da3.toolchain.bench.accuracy_plan import AccuracyPlan
-from da3.toolchain.bench.earlier_runs import trained_or_options
+from da3.toolchain.bench.accuracy_plan import AccuracyPlan, PlannedRun
+from da3.toolchain.bench.earlier_runs import trained_or_planned
 from da3.toolchain.bench.learning_rates import choose_rates, reported
 from da3.toolchain.bench.parallel_runs import ParallelRuns
 from da3.toolchain.bench.plots import draw_accuracy
@@ -19,7 +19,6 @@ from da3.toolchain.bench.reports import AccuracyReport, Conditions, FailedRun
 from da3.toolchain.bench.scores import Key, Score, summarise, with_best_static
 from da3.toolchain.bench.trained import Trained
 from da3.toolchain.errors import TrainingError
-from da3.toolchain.training.options import TrainOptions
 
 
 def bench_accuracy(
@@ -35,10 +34,10 @@ def bench_accuracy(
     runs = plan.runs()
     weights = load_weights(plan.weights, plan.backbone)
     results = _Results(plan, runs=len(runs), setting=_conditions(plan, weights))
-    waiting: dict[Key, TrainOptions] = {}
-    for done, (key, options) in enumerate(runs.items()):
+    waiting: dict[Key, PlannedRun] = {}
+    for done, (key, run) in enumerate(runs.items()):
         reporter.at("looking at the runs there are", done, len(runs))
-        found = trained_or_options(key, options, weights, plan.overwrite)
+        found = trained_or_planned(key, run, weights, plan.overwrite)
         if isinstance(found, Trained):
             results.add(key, found)
         else:

@@ -5,14 +5,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import NamedTuple
 
 from da3.runtime.system import usable_cpus
 from da3.runtime.training import default_workers
 from da3.toolchain.bench.scores import Key
 from da3.toolchain.bench.variants import Variant, memory_settings_of
 from da3.toolchain.errors import DataError, TrainingError
+from da3.toolchain.learning import ENGINES
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.train import device_named
+
+
+class PlannedRun(NamedTuple):
+    """One training run. ``engine``: what computes, as ``da3 train --engine`` names it."""
+
+    options: TrainOptions
+    engine: str = ENGINES[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,23 +56,26 @@ class AccuracyPlan:
         """Of each process, so that all of them together use every core."""
         return max(1, usable_cpus() // self.jobs)
 
-    def runs(self) -> dict[Key, TrainOptions]:
-        """The options of every run, by the network's name, all runs of one seed before those of the next.
+    def runs(self) -> dict[Key, PlannedRun]:
+        """Every run, by the network's name, all runs of one seed before those of the next.
 
         Raises Da3Error for options that make no sense.
         """
         for domain in self.no_flip:
             if domain not in self.domains:
                 raise TrainingError(f"--no-flip {domain}: no such domain; there are {', '.join(self.domains)}")
+        engine = next((v.engine for v in self.variants if v.engine != ENGINES[0]), None)
+        if engine is not None and self.device != "cpu":
+            raise TrainingError(f"--device {self.device}: {engine} learns on the CPU; leave --device out")
         device_named(self.device)
         found = {
-            Key(variant.network, domain, seed): self._options(variant, domain, seed)
+            Key(variant.network, domain, seed): PlannedRun(self._options(variant, domain, seed), variant.engine)
             for seed in range(self.seeds)
             for domain in self.domains
             for variant in self.variants
         }
-        for options in found.values():
-            options.check()
+        for run in found.values():
+            run.options.check()
         self.baseline()
         return found
 
@@ -83,6 +95,9 @@ class AccuracyPlan:
 
     def _options(self, variant: Variant, domain: str, seed: int) -> TrainOptions:
         names = memory_settings_of(variant.method)
+        memory = variant.memory
+        if variant.engine != ENGINES[0]:
+            memory = memory._replace(keep_precision="fp32")  # as such a run's checkpoint says
         return TrainOptions(
             domain=domain,
             data=str(self.data / domain),
@@ -100,7 +115,7 @@ class AccuracyPlan:
             workers=min(default_workers(), self.threads),
             device=self.device,
             last_only=self.last_only,
-            **{name: value for name, value in variant.memory.to_json().items() if name in names},
+            **{name: value for name, value in memory.to_json().items() if name in names},
         )
 
 

@@ -8,15 +8,16 @@ import time
 from pathlib import Path
 
 from da3.runtime.system import stop_on_interrupt
+from da3.runtime.training import Reporter
+from da3.toolchain.learning import ENGINES, EngineOptions, learn_on_engine
 from da3.toolchain.process.worker import Answer, Say, serve
 from da3.toolchain.training.options import TrainOptions
-from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
 SAY_EVERY = 0.5  # seconds between answers
 
 
-class _SaysShare(SilentReporter):
+class _SaysShare(Reporter):
     """Passes on how far the run is, as a share of its epochs."""
 
     def __init__(self, say: Say, epochs: int):
@@ -29,11 +30,15 @@ class _SaysShare(SilentReporter):
 
 
 def _work(request: Answer, say: Say) -> None:
-    options = TrainOptions(**{**request, "runs": Path(request["runs"])})
-    assert options.epochs is not None, "an AccuracyPlan states it"
+    asked = request["options"]
+    reporter = _SaysShare(say, asked["epochs"])
     with stop_on_interrupt(lambda words: print(words, file=sys.stderr)) as stop:
-        result = train(options, _SaysShare(say, options.epochs), stop)
-    say({"finished": result.finished})
+        if request["engine"] == ENGINES[0]:
+            finished = train(TrainOptions(**{**asked, "runs": Path(asked["runs"])}), reporter, stop).finished
+        else:
+            own = {name: asked[name] for name in EngineOptions._fields if name in asked}
+            finished = learn_on_engine(EngineOptions(**own, threads=request["threads"]), reporter, stop).finished
+    say({"finished": finished})
 
 
 if __name__ == "__main__":

@@ -7,26 +7,25 @@ from dataclasses import replace
 from da3.runtime.training import RunConfig, find_photos
 from da3.runtime.training import checkpoint as ckpt
 from da3.toolchain.backbones import WeightsFile
+from da3.toolchain.bench.accuracy_plan import PlannedRun
 from da3.toolchain.bench.scores import Key
 from da3.toolchain.bench.trained import Trained
 from da3.toolchain.bench.variants import memory_settings_of
 from da3.toolchain.errors import CheckpointError, TrainingError
-from da3.toolchain.training.options import TrainOptions
 
 
-def trained_or_options(
-    key: Key, options: TrainOptions, weights: WeightsFile, overwrite: bool
-) -> Trained | TrainOptions:
-    """A run that is finished, or the options to start, resume or repeat it with.
+def trained_or_planned(key: Key, run: PlannedRun, weights: WeightsFile, overwrite: bool) -> Trained | PlannedRun:
+    """A run that is finished, or as it is to be started, resumed or repeated.
 
     Raises TrainingError for a run that was made with other options, and CheckpointError for a damaged one, unless
     ``overwrite`` says to train those again.
     """
+    options = run.options
     photos = find_photos(options.data_folder(), key.seed)
     asked = options.config(weights, photos.classes, len(photos.train))
     path = options.folder / "last.safetensors"
     if not path.exists():
-        return options
+        return run
     try:
         found = ckpt.read(path)
         changed = differences(found.config, asked)
@@ -35,13 +34,13 @@ def trained_or_options(
     except CheckpointError:
         if not overwrite:
             raise
-        return replace(options, overwrite=True)
+        return run._replace(options=replace(options, overwrite=True))
     if changed and not overwrite:
         raise TrainingError(
             f"{options.folder} holds a run with other options ({'; '.join(changed)}): train it again with --overwrite, "
             f"or use another --out"
         )
-    return replace(options, overwrite=bool(changed), resume=not changed)
+    return run._replace(options=replace(options, overwrite=bool(changed), resume=not changed))
 
 
 def differences(found: RunConfig, asked: RunConfig) -> list[str]:

@@ -8,12 +8,12 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from da3.runtime.training.checkpoint import read
+from da3.toolchain.bench.accuracy_plan import PlannedRun
 from da3.toolchain.bench.progress import BenchReporter
 from da3.toolchain.bench.scores import Key
 from da3.toolchain.bench.trained import Trained
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.process.worker import Worker, WorkerError
-from da3.toolchain.training.options import TrainOptions
 
 WORKER = "da3.toolchain.bench.accuracy_worker"
 POLL = 0.2  # seconds between looks at a wish to stop
@@ -33,7 +33,7 @@ class ParallelRuns:
     """Trains ``waiting``, ``jobs`` runs at a time with ``threads`` threads each; ``stop()`` says when to end early."""
 
     def __init__(
-        self, waiting: Mapping[Key, TrainOptions], *, jobs: int, threads: int, stop: Callable[[], bool] = lambda: False
+        self, waiting: Mapping[Key, PlannedRun], *, jobs: int, threads: int, stop: Callable[[], bool] = lambda: False
     ):
         self.waiting, self.jobs, self.threads, self.stop = waiting, jobs, threads, stop
         self._running: dict[Key, _Running] = {}
@@ -75,9 +75,10 @@ class ParallelRuns:
         """Called in a thread of the pool, which follows one process."""
         if self.stop() or self._closed.is_set():
             return None
-        options = self.waiting[key]
+        options, engine = self.waiting[key]
+        request = {"options": {**vars(options), "runs": str(options.runs)}, "engine": engine, "threads": self.threads}
         try:
-            with Worker(WORKER, {**vars(options), "runs": str(options.runs)}, self.threads) as worker:
+            with Worker(WORKER, request, self.threads) as worker:
                 run = self._running[key] = _Running(worker)
                 if self._closed.is_set():
                     return None

@@ -20,7 +20,7 @@ class Variant:
     """A method with its options. ``label``: as the user wrote it. ``flops_budget``: share of the block FLOPs to run.
 
     ``learning_rate``: None is the method's own. ``choice``: what the user wrote where this is one of several learning
-    rates, of which the best is to be reported. ``engine``: what computes, of --whole-process alone.
+    rates, of which the best is to be reported. ``engine``: what computes, as ``da3 train --engine`` names it.
     """
 
     label: str
@@ -44,6 +44,8 @@ class Variant:
             found[_FLOPS_BUDGET] = self.trained_budget
         if self.learning_rate not in (None, METHODS[self.method].default_lr):
             found[_LEARNING_RATE] = self.learning_rate
+        if self.engine != ENGINES[0]:
+            found[_ENGINE] = self.engine
         for name in memory_settings_of(self.method):
             value = getattr(self.memory, name)
             if value != getattr(MemorySettings(), name):

@@ -172,7 +172,7 @@ def bench_accuracy(
         list[str] | None,
         typer.Option(
             help="comma list as for da3 bench train, and lr: da3,da3:keep=0.7,finetune:lr=1e-4/3e-4/1e-3 reports the "
-            "best of three learning rates (default: every method)"
+            "best of three learning rates; also da3:engine=onnxruntime (default: every method)"
         ),
     ] = None,
     seeds: Annotated[int, typer.Option(help="runs of each, with the seeds from 0 on", min=1)] = 3,
@@ -217,7 +217,7 @@ def bench_accuracy(
     plan = AccuracyPlan(
         data=data,
         out=to,
-        variants=parse(methods or [], learning_rates=True),
+        variants=parse(methods or [], learning_rates=True, engines=True),
         domains=domains_in(data, domains),
         seeds=seeds,
         epochs=epochs,

@@ -1,10 +1,11 @@
 """A domain learnt without PyTorch: the graph of a training step, derived from a bundle's own files, and its trainer."""
 
 from .learn import Learnt, learn
+from .observation import derive_observation
 from .options import LearnOptions, check_keep
 from .reporter import TextReporter
 from .running import GraphRunner, Running
-from .step_graph import StepGraph, derive_loss, derive_observation, derive_step
+from .step_graph import StepGraph, derive_step
 from .trainee import GraphTrainee
 
 __all__ = [
@@ -16,7 +17,6 @@ __all__ = [
     "StepGraph",
     "TextReporter",
     "check_keep",
-    "derive_loss",
     "derive_observation",
     "derive_step",
     "learn",

@@ -16,9 +16,10 @@ from ..onnx_graph.model import Model
 from ..records import Path
 from ..system import write_atomically
 from .forced import derive_forced
-from .step_graph import derive_loss, derive_observation, derive_step
+from .observation import derive_observation
+from .step_graph import derive_step
 
-STEP, LOSS_ALONE, OBSERVATION, FORCED = "step", "loss", "observation", "forced"
+STEP, OBSERVATION, FORCED = "step", "observation", "forced"
 
 _CHILD = "import sys; sys.path[:] = %r; from %s import main; sys.exit(main(sys.argv[1:]))"
 
@@ -26,8 +27,8 @@ _CHILD = "import sys; sys.path[:] = %r; from %s import main; sys.exit(main(sys.a
 def make_file(
     kind: str, bundle: Path, path: Path, classes: int, closed: Collection[int] = (), threads: Optional[int] = None
 ) -> None:
-    """Write the graph of a STEP, of its LOSS_ALONE, of an OBSERVATION, or one that is FORCED, of a domain with so many
-    classes that closes these blocks, to `path`.
+    """Write the graph of a STEP, of an OBSERVATION, or one that is FORCED, of a domain with so many classes that closes
+    these blocks, to `path`.
 
     It is to be opened with `open_session(path, as_written=True)` on this machine. bundle: its path. Raises BackendError
     with what the process that makes it says.
@@ -64,9 +65,7 @@ def derive(kind: str, bundle: Bundle, classes: int, closed: Collection[int]) -> 
     """The graph, see `make_file`. Raises BundleError if a file is damaged, or has an operator that is not known."""
     if kind == STEP:
         return derive_step(bundle, classes, closed).model
-    if kind == LOSS_ALONE:
-        return derive_loss(bundle, classes, closed)
-    return derive_forced(bundle, classes) if kind == FORCED else derive_observation(bundle, closed)
+    return derive_forced(bundle, classes) if kind == FORCED else derive_observation(bundle)
 
 
 def main(words: List[str]) -> int:

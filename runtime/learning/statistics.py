@@ -1,35 +1,104 @@
 """The fixed statistics of a domain, measured once, before its first step, on what the untrained network computes."""
 
-from typing import Callable, Dict, Iterable, Tuple
+import math
+from typing import Callable, Dict, Iterable, Iterator, List, Tuple
 
 import numpy as np
 
 from ..records import Array
 from .parameters import Parameters
 
-Observe = Callable[[Array, Dict[str, Array]], Dict[str, Array]]  # images, domain tensors -> the observation's outputs
+Outputs = Dict[str, Array]  # of `derive_observation`, by name
+Observe = Callable[[Array, Dict[str, Array]], Outputs]  # images, domain tensors -> outputs
+Exits = Callable[[int, Array, Dict[str, Array]], Array]  # see ExitFeatures
 Images = Callable[[], Iterable[Array]]  # float32 (B, 3, S, S), the same ones at every call
 
+MOST_KEPT = 48 << 20  # bytes, less than a training step takes later
+_TOGETHER = 16  # images whose exits are computed at once
 
-def fit_normalisation(parameters: Parameters, observe: Observe, images: Images) -> None:
+
+def fit_normalisation(parameters: Parameters, observe: Observe, exits: Exits, images: Images) -> None:
     """Set what adaptors, exits and head normalise by.
 
-    Exits come after the adaptors, by whose statistics they normalise what they read.
+    Exits come after the adaptors, by whose statistics they normalise what they read. What they read of every image is
+    kept until then; where that would take more than MOST_KEPT, the images are looked at once more.
     """
+    tensors = parameters.fold()
     blocks = sorted(parameters.adaptors)
     names = ["p%d" % i for i in blocks + [blocks[-1] + 1]] + ["features"]
-    found = _measured(parameters, observe, images, names)
+    moments = {name: _Moments() for name in names}
+    cells = _Cells([i + 1 for i in parameters.exits])
+    for batch in images():
+        found = observe(batch, tensors)
+        for name, held in moments.items():
+            held.add(found[name])
+        cells.add(found, len(batch))
+    measured = {name: held.normalisers() for name, held in moments.items()}
     for i in blocks:
-        (mean, std), (_, out) = found["p%d" % i], found["p%d" % (i + 1)]
+        (mean, std), (_, out) = measured["p%d" % i], measured["p%d" % (i + 1)]
         scale = np.float32(_lower_median(out))
         parameters.adaptors[i].statistics = {"mean": mean, "std": std, "out_scale": np.array(scale)}
-    mean, std = found["features"]
+    mean, std = measured["features"]
     parameters.head.statistics = {"mean": mean, "std": std}
     if parameters.exits:
-        found = _measured(parameters, observe, images, ["e%d" % i for i in parameters.exits])
-        for i, head in parameters.exit_heads.items():
-            mean, std = found["e%d" % i]
-            head.statistics = {"mean": mean, "std": std}
+        again = cells.batches() if cells.whole else _seen_again(cells.blocks, observe, images, tensors)
+        _fit_exits(parameters, exits, again)
+
+
+def _fit_exits(parameters: Parameters, exits: Exits, cells: Iterable[Dict[int, Array]]) -> None:
+    tensors = parameters.fold()
+    moments = {i: _Moments() for i in parameters.exits}
+    for few in cells:
+        for i, held in moments.items():
+            held.add(exits(i, few[i + 1], tensors))
+    for i, held in moments.items():
+        mean, std = held.normalisers()
+        parameters.exit_heads[i].statistics = {"mean": mean, "std": std}
+
+
+def _seen_again(
+    blocks: List[int], observe: Observe, images: Images, tensors: Dict[str, Array]
+) -> Iterator[Dict[int, Array]]:
+    for batch in images():
+        cells = _Cells(blocks)
+        cells.add(observe(batch, tensors), len(batch))
+        for few in cells.batches():
+            yield few
+
+
+class _Cells:
+    """The cells that the adaptors of some blocks read, by block, of every image so far; none once they would be more
+    than MOST_KEPT, which `whole` says."""
+
+    def __init__(self, blocks: List[int]) -> None:
+        self.blocks = blocks
+        self.whole = True
+        self._kept: List[Dict[int, Array]] = []
+        self._bytes = 0
+
+    def add(self, found: Outputs, images: int) -> None:
+        """found: rows (images G G, C) by "p<block>"."""
+        if not self.whole:
+            return
+        rows = {i: found["p%d" % i] for i in self.blocks}
+        self._bytes += sum(array.nbytes for array in rows.values())
+        if self._bytes > MOST_KEPT and self._kept:
+            self._kept, self.whole = [], False
+            return
+        self._kept.append({i: array.reshape(images, -1, array.shape[1]) for i, array in rows.items()})
+
+    def batches(self) -> Iterator[Dict[int, Array]]:
+        """The cells (B, C, G, G) of a few images at a time."""
+        for start in range(0, len(self._kept), _TOGETHER):
+            few = self._kept[start : start + _TOGETHER]
+            yield {i: _as_images(np.concatenate([one[i] for one in few])) for i in self.blocks}
+
+
+def _as_images(rows: Array) -> Array:
+    """(B, G G, C) -> (B, C, G, G)."""
+    count, cells, channels = rows.shape
+    side = round(math.sqrt(cells))
+    return np.ascontiguousarray(rows.transpose(0, 2, 1)).reshape(count, channels, side, side)
 
 
 class _Moments:
@@ -45,18 +114,8 @@ class _Moments:
         self.squares = self.squares + np.square(wide).sum(axis=0)
         self.count += len(rows)
 
-
-def _measured(
-    parameters: Parameters, observe: Observe, images: Images, names: Iterable[str]
-) -> Dict[str, Tuple[Array, Array]]:
-    """Mean and deviation to normalise by, for each of the named outputs."""
-    moments = {name: _Moments() for name in names}
-    tensors = parameters.fold()
-    for batch in images():
-        found = observe(batch, tensors)
-        for name, held in moments.items():
-            held.add(found[name])
-    return {name: normalisers(held.sum / held.count, held.squares / held.count) for name, held in moments.items()}
+    def normalisers(self) -> Tuple[Array, Array]:
+        return normalisers(self.sum / self.count, self.squares / self.count)
 
 
 def normalisers(mean: Array, mean_square: Array) -> Tuple[Array, Array]:

@@ -5,16 +5,15 @@ one graph without control flow, which an inference engine runs. It is derived fr
 with the domain's tensors as inputs, the loss behind it, and the same backwards by a rule for each operator.
 """
 
-from typing import Collection, List, NamedTuple, Tuple
+from typing import Collection, NamedTuple, Tuple
 
 import numpy as np
 
 from ..bundle.bundle import BundleContents
 from ..bundle.plan import BATCH, DOMAIN, LOGITS
 from ..onnx_graph.model import Info, Model
-from .forward import Forward, forward
-from .loss import Loss, add_loss
-from .observation import derive_observation
+from .forward import forward
+from .loss import add_loss
 from .reverse import add_gradients
 
 TARGET, SCALE, LOSS, GRADIENT = "target", "scale", "loss", "gradient:"
@@ -45,27 +44,11 @@ def derive_step(bundle: BundleContents, classes: int, closed: Collection[int] = 
     # Fixed statistics are not trained.
     trained = tuple(name for name in found.tensors if not name.endswith(".mean"))
     gradients = add_gradients(out, loss.seeds, [DOMAIN + name for name in trained])
-    outputs: List[Info] = []
+    outputs = [Info(LOSS, _FLOAT, (1,)), Info(LOGITS, _FLOAT, (BATCH, classes))]
     for name in trained:
         out.rename(gradients[DOMAIN + name], GRADIENT + name)
         outputs.append(Info(GRADIENT + name, _FLOAT, found.tensors[name]))
-    return StepGraph(_finished(found, loss, classes, outputs, "step"), trained)
-
-
-def derive_loss(bundle: BundleContents, classes: int, closed: Collection[int] = ()) -> Model:
-    """The step without its gradients: inputs as the step has them -> loss, logits. By it is measured what closing a
-    block costs."""
-    found = forward(bundle, classes, closed)
-    loss = add_loss(found.graph, LOGITS, found.exits, TARGET, SCALE)
-    return _finished(found, loss, classes, [], "loss")
-
-
-def _finished(found: Forward, loss: Loss, classes: int, outputs: List[Info], name: str) -> Model:
-    found.graph.rename(loss.value, LOSS)
+    out.rename(loss.value, LOSS)
     image = found.inputs()
     inputs = image[:1] + [Info(TARGET, _FLOAT, (BATCH, classes)), Info(SCALE, _FLOAT, (1,))] + image[1:]
-    first = [Info(LOSS, _FLOAT, (1,)), Info(LOGITS, _FLOAT, (BATCH, classes))]
-    return found.finished(inputs, first + outputs, name)
-
-
-__all__ = ["StepGraph", "derive_loss", "derive_observation", "derive_step"]
+    return StepGraph(found.finished(inputs, outputs, "step"), trained)

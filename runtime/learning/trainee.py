@@ -19,6 +19,7 @@ from ..training.trainee import Photos, Pixels, Predict, StepResult, Trainee
 from .adamw import AdamW
 from .answering import Answering, answer_costs, exit_logits, undecided
 from .closing import Closing
+from .exit_features import ExitFeatures
 from .making import FORCED, OBSERVATION, STEP
 from .parameters import Parameters
 from .running import GraphRunner, Running
@@ -57,7 +58,7 @@ class GraphTrainee(Trainee):
             return (self._preprocessing.normalise(pixels) for pixels in photos())
 
         try:
-            fit_normalisation(self.parameters, observe, images)
+            fit_normalisation(self.parameters, observe, ExitFeatures(self._bundle), images)
         finally:
             runner.close()
 

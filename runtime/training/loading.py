@@ -62,31 +62,44 @@ class Loader:
     def samples(self, count: int, seed: int, purpose: int, size: int) -> Iterator[Array]:
         """The same photos, `size` at a time."""
         order = np.sort(stream(seed, purpose).permutation(len(self.photos))[:count])
-        with ThreadPoolExecutor(self.workers) as pool:
+        made = self._ahead(order, self._plain, size)
+        try:
             for start in range(0, len(order), size):
-                yield np.stack(list(pool.map(self._plain, order[start : start + size])))
+                yield np.stack([next(made) for _ in order[start : start + size]])
+        finally:
+            made.close()
 
     def _plain(self, index: int) -> Array:
         return self.preprocessing.load(self.photos[index][0])
 
     def _batches(self, order: Array, make: Callable[[int], Array]) -> Batches:
         size, side = self.batch_size, self.preprocessing.size
-        # Photos in flight while a batch is used: the next batch, and no more than keeps every worker busy beyond it.
-        ahead = size + 2 * self.workers
-        pool = ThreadPoolExecutor(self.workers)
-        waiting: Deque[Any] = deque()  # futures of photos' pixels, in order
-        submitted = 0
+        made = self._ahead(order, make, size)
         try:
             for start in range(0, len(order), size):
                 indices = order[start : start + size]
                 pixels = np.empty((len(indices), side, side, 3), dtype=np.uint8)
                 for row in range(len(indices)):
-                    while submitted < len(order) and len(waiting) < ahead:
-                        waiting.append(pool.submit(make, int(order[submitted])))
-                        submitted += 1
-                    pixels[row] = waiting.popleft().result()
+                    pixels[row] = next(made)
                 yield Batch(pixels, np.array([self.photos[i][1] for i in indices], dtype=np.int64))
                 del pixels
+        finally:
+            made.close()
+
+    def _ahead(self, order: Array, make: Callable[[int], Array], size: int) -> Generator[Array, None, None]:
+        """The pixels of each photo in order.
+
+        In flight meanwhile are the next `size` photos, and no more than keeps every worker busy beyond them.
+        """
+        pool = ThreadPoolExecutor(self.workers)
+        waiting: Deque[Any] = deque()  # futures of photos' pixels, in order
+        submitted = 0
+        try:
+            for _ in order:
+                while submitted < len(order) and len(waiting) < size + 2 * self.workers:
+                    waiting.append(pool.submit(make, int(order[submitted])))
+                    submitted += 1
+                yield waiting.popleft().result()
         finally:
             # What has not begun need not be done. (The pool can be told so itself from Python 3.9 on.)
             for future in waiting:

@@ -30,7 +30,7 @@ def test_the_file_computes_what_is_derived(kind, model, folder, tmp_path):
     path = tmp_path / "new" / "made.onnx"
     make_file(kind, folder, path, CLASSES, (8, 2), threads=1)
     step = derive_step(deployed(model), CLASSES, (2, 8))
-    derived = step.model if kind == STEP else derive_observation(deployed(model), (2, 8))
+    derived = step.model if kind == STEP else derive_observation(deployed(model))
     image, labels = batch(64)
     given = feeds(step, double_tensors(model), image, labels, 1 / 3)
     given = {info.name: given[info.name] for info in derived.inputs}

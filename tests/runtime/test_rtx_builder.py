@@ -161,7 +161,7 @@ def test_every_engine(precision, sm, typed, library, bundle):
 def test_what_learning_runs(closing, library, bundle):
     """The graph of a training step, and what is observed before the first."""
     closed = closable(bundle.manifest.plan) if closing else ()
-    step, observed = derive_step(bundle, 3, closed).model, derive_observation(bundle, closed)
+    step, observed = derive_step(bundle, 3, closed).model, derive_observation(bundle)
     graphs = [
         (name, write_model(model), plain(model.inputs), plain(model.outputs), "fp32")
         for name, model in (("step", step), ("observation", observed))

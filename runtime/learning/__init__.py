@@ -1,13 +1,16 @@
 """A domain learnt without PyTorch: the graph of a training step, derived from a bundle's own files, and its trainer."""
 
 from .learn import Learnt, learn
+from .on_cpu import CpuRunning
 from .options import LearnOptions, check_keep
 from .reporter import TextReporter
-from .running import GraphRunner, Running
+from .runner import GraphRunner
+from .running import Running
 from .step_graph import StepGraph, derive_loss, derive_observation, derive_step
 from .trainee import GraphTrainee
 
 __all__ = [
+    "CpuRunning",
     "GraphRunner",
     "GraphTrainee",
     "LearnOptions",

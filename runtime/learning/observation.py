@@ -8,6 +8,7 @@ from ..bundle.bundle import BundleContents
 from ..bundle.plan import BATCH, DOMAIN
 from ..errors import BundleError
 from ..onnx_graph.model import Info, Model, Node
+from .fixed_batch import rows_of
 from .forward import Forward, forward
 
 _FLOAT = np.dtype(np.float32)
@@ -41,23 +42,25 @@ def derive_observation(bundle: BundleContents, closed: Collection[int] = ()) -> 
     out = found.graph
     outputs: List[Info] = []
 
-    def give(name: str, cells: str, channels: int) -> None:
+    def give(name: str, cells: str, channels: int, side: int) -> None:
         """Make rows of cells (B, C, G, G) an output."""
         image = out.node("Transpose", [cells], name, perm=[0, 2, 3, 1])
         out.nodes.append(Node("Reshape", [image, out.integers([-1, channels])], [name]))
-        outputs.append(Info(name, _FLOAT, ("rows_" + name, channels)))
+        outputs.append(Info(name, _FLOAT, (rows_of(side), channels)))
 
     pooled = _pooled(found, bundle.path)
     for block, adaptor in sorted(pooled.items()):
         out.nodes.append(Node("Identity", [adaptor.rows], ["p%d" % block]))
-        outputs.append(Info("p%d" % block, _FLOAT, ("rows_p%d" % block, out.shapes[adaptor.rows][1])))
+        outputs.append(Info("p%d" % block, _FLOAT, (rows_of(adaptor.side), out.shapes[adaptor.rows][1])))
     for step in with_bypass:
         assert step.block is not None
         adaptor = pooled[step.block]
         after = _cell_means(found, step.outputs[0], adaptor.side)
         added = out.node("Sub", [after, adaptor.cells], after)
-        give("f%d" % step.block, out.node("Sub", [added, step.inputs[1]], after), out.shapes[step.outputs[0]][1])
-    give("p%d" % count, _cell_means(found, last, pooled[max(pooled)].side), out.shapes[last][1])
+        branch = out.node("Sub", [added, step.inputs[1]], after)
+        give("f%d" % step.block, branch, out.shapes[step.outputs[0]][1], adaptor.side)
+    side = pooled[max(pooled)].side
+    give("p%d" % count, _cell_means(found, last, side), out.shapes[last][1], side)
     outputs += [Info(value, _FLOAT, (BATCH, out.shapes[value][1])) for value in [_FEATURES] + features]
     model = found.finished(found.inputs(), outputs, "observation")
     read = {name for node in model.nodes for name in node.inputs}

@@ -25,7 +25,8 @@ def best_backend() -> str:
             check_tensorrt()
         except BackendError as unusable:
             raise BackendError(
-                "%s. Nor is there TensorRT: %s. Or take --backend reference, which is slow" % (missing, unusable)
+                "%s; or, on a board with TensorRT, make that work: %s; or take --backend reference, which is slow"
+                % (missing, unusable)
             )
         return "tensorrt"
 

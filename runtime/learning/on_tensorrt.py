@@ -6,7 +6,7 @@ One at a time is open, so that the backbone's weights are held once.
 import json
 import os
 import time
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from ..bundle.bundle import Bundle
 from ..bundle.plan import DOMAIN
@@ -106,10 +106,10 @@ class TensorRTRunning(Running):
             made = make_plan(words, cuda, library, begin)
         else:
             said = done_apart(__name__, words, "the engine for %s" % title, lambda s: self._building(title, s, False))
-            made = json.loads(said)
-        if made["seconds"] is not None:
-            self._building(title, made["seconds"], True)
-        return str(made["path"])
+            made = MadePlan(*json.loads(said))
+        if made.seconds is not None:
+            self._building(title, made.seconds, True)
+        return made.path
 
     def _library(self) -> _Open:
         if self._opened is None:
@@ -131,11 +131,17 @@ def check_tensorrt() -> None:
     open_tensorrt()
 
 
-def make_plan(words: List[str], cuda: Cuda, library: Library, begin: Callable[[], None]) -> Dict[str, object]:
+class MadePlan(NamedTuple):
+    """Where a plan lies, and the seconds that building it took; None where it was there."""
+
+    path: str
+    seconds: Optional[float]
+
+
+def make_plan(words: List[str], cuda: Cuda, library: Library, begin: Callable[[], None]) -> MadePlan:
     """Find the plan of a graph, or build it.
 
-    words: see `_words`. begin: called before something is built. Returns its `path`, and the `seconds` that building
-    took, None where it was there. Raises BundleError or BackendError.
+    words: see `_words`. begin: called before something is built. Raises BundleError or BackendError.
     """
     kind, path, precision, photos, classes, closed = words
     with Bundle(path) as bundle:
@@ -145,11 +151,11 @@ def make_plan(words: List[str], cuda: Cuda, library: Library, begin: Callable[[]
     del model
     plan = plan_path(folder, graph, Device(library.version, cuda.gpu.name, cuda.gpu.sm))
     if has_plan(plan):
-        return {"path": plan, "seconds": None}
+        return MadePlan(plan, None)
     begin()
     begun = time.time()
     build_plan(plan, graph, cuda, library)
-    return {"path": plan, "seconds": time.time() - begun}
+    return MadePlan(plan, time.time() - begun)
 
 
 def _words(wanted: _Wanted, bundle: Path, precision: str, photos: int) -> List[str]:

@@ -6,7 +6,7 @@ tensor lies where another one does, so no run reads what it writes. Gradients ar
 that would take a second buffer for each, and a kernel.
 """
 
-from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -35,7 +35,7 @@ class FixedEngine:
         self._context: Optional[EngineContext] = None
         self._stream: Any = None
         self._memory = 0
-        self._regions: List[_Region] = []
+        self._kept = self._given = self._made = _Region((), 0)
         self.device_bytes = len(plan.data)  # about what the weights take
         try:
             with cuda.current():
@@ -76,10 +76,8 @@ class FixedEngine:
                 except BackendError:
                     pass
             self._context = self._engine = None
-            for region in self._regions:
+            for region in (self._kept, self._given, self._made):
                 region.free(self._cuda)
-            self._regions = []
-            self._kept = self._given = self._made = None  # type: ignore[assignment]
             if self._stream is not None:
                 self._cuda.destroy(self._stream)
                 self._stream = None
@@ -100,21 +98,16 @@ class FixedEngine:
         self._check(plan)
         there = self._engine.tensors  # TensorRT may have dropped an input that nothing needs
         inputs = [end for end in plan.inputs if end.name in there]
-        at = aligned(self._engine.scratch)
-        for ends in (
-            [end for end in inputs if end.name in kept],
-            [end for end in inputs if end.name not in kept],
-            plan.outputs,
-        ):
-            self._regions.append(_Region(ends, at))
-            at += self._regions[-1].nbytes
-        self._kept, self._given, self._made = self._regions
-        self._memory = cuda.alloc(at, "%s (fewer photos at once, --micro-batch, take less)" % self._title)
-        self.device_bytes += at
+        self._kept = _Region([end for end in inputs if end.name in kept], aligned(self._engine.scratch))
+        self._given = _Region([end for end in inputs if end.name not in kept], self._kept.end)
+        self._made = _Region(plan.outputs, self._given.end)
+        size = self._made.end
+        self._memory = cuda.alloc(size, "%s (fewer photos at once, --micro-batch, take less)" % self._title)
+        self.device_bytes += size
         self._stream = cuda.stream()
-        cuda.zero(self._memory, at, self._stream)
+        cuda.zero(self._memory, size, self._stream)
         self._context = self._engine.context(self._memory)
-        for region in self._regions:
+        for region in (self._kept, self._given, self._made):
             region.reserve(cuda, self._memory)
             for end in region.ends:
                 self._context.place(end.name, region.at + region.offsets[end.name])
@@ -163,7 +156,7 @@ class _Region:
         for end in self.ends:
             self.offsets[end.name] = self.nbytes
             self.nbytes += aligned(_nbytes(end.shape))
-        self.at = offset
+        self.at, self.end = offset, offset + self.nbytes
         self._host: Optional[Host] = None
 
     def reserve(self, cuda: Cuda, memory: int) -> None:

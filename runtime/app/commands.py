@@ -276,6 +276,8 @@ def _pyz(options: argparse.Namespace) -> int:
 
 
 def _add_learn(parser: argparse.ArgumentParser) -> None:
+    from ..learning.running import BACKENDS, PRECISIONS
+
     add = parser.add_argument
     add("photos", nargs="?", help="folder of photos: train/ and val/ with a subfolder per class, or just those")
     add("-d", "--domain", required=True, help="what to call the domain")
@@ -288,7 +290,13 @@ def _add_learn(parser: argparse.ArgumentParser) -> None:
     add("--no-flip", dest="flip", action="store_false", default=None, help="mirror no photos: for signs and letters")
     add("--label-smoothing", type=float, metavar="S", help="default: 0.1")
     add("--micro-batch", metavar="N", help="photos that are run at once; fewer take less memory (default: auto)")
-    add("--backend", choices=("auto", "onnxruntime", "reference"), default="auto", help="default: onnxruntime")
+    add(
+        "--backend",
+        choices=("auto",) + BACKENDS,
+        default="auto",
+        help="default: onnxruntime, or tensorrt where that is not installed; cuda is ONNX Runtime's CUDA provider",
+    )
+    add("--precision", choices=PRECISIONS, help="of a training step with --backend tensorrt (default: fp32)")
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the cores there are)")
     add("--workers", type=_at_least(1), metavar="N", help="decoding threads (default: one a core, 4 at most)")
     add("--runs", default="runs", metavar="FOLDER", help="folder of checkpoints (default: %(default)s)")

@@ -2,13 +2,16 @@
 
 from .learn import Learnt, learn
 from .observation import derive_observation
+from .on_cpu import CpuRunning
 from .options import LearnOptions, check_keep
 from .reporter import TextReporter
-from .running import GraphRunner, Running
+from .runner import GraphRunner
+from .running import Running
 from .step_graph import StepGraph, derive_step
 from .trainee import GraphTrainee
 
 __all__ = [
+    "CpuRunning",
     "GraphRunner",
     "GraphTrainee",
     "LearnOptions",

@@ -1,5 +1,6 @@
 """What a domain that is being learnt answers, as the engine will run it: every exit's logits, and the last ones."""
 
+from abc import ABC, abstractmethod
 from typing import Dict, List, Tuple
 
 import numpy as np
@@ -7,15 +8,32 @@ import numpy as np
 from ..backends.sessions import has_pool
 from ..bundle.bundle import Bundle
 from ..bundle.manifest import Manifest
-from ..bundle.plan import exit_steps
+from ..bundle.plan import DOMAIN, IMAGE, LOGITS, exit_steps
 from ..calibration import NOBODY
 from ..engine import Runtime
 from ..records import Array, Domain, ExitRule
 from ..schedule import flops_share, reached_blocks
+from .runner import GraphRunner
 
 
-class Answering:
-    """A bundle, opened to answer for one domain after the other; close it to have its memory back."""
+class Answers(ABC):
+    """What answers for one domain after the other; close it to have its memory back."""
+
+    @abstractmethod
+    def use(self, domain: Domain) -> None:
+        """Answer as this domain from now on."""
+
+    @abstractmethod
+    def __call__(self, images: Array) -> Array:
+        """float32 (B, 3, S, S), normalised -> float32 (B, exits + 1, classes)."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Free everything."""
+
+
+class Answering(Answers):
+    """A bundle, opened as it is to predict."""
 
     def __init__(self, bundle: Bundle, backend: str) -> None:
         # A pool of more threads would be the process's for good: training steps would have to share it, and it spins.
@@ -23,18 +41,36 @@ class Answering:
         self._exits = exit_logits(bundle.manifest)
 
     def use(self, domain: Domain) -> None:
-        """Answer as this domain from now on."""
         # Exits that let nobody leave, so that one layout is opened, which ends at each exit, and no other beside it.
         self._runtime.load(domain._replace(exits=(ExitRule(NOBODY),) * len(self._exits)))
         self._runtime.use(domain.name)
 
     def __call__(self, images: Array) -> Array:
-        """float32 (B, 3, S, S), normalised -> float32 (B, exits + 1, classes)."""
         result, values = self._runtime.trace(images, self._exits)
         return np.stack([values[name] for name in self._exits] + [result.logits], axis=1)
 
     def close(self) -> None:
         self._runtime.close()
+
+
+class GraphAnswers(Answers):
+    """One graph with every answer, which holds the backbone once: for domains that close the blocks it was derived
+    for."""
+
+    def __init__(self, manifest: Manifest, runner: GraphRunner) -> None:
+        """runner: of the graph of answers_graph.py."""
+        self._names = exit_logits(manifest) + [LOGITS]
+        self._runner = runner
+
+    def use(self, domain: Domain) -> None:
+        self._runner.keep({DOMAIN + name: array for name, array in domain.weights.items()})
+
+    def __call__(self, images: Array) -> Array:
+        found = self._runner.run({IMAGE: images})
+        return np.stack([found[name] for name in self._names], axis=1)
+
+    def close(self) -> None:
+        self._runner.close()
 
 
 def exit_logits(manifest: Manifest) -> List[str]:

@@ -10,7 +10,7 @@ from ..training.recipe import EXIT_WEIGHT, MATCH
 from .bypass_fit import BypassFit
 from .forced import RUN
 from .parameters import Parameters
-from .running import GraphRunner
+from .runner import GraphRunner
 
 Batches = Iterable[Tuple[Array, Array]]  # images float32 (B, 3, S, S), normalised, and labels int64 (B,)
 
@@ -26,7 +26,8 @@ class Closing:
         """Fit the bypasses of open blocks to what their blocks do now."""
         own = self._parameters
         fits = {i: BypassFit(own.bypasses[i]) for i in own.open_blocks() if i in own.bypasses}
-        feeds = self._feeds()
+        feeds = self._runs()
+        self._runner.keep(self._tensors())
         for images, _ in batches:
             found = self._runner.run(dict(feeds, **{IMAGE: images}))
             for i, fit in fits.items():
@@ -36,7 +37,8 @@ class Closing:
 
     def costs(self, batches: Batches, blocks: List[int]) -> Dict[int, float]:
         """How much the mean loss rises when one of the blocks is closed."""
-        count, costs, feeds = 0, dict.fromkeys(blocks, 0.0), self._feeds()
+        count, costs, feeds = 0, dict.fromkeys(blocks, 0.0), self._runs()
+        self._runner.keep(self._tensors())
         for images, labels in batches:
             feeds[IMAGE] = images
             now = self._loss(feeds, labels)
@@ -45,12 +47,13 @@ class Closing:
             count += len(labels)
         return {i: cost / count for i, cost in costs.items()}
 
-    def _feeds(self) -> Dict[str, Array]:
+    def _tensors(self) -> Dict[str, Array]:
+        return {DOMAIN + name: array for name, array in self._parameters.fold(every=True).items()}
+
+    def _runs(self) -> Dict[str, Array]:
+        """Which blocks run now."""
         own = self._parameters
-        feeds = {DOMAIN + name: array for name, array in own.fold(every=True).items()}
-        for i in own.closable:
-            feeds[RUN + str(i)] = np.full(1, i not in own.closed, np.float32)
-        return feeds
+        return {RUN + str(i): np.full(1, i not in own.closed, np.float32) for i in own.closable}
 
     def _loss(self, feeds: Dict[str, Array], labels: Array) -> float:
         found = self._runner.run(feeds)

@@ -13,6 +13,7 @@ from ..onnx_graph.joining import Piece, joined, pruned, read_piece
 from ..onnx_graph.model import Info, Model, Node, unused_name
 from ..onnx_graph.whole import without_repeats
 from ..records import Segment, Step, Value
+from .fixed_batch import rows_of
 from .forward import as_trained
 
 RUN = "run:"  # input of a block, (1,): 1 where it runs, 0 where it is closed
@@ -90,5 +91,5 @@ def _add_cells(model: Model, block: int, end: Value, side: int) -> None:
     read = next(n.inputs[0] for n in model.nodes if n.inputs[1:2] == [DOMAIN + "adaptors.%d.down" % block])
     model.nodes += [means, Node("Identity", [read], ["p%d" % block])]
     kind = np.dtype(np.float32)
-    model.outputs.append(Info("p%d" % block, kind, ("cells%d" % block, channels)))
+    model.outputs.append(Info("p%d" % block, kind, (rows_of(side), channels)))
     model.outputs.append(Info(name, kind, (BATCH, channels, side, side)))

@@ -39,8 +39,11 @@ class Forward(NamedTuple):
         return pruned(model)
 
 
-def forward(bundle: BundleContents, classes: int, closed: Collection[int], values: Collection[str] = ()) -> Forward:
-    """The answers of the network as trained: the last one carries CARRY of the last exit's.
+def forward(
+    bundle: BundleContents, classes: int, closed: Collection[int], values: Collection[str] = (), trained: bool = True
+) -> Forward:
+    """The answers of the network as trained: the last one carries CARRY of the last exit's; or, where `trained` is
+    False, as the bundle has it.
 
     values: others of the plan's that are wanted. Raises BundleError if a file is damaged, and for a bundle of format 1,
     whose blocks have gates.
@@ -53,7 +56,9 @@ def forward(bundle: BundleContents, classes: int, closed: Collection[int], value
         )
     whole = whole_plan(manifest, closed)
     exits = tuple(step.outputs[0] for step in exit_steps(whole.steps))
-    pieces = [as_trained(read_piece(step, bundle), bool(exits), bundle.path) for step in whole.steps]
+    pieces = [read_piece(step, bundle) for step in whole.steps]
+    if trained:
+        pieces = [as_trained(piece, bool(exits), bundle.path) for piece in pieces]
     shapes = {name: value.shape for name, value in zip(whole.inputs, whole.segment.inputs)}
     tensors = {
         name[len(DOMAIN) :]: tuple(classes if isinstance(n, str) else n for n in shape)

@@ -14,9 +14,9 @@ from ..training.photos import drop_unreadable, find_photos
 from ..training.reporter import Reporter
 from ..training.resuming import earlier_run, photos_of
 from ..training.run import BEST, Run
+from .choosing import best_backend, open_running
 from .deploying import learnt_domain, write_domain
 from .options import LearnOptions, check_keep
-from .running import Running, best_backend
 from .trainee import GraphTrainee
 
 
@@ -50,7 +50,15 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
             photos = photos_of(resumed.config)
             config = options.resumed(resumed.config, bundle.manifest)
         check_keep(config.keep, bundle.manifest)
-        trainee = GraphTrainee(bundle, config, Running(backend, options.threads, options.apart))
+        running = open_running(
+            backend,
+            threads=options.threads,
+            precision=options.precision,
+            photos=config.memory.micro_batch,
+            apart=options.apart,
+            building=reporter.building,
+        )
+        trainee = GraphTrainee(bundle, config, running)
         workers = options.workers or default_workers()
         photos = drop_unreadable(photos, config.size, workers, reporter.checking)
         run = Run(
@@ -64,9 +72,12 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
         )
         try:
             if resumed is None:
+                trainee.make_graphs(True)
                 run.begin()
             else:
                 run.go_on_from(resumed)
+                if not run.progress.finished(config):
+                    trainee.make_graphs(False)
             reporter.started(config, run.progress, photos, trainee.parameters.count())
             finished = run.loop(stop)
         finally:

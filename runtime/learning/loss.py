@@ -11,6 +11,8 @@ which is the recipe's, since cross-entropies with two targets are one with their
 
 from typing import Dict, NamedTuple, Sequence
 
+import numpy as np
+
 from ..training.recipe import EXIT_WEIGHT, MATCH
 from .writing import GraphWriter
 
@@ -23,9 +25,9 @@ class Loss(NamedTuple):
 
 
 def add_loss(out: GraphWriter, last: str, exits: Sequence[str], target: str, scale: str) -> Loss:
-    """Append the loss of logits (B, classes), `last` and of the `exits`, summed over the photos, times `scale` (1,).
+    """Append the loss of logits (B, classes), `last` and of the `exits`: that of each photo times its `scale`, summed.
 
-    target: (B, classes), rows of sum 1.
+    target: (B, classes), rows of sum 1. scale: (B, 1); where it is 0, a row has no share in the loss or in a gradient.
     """
 
     def times(x: str, y: str) -> str:
@@ -48,5 +50,5 @@ def add_loss(out: GraphWriter, last: str, exits: Sequence[str], target: str, sca
             gain = plus(gain, times(times(log_q, mixed), out.number(EXIT_WEIGHT)))
             q = out.node("Softmax", [answer], "loss", axis=1)
             seeds[answer] = times(out.node("Sub", [q, mixed], "d/" + answer), weight)
-    total = out.node("ReduceSum", [gain, out.integers([0, 1])], "loss", keepdims=0)
-    return Loss(times(times(total, scale), out.number(-1.0)), seeds)
+    total = out.node("ReduceSum", [times(gain, scale), out.integers([0, 1])], "loss", keepdims=0)
+    return Loss(times(total, out.constant("minus_one", np.array([-1.0], np.float32))), seeds)

@@ -5,30 +5,36 @@ of that back. Whoever trains opens the finished file, and has in memory what it 
 """
 
 import os
-import subprocess
-import sys
 from typing import Collection, List, Optional
 
 from ..backends.training_graph import for_this_cpu
 from ..bundle.bundle import Bundle
-from ..errors import BackendError, Da3Error
+from ..errors import Da3Error
 from ..onnx_graph.model import Model
 from ..records import Path
 from ..system import write_atomically
+from .answers_graph import derive_answers
+from .apart import done_apart
 from .forced import derive_forced
 from .observation import derive_observation
 from .step_graph import derive_step
 
-STEP, OBSERVATION, FORCED = "step", "observation", "forced"
+STEP, OBSERVATION, FORCED, ANSWERS = "step", "observation", "forced", "answers"
 
-_CHILD = "import sys; sys.path[:] = %r; from %s import main; sys.exit(main(sys.argv[1:]))"
+# What each is for, in words.
+TITLES = {
+    STEP: "a training step",
+    OBSERVATION: "what is measured before the first step",
+    FORCED: "what closing a block costs",
+    ANSWERS: "the answers to validation photos",
+}
 
 
 def make_file(
     kind: str, bundle: Path, path: Path, classes: int, closed: Collection[int] = (), threads: Optional[int] = None
 ) -> None:
-    """Write the graph of a STEP, of an OBSERVATION, or one that is FORCED, of a domain with so many classes that closes
-    these blocks, to `path`.
+    """Write the graph of a STEP, of an OBSERVATION, one that is FORCED, or that of ANSWERS, of a domain with so many
+    classes that closes these blocks, to `path`.
 
     It is to be opened with `open_session(path, as_written=True)` on this machine. bundle: its path. Raises BackendError
     with what the process that makes it says.
@@ -41,30 +47,15 @@ def make_file(
         ",".join(map(str, sorted(closed))),
         str(threads or 0),
     ]
-    environment = dict(os.environ, MALLOC_MMAP_THRESHOLD_="131072")  # so that glibc hands back what is freed
-    code = _CHILD % (sys.path, __name__)
-    child = subprocess.Popen(
-        [sys.executable, "-c", code] + words,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env=environment,
-        universal_newlines=True,
-        start_new_session=True,  # Ctrl-C reaches the trainer alone, which stops in good order
-    )
-    try:
-        said = child.communicate()[0].strip().split("\n")[-1]
-    finally:
-        if child.poll() is None:  # interrupted
-            child.kill()
-            child.wait()
-    if child.returncode:
-        raise BackendError(said or "the process that makes the %s's graph ended with %d" % (kind, child.returncode))
+    done_apart(__name__, words, "the graph: %s" % TITLES[kind])
 
 
 def derive(kind: str, bundle: Bundle, classes: int, closed: Collection[int]) -> Model:
     """The graph, see `make_file`. Raises BundleError if a file is damaged, or has an operator that is not known."""
     if kind == STEP:
         return derive_step(bundle, classes, closed).model
+    if kind == ANSWERS:
+        return derive_answers(bundle, classes, closed)
     return derive_forced(bundle, classes) if kind == FORCED else derive_observation(bundle)
 
 

@@ -8,6 +8,7 @@ from ..bundle.bundle import BundleContents
 from ..bundle.plan import BATCH, DOMAIN
 from ..errors import BundleError
 from ..onnx_graph.model import Info, Model, Node
+from .fixed_batch import rows_of
 from .forward import Forward, forward
 
 _FLOAT = np.dtype(np.float32)
@@ -36,11 +37,11 @@ def derive_observation(bundle: BundleContents) -> Model:
     pooled = _pooled(found, bundle.path)
     for block, adaptor in sorted(pooled.items()):
         out.nodes.append(Node("Identity", [adaptor.rows], ["p%d" % block]))
-        outputs.append(Info("p%d" % block, _FLOAT, ("rows_p%d" % block, adaptor.channels)))
-    name, channels = "p%d" % count, out.shapes[last][1]
-    turned = out.node("Transpose", [_cell_means(found, last, pooled[max(pooled)].side)], name, perm=[0, 2, 3, 1])
+        outputs.append(Info("p%d" % block, _FLOAT, (rows_of(adaptor.side), adaptor.channels)))
+    name, channels, side = "p%d" % count, out.shapes[last][1], pooled[max(pooled)].side
+    turned = out.node("Transpose", [_cell_means(found, last, side)], name, perm=[0, 2, 3, 1])
     out.nodes.append(Node("Reshape", [turned, out.integers([-1, channels])], [name]))
-    outputs.append(Info(name, _FLOAT, ("rows_" + name, channels)))
+    outputs.append(Info(name, _FLOAT, (rows_of(side), channels)))
     outputs.append(Info(_FEATURES, _FLOAT, (BATCH, out.shapes[_FEATURES][1])))
     model = found.finished(found.inputs(), outputs, "observation")
     read = {name for node in model.nodes for name in node.inputs}

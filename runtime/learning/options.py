@@ -11,7 +11,7 @@ from ..training.defaults import DEFAULTS
 from ..training.limits import check_domain, check_numbers, check_resumable
 from ..training.recipe import LEARNING_RATE, batch_size, closing_share
 from .answering import answer_costs
-from .running import BACKENDS
+from .running import BACKENDS, FULL, PRECISIONS
 
 
 class LearnOptions(NamedTuple):
@@ -19,7 +19,8 @@ class LearnOptions(NamedTuple):
 
     photos: a folder, see training/photos.py; bundle: the folder of the bundle whose backbone is used, and where the
     domain is put. workers, threads, backend and micro_batch may change between a run and its resumption; the rest
-    decides the result and may not. apart: graphs are made in a process of their own, see making.py.
+    decides the result and may not. precision: of a training step's engine, with the backend tensorrt; may change too.
+    apart: graphs are made in a process of their own, see making.py.
     """
 
     domain: str
@@ -35,6 +36,7 @@ class LearnOptions(NamedTuple):
     label_smoothing: Optional[float] = None
     micro_batch: Optional[int] = None
     backend: str = "auto"
+    precision: Optional[str] = None
     threads: Optional[int] = None
     workers: Optional[int] = None
     resume: bool = False
@@ -58,7 +60,11 @@ class LearnOptions(NamedTuple):
         if self.photos is None and not self.resume:
             raise TrainingError("which photos? Name a folder with one subfolder per class behind the options")
         if self.backend not in ("auto",) + BACKENDS:
-            raise TrainingError("--backend %s: learning runs on %s" % (self.backend, " or ".join(BACKENDS)))
+            raise TrainingError("--backend %s: learning runs on %s" % (self.backend, ", ".join(BACKENDS)))
+        if self.precision not in (None,) + PRECISIONS:
+            raise TrainingError("--precision %s: learning knows %s" % (self.precision, " and ".join(PRECISIONS)))
+        if self.precision not in (None, FULL) and self.backend not in ("auto", "tensorrt"):
+            raise TrainingError("--precision %s: learning has it with --backend tensorrt alone" % self.precision)
         numbers = {
             "epochs": self.epochs,
             "keep": self.keep,

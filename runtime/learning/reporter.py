@@ -28,6 +28,14 @@ class TextReporter(Reporter):
     def preparing(self, done: int, total: int) -> None:
         self._draw("measuring the backbone's activations: %d of %d photos" % (done, total))
 
+    def building(self, what: str, seconds: float, done: bool) -> None:
+        if done:
+            self.note("built the engine for %s in %s" % (what, _duration(seconds)))
+        elif seconds == 0 and not self._live:
+            self.note("building the engine for %s; on a small board that takes minutes" % what)
+        else:
+            self._draw("building the engine for %s: %.0f s" % (what, seconds))
+
     def started(self, config: RunConfig, progress: Progress, photos: PhotoSet, trainable: int) -> None:
         for path, reason in photos.unreadable:
             self.note("skipped: %s" % (reason if path in reason else "%s: %s" % (path, reason)))
@@ -66,12 +74,14 @@ class TextReporter(Reporter):
         )
 
     def epoch(self, row: Row) -> None:
-        kept = ""
+        kept = skipped = ""
+        if row.get("skipped_steps"):
+            skipped = "  %d steps skipped" % row["skipped_steps"]
         if "kept_share" in row:
             kept = ", %.1f %% at %.0f %% with exits" % (100 * row["kept_accuracy"], 100 * row["kept_share"])
         left = self._epochs - int(row["epoch"])
         self.note(
-            "epoch %d/%d  loss %.3f  accuracy %.1f %%  validation %.1f %%%s  %.1f images/s  memory %.0f MB%s"
+            "epoch %d/%d  loss %.3f  accuracy %.1f %%  validation %.1f %%%s  %.1f images/s  memory %.0f MB%s%s"
             % (
                 row["epoch"],
                 self._epochs,
@@ -81,6 +91,7 @@ class TextReporter(Reporter):
                 kept,
                 row["images_per_second"],
                 row["memory_mb"],
+                skipped,
                 "  about %s to go" % _duration(left * row["seconds"]) if left else "",
             )
         )

@@ -1,111 +1,44 @@
-"""Running one derived graph, whatever runs it."""
+"""How a run runs its graphs, whatever runs them."""
 
-import os
-import shutil
-import tempfile
 from abc import ABC, abstractmethod
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Sequence, Tuple
 
-from ..backends.reference import Program
-from ..backends.sessions import first_line, has_pool, import_onnxruntime, open_step_session, use_exact_arena
-from ..backends.training_graph import for_this_cpu
 from ..bundle.bundle import Bundle
-from ..errors import BackendError
-from ..onnx_graph.model import Model
-from ..onnx_graph.writing import write_model
-from ..records import Array
-from .making import STEP, derive, make_file
+from .answering import Answers, GraphAnswers
+from .making import ANSWERS
+from .runner import GraphRunner
 
-BACKENDS = ("onnxruntime", "reference")
+BACKENDS = ("onnxruntime", "cuda", "tensorrt", "reference")
+FULL, HALF = "fp32", "fp16"
+PRECISIONS = (FULL, HALF)
 
 
-class GraphRunner(ABC):
-    """A graph ready to run, for one thread at a time."""
+class Running(ABC):
+    """Opens graphs for one run; close it at its end.
+
+    usual_slice: photos that are run at once where nobody says. loss_scale: what the loss is multiplied by, so that
+    small gradients are not lost in the precision that they are computed in.
+    """
+
+    usual_slice = 1
+    loss_scale = 1.0
 
     @abstractmethod
-    def run(self, feeds: Dict[str, Array]) -> Dict[str, Array]:
-        """Inputs by name -> every output by name, in memory of their own. What the graph does not read is left out.
-
-        Raises BackendError where the library fails.
-        """
-
-    def close(self) -> None:
-        """Free everything."""
-
-
-class OnnxRuntimeRunner(GraphRunner):
-    """A session of its own threads, which do not spin while they wait: a board has other work."""
-
-    def __init__(self, file: Union[bytes, str], threads: Optional[int] = None, as_written: bool = False) -> None:
-        """file: the bytes of an ONNX file, or its path. threads: None takes those there are. as_written: see
-        `open_session`."""
-        self._session: Any = open_step_session(file, threads, as_written)
-        self._inputs = [value.name for value in self._session.get_inputs()]
-        self._outputs = [value.name for value in self._session.get_outputs()]
-
-    def run(self, feeds: Dict[str, Array]) -> Dict[str, Array]:
-        read = {name: feeds[name] for name in self._inputs}
-        try:
-            return dict(zip(self._outputs, self._session.run(self._outputs, read)))
-        except Exception as error:  # ONNX Runtime's exceptions have no common base
-            raise BackendError("a training step failed: %s" % first_line(error))
-
-    def close(self) -> None:
-        self._session = None
-
-
-class ReferenceRunner(GraphRunner):
-    """numpy: slow, and there wherever Python is."""
-
-    def __init__(self, model: Model) -> None:
-        self._inputs = [info.name for info in model.inputs]
-        self._outputs = [info.name for info in model.outputs]
-        self._program = Program(model, "a training step")
-
-    def run(self, feeds: Dict[str, Array]) -> Dict[str, Array]:
-        return dict(zip(self._outputs, self._program.run([feeds[name] for name in self._inputs])))
-
-
-class Running:
-    """How a run runs its graphs; close it at its end."""
-
-    def __init__(self, backend: str, threads: Optional[int] = None, apart: bool = False) -> None:
-        """backend: one of BACKENDS. threads: of the CPU; None takes those there are. apart: graphs are made in a
-        process of their own, and kept in files while they are wanted."""
-        self.backend, self.threads = backend, threads
-        self._folder = tempfile.mkdtemp(prefix="da3-graphs-") if apart and backend != "reference" else None
-        self._made: Dict[str, Any] = {}  # by kind, what the file of the graph was made for
-
     def open(self, kind: str, bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> GraphRunner:
-        """A graph, ready; see `make_file` for its kind. Raises BundleError or BackendError."""
-        if self._folder is not None:
-            return OnnxRuntimeRunner(self._file(self._folder, kind, bundle, classes, closed), self.threads, True)
-        model = derive(kind, bundle, classes, closed)
-        if self.backend == "reference":
-            return ReferenceRunner(model)
-        if kind != STEP:  # the others are run too seldom to be worth optimising
-            return OnnxRuntimeRunner(write_model(model), self.threads)
-        use_exact_arena()
-        # One thread is enough to optimise with, and does not make the process's pool.
-        return OnnxRuntimeRunner(for_this_cpu(model, None if has_pool() else 1), self.threads, True)
+        """A graph, ready; see `derive` for its kind. Raises BundleError or BackendError."""
 
-    def _file(self, folder: str, kind: str, bundle: Bundle, classes: int, closed: Tuple[int, ...]) -> str:
-        path, wanted = os.path.join(folder, "%s.onnx" % kind), (classes, closed)
-        if self._made.get(kind) != wanted:
-            make_file(kind, bundle.path, path, classes, closed, threads=1)
-            self._made[kind] = wanted
-        return path
+    def make(self, kinds: Sequence[str], bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> None:
+        """Make what takes long to make of these graphs, so that it is there, or known to fail, when they are opened.
+        Default: nothing takes long."""
+
+    def answers(self, bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> Answers:
+        """What gives a domain's answers, ready. Raises BundleError or BackendError."""
+        return GraphAnswers(bundle.manifest, self.open(ANSWERS, bundle, classes, closed))
+
+    @property
+    def device_bytes(self) -> int:
+        """The most memory of a GPU that was held at one time, as far as it is known here."""
+        return 0
 
     def close(self) -> None:
-        """Remove the files."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
-
-
-def best_backend() -> str:
-    """The fastest that is installed. Raises BackendError where only numpy is: a user should know how slow that is."""
-    try:
-        import_onnxruntime()
-    except BackendError as error:
-        raise BackendError("%s; or take --backend reference, which is slow" % error)
-    return BACKENDS[0]
+        """Free what outlives a runner."""

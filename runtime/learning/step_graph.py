@@ -24,9 +24,10 @@ class StepGraph(NamedTuple):
     """trained: the domain's tensors that get a gradient, named without "domain:".
 
     model's inputs, float32: image (batch, 3, S, S), normalised; target (batch, classes), the smoothed labels; scale
-    (1,), 1 / photos of the whole batch, so that slices add up; domain:<name> for each of the domain's tensors that it
-    reads. Its outputs: loss (1,), summed over the slice, times scale; logits (batch, classes) of the last answer as
-    trained; gradient:<name> for each of `trained`, of the tensor's shape.
+    (batch, 1), 1 / photos of the whole batch, so that slices add up, or 0 for a row that only fills a slice;
+    domain:<name> for each of the domain's tensors that it reads. Its outputs: loss (1,), each photo's times its scale,
+    summed over the slice; logits (batch, classes) of the last answer as trained; gradient:<name> for each of `trained`,
+    of the tensor's shape.
     """
 
     model: Model
@@ -50,5 +51,5 @@ def derive_step(bundle: BundleContents, classes: int, closed: Collection[int] = 
         outputs.append(Info(GRADIENT + name, _FLOAT, found.tensors[name]))
     out.rename(loss.value, LOSS)
     image = found.inputs()
-    inputs = image[:1] + [Info(TARGET, _FLOAT, (BATCH, classes)), Info(SCALE, _FLOAT, (1,))] + image[1:]
+    inputs = image[:1] + [Info(TARGET, _FLOAT, (BATCH, classes)), Info(SCALE, _FLOAT, (BATCH, 1))] + image[1:]
     return StepGraph(found.finished(inputs, outputs, "step"), trained)

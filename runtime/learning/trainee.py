@@ -1,12 +1,14 @@
 """A domain that is trained by graphs derived from its bundle, under the loop that all trainers share."""
 
+import math
 from itertools import islice
 from typing import Dict, Iterable, Iterator, Optional, Tuple
 
 import numpy as np
 
 from ..bundle.bundle import Bundle
-from ..bundle.plan import DOMAIN, IMAGE
+from ..bundle.plan import DOMAIN, IMAGE, LOGITS
+from ..errors import TrainingError
 from ..records import Array, Domain
 from ..schedule import saved_shares
 from ..system.memory import peak_bytes
@@ -17,14 +19,17 @@ from ..training.loading import Batch
 from ..training.recipe import CLOSE_FROM, CLOSED_BY, COST_BATCHES, FIT_BATCHES, WARM_UP, closing_share
 from ..training.trainee import Photos, Pixels, Predict, StepResult, Trainee
 from .adamw import AdamW
-from .answering import Answering, answer_costs, exit_logits, undecided
+from .answering import Answers, answer_costs, exit_logits, undecided
 from .closing import Closing
 from .exit_features import ExitFeatures
-from .making import FORCED, OBSERVATION, STEP
+from .making import ANSWERS, FORCED, OBSERVATION, STEP
 from .parameters import Parameters
-from .running import GraphRunner, Running
+from .runner import GraphRunner
+from .running import Running
 from .statistics import fit_normalisation
 from .step_graph import GRADIENT, LOSS, SCALE, TARGET
+
+SKIPPED_AT_MOST = 20  # steps one after the other: that many are no accident of a few photos
 
 
 class GraphTrainee(Trainee):
@@ -42,17 +47,29 @@ class GraphTrainee(Trainee):
         self._optimizer = AdamW()
         self._gradients: Dict[str, Array] = {}
         self._step: Optional[GraphRunner] = None
-        self._answering: Optional[Answering] = None
+        self._answering: Optional[Answers] = None
+        self._skipped = 0  # steps, one after the other
 
     @property
     def micro_batch(self) -> int:
-        return self._config.memory.micro_batch or 1
+        return self._config.memory.micro_batch or min(self._running.usual_slice, self._config.batch_size)
+
+    def make_graphs(self, new: bool) -> None:
+        """Make the graphs that take long to make, of a run that is `new` or gone on with, so that the user waits for
+        them once and learns soon what fails. Raises BundleError or BackendError."""
+        kinds = ([OBSERVATION] if new else []) + [STEP, ANSWERS]
+        self._running.make(kinds, self._bundle, len(self._config.classes), self.parameters.closed)
 
     def prepare(self, photos: Pixels) -> None:
         runner = self._open(OBSERVATION)
+        kept: Optional[Dict[str, Array]] = None
 
         def observe(images: Array, tensors: Dict[str, Array]) -> Dict[str, Array]:
-            return runner.run(dict(_domain(tensors), image=images))
+            nonlocal kept
+            if tensors is not kept:
+                runner.keep(_domain(tensors))
+                kept = tensors
+            return runner.run({IMAGE: images})
 
         def images() -> Iterator[Array]:
             return (self._preprocessing.normalise(pixels) for pixels in photos())
@@ -100,22 +117,40 @@ class GraphTrainee(Trainee):
         if self._step is None:
             self._step = self._open(STEP, self.parameters.closed)
         count, size = len(batch.labels), self.micro_batch
-        feeds = _domain(self.parameters.fold())
-        feeds[SCALE] = np.full(1, 1.0 / count, np.float32)
+        classes, scaled = len(self._config.classes), self._running.loss_scale
+        self._step.keep(_domain(self.parameters.fold()))
         sums: Dict[str, Array] = {}
         correct = 0
         for rows in (slice(i, i + size) for i in range(0, count, size)):
             labels = batch.labels[rows]
-            feeds[IMAGE] = self._preprocessing.normalise(batch.pixels[rows])
-            feeds[TARGET] = smoothed(labels, len(self._config.classes), self._config.label_smoothing)
+            feeds = {
+                IMAGE: self._preprocessing.normalise(batch.pixels[rows]),
+                TARGET: smoothed(labels, classes, self._config.label_smoothing),
+                SCALE: np.full((len(labels), 1), scaled / count, np.float32),
+            }
             found = self._step.run(feeds)
-            correct += int((found["logits"].argmax(axis=1) == labels).sum())
+            correct += int((found[LOGITS].argmax(axis=1) == labels).sum())
             for name, array in found.items():
                 if name == LOSS or name.startswith(GRADIENT):
                     sums[name] = sums[name] + array if name in sums else array
+        if scaled != 1:
+            sums = {name: array / np.float32(scaled) for name, array in sums.items()}
         loss = float(sums.pop(LOSS)[0])
+        share = float(self.costs()[-1])
+        if scaled != 1 and not (math.isfinite(loss) and all(np.isfinite(array).all() for array in sums.values())):
+            self._count_skipped()
+            return StepResult(loss if math.isfinite(loss) else math.log(classes), correct, share, skipped=True)
+        self._skipped = 0
         self._gradients = self.parameters.unfold({name[len(GRADIENT) :]: g for name, g in sums.items()})
-        return StepResult(loss, correct, float(self.costs()[-1]))
+        return StepResult(loss, correct, share)
+
+    def _count_skipped(self) -> None:
+        self._skipped += 1
+        if self._skipped >= SKIPPED_AT_MOST:
+            raise TrainingError(
+                "%d steps one after the other had gradients that fp16 does not hold: go on with --resume --precision "
+                "fp32, or learn again with a lower --lr (it is %g)" % (self._skipped, self._config.lr)
+            )
 
     def update(self, lr: float) -> None:
         self._optimizer.step(self.parameters.trained(), self._gradients, lr)
@@ -123,7 +158,8 @@ class GraphTrainee(Trainee):
 
     def predict(self) -> Predict:
         self._close_step()
-        self._answering = answering = Answering(self._bundle, self._running.backend)
+        classes, closed = len(self._config.classes), self.parameters.closed
+        self._answering = answering = self._running.answers(self._bundle, classes, closed)
         answering.use(self.domain())
         size = self.micro_batch
 
@@ -160,7 +196,7 @@ class GraphTrainee(Trainee):
         self._optimizer.load(found.optimizer, self.parameters.trained(), found.path)
 
     def peak_bytes(self) -> int:
-        return peak_bytes()
+        return peak_bytes() + self._running.device_bytes
 
     def _open(self, kind: str, closed: Tuple[int, ...] = ()) -> GraphRunner:
         return self._running.open(kind, self._bundle, len(self._config.classes), closed)

@@ -17,7 +17,8 @@ FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
 # (accuracies and shares of block FLOPs are 0 to 1; of the last answer, so all blocks ran but closed ones), lr, seconds,
 # images_per_second, memory_mb. Without val_* where the epoch was not validated. Where exits were calibrated on the
 # epoch's validation photos, also kept_accuracy and kept_share: those of photos that leave at exits, each half by what
-# was chosen on the other half.
+# was chosen on the other half. skipped_steps, where there were any: those whose gradients were more than the precision
+# holds that they were computed in.
 Row = Dict[str, float]
 
 
@@ -122,9 +123,10 @@ class RunConfig(NamedTuple):
 class Progress:
     """Where a run stands: `step` batches of `epoch` (from 0) are done.
 
-    sums: of that epoch so far: photos, loss, correct and share, each summed over photos. history: one `Row` for each
-    epoch that is done. best: the row of the best epoch that met the task; None before the first. calibration: at which
-    exits its photos leave, as the calibration's `to_json` has it; None where nobody leaves.
+    sums: of that epoch so far: photos, loss, correct and share, each summed over photos; skipped, how many steps were,
+    if any. history: one `Row` for each epoch that is done. best: the row of the best epoch that met the task; None
+    before the first. calibration: at which exits its photos leave, as the calibration's `to_json` has it; None where
+    nobody leaves.
     """
 
     def __init__(

@@ -16,6 +16,9 @@ class Reporter:
     def preparing(self, done: int, total: int) -> None:
         """So many photos were looked at before the first step."""
 
+    def building(self, what: str, seconds: float, done: bool) -> None:
+        """An engine is being built for that long, or was: `what` it is for, in words."""
+
     def started(self, config: RunConfig, progress: Progress, photos: PhotoSet, trainable: int) -> None:
         """The steps begin, with so many numbers to train."""
 

@@ -140,7 +140,10 @@ class Run:
                 "the loss became %s in epoch %d: try a lower --lr (it is %g); %s still holds the state before"
                 % (result.loss, progress.epoch + 1, self.config.lr, self._path(LAST))
             )
-        self.trainee.update(self.learning_rate(done))
+        if result.skipped:
+            progress.sums["skipped"] = progress.sums.get("skipped", 0.0) + 1
+        else:
+            self.trainee.update(self.learning_rate(done))
         self._count(result, len(batch.labels))
 
     def _count(self, result: StepResult, photos: int) -> None:
@@ -197,6 +200,8 @@ class Run:
             "train_accuracy": sums["correct"] / sums["photos"],
             "train_share": sums["share"] / sums["photos"],
         }
+        if "skipped" in sums:
+            row["skipped_steps"] = sums["skipped"]
         row.update({} if found is None else found.scores())
         row["lr"] = self.learning_rate((progress.epoch + 1) * self.steps - 1)
         row["seconds"] = round(seconds, 3)

@@ -20,11 +20,16 @@ Predict = Callable[[Array], Array]
 
 
 class StepResult(NamedTuple):
-    """One batch: its mean loss, how many last answers were right, and the share of block FLOPs that they took."""
+    """One batch: its mean loss, how many last answers were right, and the share of block FLOPs that they took.
+
+    skipped: the gradients are more than the precision holds that they were computed in, so there is to be no update.
+    The loss of such a batch is that of a guess, log(classes), where the precision does not hold it either.
+    """
 
     loss: float
     correct: int
     share: float
+    skipped: bool = False
 
 
 class Trainee(ABC):

@@ -6,7 +6,6 @@ Every engine is written as soon as it is built, so an interrupted build goes on 
 
 import hashlib
 import os
-import re
 import time
 from typing import Callable, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
 
@@ -17,13 +16,13 @@ from ..onnx_graph.model import Model
 from ..onnx_graph.subgraphs import PRECISIONS, engine_subgraph
 from ..onnx_graph.writing import write_model
 from ..schedule.layout import Layout, join_plan
-from ..system.atomic import replace_file
 from .api import Library
 from .builder import Builder, Recipe
 from .engines import EngineOptions, EngineSpec, engine_specs, profile, set_key, unique
 from .formats import LINEAR
 from .store import Device, EngineEntry, EngineSet, engines_folder, has_plan, read_set, tidy_set, write_plan
 from .tensor_spec import FULL
+from .timing import read_timing, slug, timing_file, write_timing
 
 _WORKSPACE = 1 << 30
 _MOST_IMAGES = 1024
@@ -130,9 +129,8 @@ class _Build:
         self._library = library
         self._progress = progress
         self._layouts = needed_layouts(bundle)
-        name = "timing-%s-sm%d-%s.cache" % (device.tensorrt, device.sm, _slug(device.gpu))
-        self._timing = os.path.join(folder, name)
-        self._builder = Builder(library, _read(self._timing))
+        self._timing = timing_file(folder, device)
+        self._builder = Builder(library, read_timing(self._timing))
         self._seconds: List[float] = []  # that each engine took, in the order they were built
 
     def run(self, force: bool) -> BuildReport:
@@ -232,17 +230,14 @@ class _Build:
             raise
         entry = EngineEntry(
             name=name,
-            plan="%03d-%s-%s.plan" % (number, _slug(name)[:60], spec.identity[:12]),
+            plan="%03d-%s-%s.plan" % (number, slug(name)[:60], spec.identity[:12]),
             sha256=hashlib.sha256(plan).hexdigest(),
             nbytes=len(plan),
             onnx_sha256=hashlib.sha256(data).hexdigest(),
             layouts=recipe.layouts,
         )
         write_plan(self._set, spec.identity, entry, plan)
-        try:
-            replace_file(self._timing, lambda file: file.write(self._builder.timing))
-        except OSError:
-            pass  # it only saves time
+        write_timing(self._timing, self._builder.timing)
         return []
 
     def _tell(self, step: Progress) -> None:
@@ -259,17 +254,3 @@ def _options(precision: str, batch: Tuple[int, int]) -> EngineOptions:
             % (batch[0], batch[1], _MOST_IMAGES)
         )
     return EngineOptions(precision, (int(batch[0]), int(batch[1])))
-
-
-def _slug(text: str) -> str:
-    """A text as it may stand in a file's name."""
-    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-.")
-
-
-def _read(path: str) -> bytes:
-    """What a file holds; nothing where it cannot be read."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""

@@ -334,7 +334,9 @@ def test_the_command(home, photos, tmp_path, monkeypatch, capsys):
         ({"keep": 1.5}, TrainingError, "--keep 1.5"),
         ({"keep": 0.05}, TrainingError, "cannot go below 0.*every block that can be is closed"),
         ({"resume": True, "overwrite": True}, TrainingError, "exclude each other"),
-        ({"backend": "tensorrt"}, TrainingError, "learning runs on onnxruntime or reference"),
+        ({"backend": "openvino"}, TrainingError, "learning runs on onnxruntime, cuda, tensorrt, reference"),
+        ({"precision": "fp16", "backend": "reference"}, TrainingError, "--precision fp16: learning has it with"),
+        ({"precision": "bf16"}, TrainingError, "--precision bf16: learning knows fp32 and fp16"),
         ({"photos": None}, TrainingError, "which photos"),
         ({"photos": None, "resume": True}, TrainingError, "which photos"),
         ({"photos": "no/such/folder"}, DataError, "does not exist"),
@@ -396,5 +398,5 @@ def test_diverging_stops_with_advice_and_a_good_checkpoint(asked, monkeypatch):
 
 def test_without_onnxruntime_it_says_what_there_is(asked, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(BackendError, match="pip install.*--backend reference, which is slow"):
+    with pytest.raises(BackendError, match="pip install.*with TensorRT.*--backend reference, which is slow"):
         learn(asked(), Reporter())

@@ -10,8 +10,8 @@ from da3.runtime.learning.answering import exit_logits
 from da3.runtime.learning.bypass_fit import neighbourhood_means
 from da3.runtime.learning.closing import Closing, answers_loss
 from da3.runtime.learning.making import FORCED
+from da3.runtime.learning.on_cpu import CpuRunning
 from da3.runtime.learning.parameters import Parameters
-from da3.runtime.learning.running import Running
 from da3.toolchain.backbones import preprocessing_of, random_weights
 from da3.toolchain.methods import Task, adaptor_spec, method
 from da3.toolchain.network import answers_loss as torch_loss
@@ -52,7 +52,7 @@ def test_bypasses_and_costs_are_pytorch_s(pair, backend):
     labels = np.random.RandomState(0).randint(0, CLASSES, 6)
     blocks = open_blocks(model)
     assert ours.open_blocks() == blocks and ours.closed == model.closed_blocks
-    runner = Running(backend, 1).open(FORCED, bundle, CLASSES)
+    runner = CpuRunning(backend, 1).open(FORCED, bundle, CLASSES)
     closing = Closing(ours, exit_logits(bundle.manifest), runner)
     batches = [(images.numpy()[rows], labels[rows]) for rows in (slice(0, 4), slice(4, 6))]
     fitted = sorted(set(ours.bypasses) & set(blocks))

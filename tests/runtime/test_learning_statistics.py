@@ -6,8 +6,8 @@ import torch
 
 from da3.runtime.learning import derive_observation, statistics
 from da3.runtime.learning.exit_features import ExitFeatures
+from da3.runtime.learning.on_cpu import ReferenceRunner
 from da3.runtime.learning.parameters import Parameters
-from da3.runtime.learning.running import ReferenceRunner
 from da3.runtime.training.config import AdaptorSpec, MemorySettings
 from da3.toolchain.backbones import load_backbone, random_weights
 from da3.toolchain.network import DomainModel, with_exits

@@ -65,7 +65,7 @@ def batch(size, photos=PHOTOS):
 
 def feeds(step, tensors, image, labels, scale):
     target = (1 - SMOOTHING) * np.eye(CLASSES)[labels] + SMOOTHING / CLASSES
-    given = {"image": image, "target": target, "scale": np.array([scale])}
+    given = {"image": image, "target": target, "scale": np.full((len(image), 1), scale)}
     given.update({"domain:" + name: tensor for name, tensor in tensors.items()})
     return {info.name: given[info.name] for info in step.model.inputs}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from da3.runtime.bundle import Bundle
-from da3.runtime.learning import GraphTrainee, Running
+from da3.runtime.learning import CpuRunning, GraphTrainee
 from da3.runtime.training import RunConfig
 from da3.toolchain.learning.options import ENGINE
 from da3.toolchain.process import Answer, Say, serve
@@ -17,7 +17,7 @@ from da3.toolchain.process import Answer, Say, serve
 def _work(request: Answer, say: Say) -> None:
     config = RunConfig.from_json(request["config"])
     with Bundle(request["bundle"]) as bundle:
-        trainee = GraphTrainee(bundle, config, Running(ENGINE, 1))
+        trainee = GraphTrainee(bundle, config, CpuRunning(ENGINE, 1))
         try:
             for block in request["closed"]:
                 trainee.parameters.close(block)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from da3.runtime.bundle import Bundle
-from da3.runtime.learning import GraphRunner, GraphTrainee, Running
+from da3.runtime.learning import CpuRunning, GraphRunner, GraphTrainee
 from da3.runtime.training import Predict, RunConfig
 from da3.toolchain.learning.options import ENGINE
 from da3.toolchain.process import Worker, forget_code
@@ -11,7 +11,7 @@ from da3.toolchain.process import Worker, forget_code
 WORKER = "da3.toolchain.learning.answering_process"
 
 
-class LeanRunning(Running):
+class LeanRunning(CpuRunning):
     """On ENGINE, each graph made in a process of its own.
 
     Opening one runs some 15 MB of library code that running it does not: that is let go of. ``threads``: of the CPU;

@@ -60,19 +60,20 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
         )
         trainee = GraphTrainee(bundle, config, running)
         workers = options.workers or default_workers()
-        photos = drop_unreadable(photos, config.size, workers, reporter.checking)
-        run = Run(
-            config=config,
-            trainee=trainee,
-            photos=photos,
-            preprocessing=bundle.manifest.preprocessing,
-            workers=workers,
-            folder=options.folder,
-            reporter=reporter,
-        )
         try:
             if resumed is None:
                 trainee.make_graphs(True)
+            photos = drop_unreadable(photos, config.size, workers, reporter.checking)
+            run = Run(
+                config=config,
+                trainee=trainee,
+                photos=photos,
+                preprocessing=bundle.manifest.preprocessing,
+                workers=workers,
+                folder=options.folder,
+                reporter=reporter,
+            )
+            if resumed is None:
                 run.begin()
             else:
                 run.go_on_from(resumed)

@@ -1,9 +1,6 @@
 """Graphs run by ONNX Runtime on the CPU, or by numpy."""
 
-import os
-import shutil
-import tempfile
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from ..backends.reference import Program
 from ..backends.sessions import first_line, has_pool, open_step_session, use_exact_arena
@@ -14,7 +11,8 @@ from ..onnx_graph.model import Model
 from ..onnx_graph.writing import write_model
 from ..records import Array
 from .answering import Answering, Answers
-from .making import STEP, derive, make_file
+from .graph_files import GraphFiles
+from .making import ANSWERS, STEP, derive
 from .runner import GraphRunner
 from .running import Running
 
@@ -68,12 +66,11 @@ class CpuRunning(Running):
         """backend: onnxruntime or reference. threads: of the CPU; None takes those there are. apart: graphs are made in
         a process of their own, and kept in files while they are wanted."""
         self.backend, self.threads = backend, threads
-        self._folder = tempfile.mkdtemp(prefix="da3-graphs-") if apart and backend != "reference" else None
-        self._made: Dict[str, Any] = {}  # by kind, what the file of the graph was made for
+        self._files = GraphFiles() if apart and backend != "reference" else None
 
     def open(self, kind: str, bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> GraphRunner:
-        if self._folder is not None:
-            return OnnxRuntimeRunner(self._file(self._folder, kind, bundle, classes, closed), self.threads, True)
+        if self._files is not None:
+            return OnnxRuntimeRunner(self._files.path(kind, bundle, classes, closed), self.threads, True)
         model = derive(kind, bundle, classes, closed)
         if self.backend == "reference":
             return ReferenceRunner(model)
@@ -83,18 +80,16 @@ class CpuRunning(Running):
         # One thread is enough to optimise with, and does not make the process's pool.
         return OnnxRuntimeRunner(for_this_cpu(model, None if has_pool() else 1), self.threads, True)
 
+    def make(self, kinds: Sequence[str], bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> None:
+        """Begin to, while photos are looked at: this returns at once."""
+        if self._files is not None:
+            self._files.ahead([kind for kind in kinds if kind != ANSWERS], bundle, classes, closed)
+
     def answers(self, bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> Answers:
         """By the graphs that run the finished domain."""
         return Answering(bundle, self.backend)
 
-    def _file(self, folder: str, kind: str, bundle: Bundle, classes: int, closed: Tuple[int, ...]) -> str:
-        path, wanted = os.path.join(folder, "%s.onnx" % kind), (classes, closed)
-        if self._made.get(kind) != wanted:
-            make_file(kind, bundle.path, path, classes, closed, threads=1)
-            self._made[kind] = wanted
-        return path
-
     def close(self) -> None:
         """Remove the files."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._files is not None:
+            self._files.close()

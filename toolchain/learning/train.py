@@ -81,6 +81,8 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
             )
         trainee = LeanTrainee(bundle, config, options.threads)
         try:
+            if resumed is None:
+                trainee.make_graphs(True)
             photos = drop_unreadable(photos, config.size, workers, reporter.checking)
             run = Run(
                 config=config,
@@ -97,6 +99,8 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
                 run.begin()
             else:
                 run.go_on_from(resumed)
+                if not run.progress.finished(config):
+                    trainee.make_graphs(False)
             reporter.started(config, run.progress, photos, trainee.parameters.count())
             finished = run.loop(stop)
         finally:

@@ -290,6 +290,7 @@ def _add_learn(parser: argparse.ArgumentParser) -> None:
     add("--no-flip", dest="flip", action="store_false", default=None, help="mirror no photos: for signs and letters")
     add("--label-smoothing", type=float, metavar="S", help="default: 0.1")
     add("--micro-batch", metavar="N", help="photos that are run at once; fewer take less memory (default: auto)")
+    add("--memory-budget", metavar="SIZE", help="such as 160MB, of the whole process: measures, and picks what fits")
     add(
         "--backend",
         choices=("auto",) + BACKENDS,

@@ -44,6 +44,9 @@ def summary(done: Learnt, options: LearnOptions) -> str:
             )
         if best.get("kept_share", best["val_share"]) > done.config.keep + NEAR:
             lines.append("that is more than --keep %g asked for: the first exit costs more" % done.config.keep)
+    if done.budget is not None:
+        held = "within" if done.peak <= done.budget else "more than"
+        lines.append("memory: %.0f MB at most, %s the %.0f MB asked for" % (done.peak / 1e6, held, done.budget / 1e6))
     if done.unreadable:
         lines.append("%d photos could not be read and were skipped" % len(done.unreadable))
     lines.append("domain %s is in %s. Run it: %s" % (options.domain, printable(options.bundle), _command("", options)))

@@ -1,5 +1,6 @@
 """A domain learnt without PyTorch: the graph of a training step, derived from a bundle's own files, and its trainer."""
 
+from .budget import TRIAL_EPOCHS, fit_budget
 from .learn import Learnt, learn
 from .observation import derive_observation
 from .on_cpu import CpuRunning
@@ -11,6 +12,7 @@ from .step_graph import StepGraph, derive_step
 from .trainee import GraphTrainee
 
 __all__ = [
+    "TRIAL_EPOCHS",
     "CpuRunning",
     "GraphRunner",
     "GraphTrainee",
@@ -22,5 +24,6 @@ __all__ = [
     "check_keep",
     "derive_observation",
     "derive_step",
+    "fit_budget",
     "learn",
 ]

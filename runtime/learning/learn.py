@@ -7,21 +7,27 @@ from ..bundle.bundle import Bundle
 from ..bundle.format import FORMAT as BUNDLE_FORMAT
 from ..errors import BundleError, TrainingError
 from ..records import Domain
+from ..system.memory import peak_bytes
+from ..system.sizes import parse_bytes
 from ..training.checkpoint import Checkpoint, read
 from ..training.config import Row, RunConfig
 from ..training.loading import default_workers
-from ..training.photos import drop_unreadable, find_photos
+from ..training.photos import PhotoSet, drop_unreadable, find_photos
 from ..training.reporter import Reporter
 from ..training.resuming import earlier_run, photos_of
 from ..training.run import BEST, Run
+from ..training.short_run import ShortRun
+from .budget import TRIAL_EPOCHS, Fitted, fit_budget
 from .choosing import best_backend, open_running
 from .deploying import learnt_domain, write_domain
 from .options import LearnOptions, check_keep
 from .trainee import GraphTrainee
+from .trial import ON_THE_CPU, measured_peak
 
 
 class Learnt(NamedTuple):
-    """How a run ended. domain: what was put into the bundle; None where the run was stopped, to be resumed."""
+    """How a run ended. domain: what was put into the bundle; None where the run was stopped, to be resumed. peak: the
+    most bytes that this process held. budget: what was asked for, or None."""
 
     folder: str
     config: RunConfig
@@ -29,6 +35,8 @@ class Learnt(NamedTuple):
     best: Optional[Row]
     history: List[Row]
     unreadable: Tuple[Tuple[str, str], ...]
+    peak: int
+    budget: Optional[int]
 
 
 def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> Learnt:
@@ -39,6 +47,7 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
     """
     options.check()
     backend = best_backend() if options.backend == "auto" else options.backend
+    budget = None if options.memory_budget is None else parse_bytes(options.memory_budget, "--memory-budget")
     with Bundle(options.bundle) as bundle:
         _check_bundle(bundle)
         resumed = _find_run(options, bundle, reporter)
@@ -50,6 +59,9 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
             photos = photos_of(resumed.config)
             config = options.resumed(resumed.config, bundle.manifest)
         check_keep(config.keep, bundle.manifest)
+        workers = options.workers or default_workers()
+        if budget is not None:
+            config, workers = _fitted(options, budget, backend, config, photos, reporter)
         running = open_running(
             backend,
             threads=options.threads,
@@ -59,7 +71,6 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
             building=reporter.building,
         )
         trainee = GraphTrainee(bundle, config, running)
-        workers = options.workers or default_workers()
         try:
             if resumed is None:
                 trainee.make_graphs(True)
@@ -87,7 +98,29 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
         if finished:
             domain = learnt_domain(bundle, read(os.path.join(options.folder, BEST)))
             write_domain(bundle, domain)
-    return Learnt(options.folder, config, domain, run.progress.best, run.progress.history, photos.unreadable)
+    best, history = run.progress.best, run.progress.history
+    return Learnt(options.folder, config, domain, best, history, photos.unreadable, peak_bytes(), budget)
+
+
+def _fitted(
+    options: LearnOptions, budget: int, backend: str, config: RunConfig, photos: PhotoSet, reporter: Reporter
+) -> Fitted:
+    """The slices, and the photos decoded at once, that fit the budget."""
+    if backend not in ON_THE_CPU:
+        raise TrainingError(
+            "--memory-budget is measured for learning on the CPU; with --backend %s choose --micro-batch, and look at "
+            "the memory that each epoch's line states" % backend
+        )
+    short = ShortRun.of(config, photos, options.workers or default_workers(), TRIAL_EPOCHS)
+    return fit_budget(
+        short,
+        lambda run: measured_peak(run, options.bundle, backend, options.threads),
+        budget=budget,
+        config=config,
+        slices_fixed=bool(options.micro_batch),
+        workers_fixed=options.workers is not None,
+        reporter=reporter,
+    )
 
 
 def _check_bundle(bundle: Bundle) -> None:

@@ -20,6 +20,7 @@ class LearnOptions(NamedTuple):
     photos: a folder, see training/photos.py; bundle: the folder of the bundle whose backbone is used, and where the
     domain is put. workers, threads, backend and micro_batch may change between a run and its resumption; the rest
     decides the result and may not. precision: of a training step's engine, with the backend tensorrt; may change too.
+    memory_budget: of the whole process, a size such as 160MB, which chooses micro_batch and workers; on the CPU alone.
     apart: graphs are made in a process of their own, see making.py.
     """
 
@@ -35,6 +36,7 @@ class LearnOptions(NamedTuple):
     flip: Optional[bool] = None
     label_smoothing: Optional[float] = None
     micro_batch: Optional[int] = None
+    memory_budget: Optional[str] = None
     backend: str = "auto"
     precision: Optional[str] = None
     threads: Optional[int] = None

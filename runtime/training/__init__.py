@@ -24,13 +24,11 @@ from .photos import PhotoSet, drop_unreadable, find_photos, largest_photos, phot
 from .reporter import Reporter
 from .resuming import earlier_run, photos_of
 from .run import CURVES, RUN_FILES, Run
+from .short_run import ShortRun
 from .trainee import Photos, Pixels, Predict, StepResult, Trainee
 from .validation import Validation
 
 __all__ = [
-    "earlier_run",
-    "photos_of",
-    "largest_photos",
     "BACKBONE_PRECISIONS",
     "CHOICES",
     "CURVES",
@@ -53,6 +51,7 @@ __all__ = [
     "Row",
     "Run",
     "RunConfig",
+    "ShortRun",
     "StepResult",
     "Trainee",
     "Validation",
@@ -61,9 +60,12 @@ __all__ = [
     "default_workers",
     "deployed",
     "drop_unreadable",
+    "earlier_run",
     "find_photos",
+    "largest_photos",
     "limits",
     "photo_folder",
+    "photos_of",
     "randomness",
     "recipe",
     "slice_size",

@@ -57,7 +57,7 @@ def check_resumable(folder: str, given: Mapping[str, Any], data: Optional[str], 
         if value not in (None, before[name])
     ]
     if data is not None and data != config.data:
-        changed.append("--data was %s, now %s" % (config.data, data))
+        changed.append("photos were %s, now %s" % (config.data, data))
     if changed:
         raise TrainingError(
             "cannot resume %s with other options (%s): leave them out, or start again with --overwrite"

@@ -46,12 +46,12 @@ def find_photos(folder: Union[str, "os.PathLike[str]"], seed: int, val_share: fl
     root = os.path.expanduser(os.fspath(folder))
     if not os.path.isdir(root):
         what = "is a file, not a folder" if os.path.exists(root) else "does not exist"
-        raise DataError("photo folder %s %s: pass --data FOLDER with one subfolder per class" % (root, what))
+        raise DataError("photo folder %s %s: name one with a subfolder for each class" % (root, what))
     train_folder, val_folder = os.path.join(root, "train"), os.path.join(root, "val")
     if os.path.isdir(train_folder):
         classes, train = _labelled(train_folder)
         if not os.path.isdir(val_folder):
-            raise DataError("%s has train/ but no val/: add it, or pass --data %s to split that" % (root, train_folder))
+            raise DataError("%s has train/ but no val/: add it, or name %s to split that" % (root, train_folder))
         _, val = _labelled(val_folder, classes)
         return PhotoSet(tuple(classes), tuple(train), tuple(val))
     classes, photos = _labelled(root)

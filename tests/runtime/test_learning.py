@@ -363,7 +363,7 @@ def test_resume_of_another_run_is_refused(asked, home, tmp_path):
     learn(asked(), stop, stop)
     with pytest.raises(TrainingError, match=r"--epochs was 2, now 3.*--lr was 0\.004, now 0\.1"):
         learn(asked(resume=True, epochs=3, lr=0.1), Reporter())
-    with pytest.raises(TrainingError, match="--data was .*, now "):
+    with pytest.raises(TrainingError, match="photos were .*, now "):
         learn(asked(resume=True, photos=str(tmp_path)), Reporter())
     manifest = json.loads((home / "manifest.json").read_text())
     manifest["backbone"]["sha256"] = "0" * 64

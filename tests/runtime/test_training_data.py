@@ -69,7 +69,7 @@ def test_folders_that_cannot_be_trained_on(classes, message, tmp_path):
 
 
 def test_missing_folders(tmp_path):
-    with pytest.raises(DataError, match="does not exist: pass --data FOLDER"):
+    with pytest.raises(DataError, match="does not exist: name one with a subfolder for each class"):
         find_photos(tmp_path / "none", 0)
     folder_of(tmp_path / "train", cats=2, dogs=2)
     with pytest.raises(DataError, match="has train/ but no val/"):

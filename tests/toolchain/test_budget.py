@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from da3.runtime.training import PhotoSet
+from da3.runtime.training import PhotoSet, ShortRun
 from da3.runtime.training.config import AdaptorSpec, MemorySettings, RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.training import budget
@@ -26,9 +26,9 @@ def config(name="da3"):
 def fitted(bytes_, monkeypatch, peaks, reporter=None):
     """``fit`` where a trial of each choice in turn takes one of ``peaks``."""
     left = iter(peaks)
-    monkeypatch.setattr(budget, "measured_peak", lambda trial: int(next(left)))
-    trial = Trial(config(), PhotoSet(("a", "b"), (), ()), "w", "cpu", 1)
-    return fit(trial, budget=bytes_, fixed=frozenset(), reporter=reporter or SilentReporter())
+    monkeypatch.setattr(Trial, "measured", lambda trial: int(next(left)))
+    trial = Trial(ShortRun(config(), PhotoSet(("a", "b"), (), ()), 1), "w", "cpu")
+    return fit(config(), trial, budget=bytes_, fixed=frozenset(), reporter=reporter or SilentReporter())
 
 
 def test_choices_are_cumulative_and_respect_what_the_user_fixed():
@@ -92,12 +92,12 @@ def test_a_trial_is_short_and_takes_the_largest_photos_that_can_be_read(tmp_path
         photos.append((str(path), side % 3))
     (tmp_path / "broken.png").write_bytes(bytes(100_000))
     photos.append((str(tmp_path / "broken.png"), 0))
-    found = Trial(config()._replace(batch_size=1, epochs=9), PhotoSet(("a", "b"), photos, photos), "w", "cpu", 1)
-    short = found.shortened()
+    short = ShortRun.of(config()._replace(batch_size=1, epochs=9), PhotoSet(("a", "b"), photos, photos), 1)
     assert [path.split("/")[-1] for path, _ in short.photos.train] == ["64.png", "32.png", "16.png"]
     assert [path.split("/")[-1] for path, _ in short.photos.val] == ["64.png"]
     assert short.config.epochs == 1
-    assert Trial.from_json(json.loads(json.dumps(short.to_json()))) == short
+    trial = Trial(short, "w", "cpu")
+    assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
 
 
 def test_a_budget_is_measured_for_real(small_run, monkeypatch):
@@ -109,7 +109,7 @@ def test_a_budget_is_measured_for_real(small_run, monkeypatch):
     measured = float(notes[1].split(":")[1].split()[0]) * 1e6
     assert 100e6 < measured < 900e6  # Python and PyTorch are in it
     assert result.budget == 1_000_000_000 and result.peak > 100e6
-    monkeypatch.setattr(budget, "measured_peak", lambda trial: 5_000_000)
+    monkeypatch.setattr(Trial, "measured", lambda trial: 5_000_000)
     with pytest.raises(TrainingError, match="1 MB is too small"):
         train(small_run("other", memory_budget="1MB", method="finetune"), SilentReporter())
     assert not (result.folder.parent / "other").exists()

@@ -19,7 +19,7 @@ from da3.runtime.errors import Da3Error, TrainingError
 from da3.runtime.training import RUN_FILES, Reporter
 from da3.runtime.training.checkpoint import read
 from da3.toolchain.bench.variants import parse
-from da3.toolchain.learning import EngineOptions, budget, bundles, learn_on_engine
+from da3.toolchain.learning import EngineOptions, bundles, learn_on_engine
 from da3.toolchain.learning.options import refuse_others
 from da3.toolchain.process import WorkerError
 from da3.toolchain.training import SilentReporter, train
@@ -236,63 +236,6 @@ def test_what_learns_imports_neither_pytorch_nor_the_command_line():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     found = set(eval(done.stdout))
     assert "numpy" in found and not found & {"torch", "typer", "rich", "matplotlib", "safetensors", "onnx", "PIL"}
-
-
-class Peaks:
-    """Stands in for ``measured_peak``: a line, in MB, of the photos a slice, and something for each worker."""
-
-    def __init__(self, base, photo, worker):
-        self.base, self.photo, self.worker, self.asked = base, photo, worker, []
-
-    def __call__(self, trial):
-        slices = trial.config.memory.micro_batch
-        self.asked.append((slices, trial.workers))
-        return int((self.base + self.photo * slices + self.worker * trial.workers) * 1e6 / budget.MARGIN)
-
-
-@pytest.fixture
-def fitted(asked, photos, monkeypatch):
-    """fitted(MB, peaks, **changes): what a budget makes of a trial of batches of 8 with 2 workers."""
-    from da3.runtime.training import AdaptorSpec, RunConfig, find_photos
-    from da3.toolchain.learning.trial import Trial
-
-    def fit(megabytes, peaks, slices=0, fixed=False, workers_fixed=False):
-        config = RunConfig(
-            domain="signs", data=str(photos), method="da3", backbone="mobilenet_v2", weights_sha256="0" * 64,
-            classes=("a", "b", "c"), size=32, epochs=2, batch_size=8, lr=1e-3, keep=1.0, seed=0, flip=True,
-            label_smoothing=0.1, adaptor=AdaptorSpec(),
-        )  # fmt: skip
-        trial = Trial(config, find_photos(str(photos), 0), "bundle", 2, 1)
-        if slices:
-            trial = trial.with_slices(slices)
-        monkeypatch.setattr(budget, "measured_peak", peaks)
-        found, workers = budget.fit(
-            trial,
-            budget=megabytes * 10**6,
-            slices_fixed=fixed,
-            workers_fixed=workers_fixed,
-            reporter=Reporter(),
-        )
-        return found.memory.micro_batch, workers
-
-    return fit
-
-
-def test_a_budget_takes_the_largest_slices_that_fit(fitted):
-    assert fitted(1000, Peaks(100, 10, 1)) == (8, 2)
-    assert fitted(145, Peaks(100, 10, 1)) == (4, 2)
-    peaks = Peaks(100, 10, 1)
-    assert fitted(115, peaks) == (1, 2) and peaks.asked == [(1, 2), (2, 2)]
-    assert fitted(145, Peaks(100, 10, 1), slices=3, fixed=True) == (3, 2)
-    assert fitted(112, Peaks(100, 10, 1.4)) == (1, 1)
-
-
-def test_a_budget_that_cannot_be_met_is_refused_with_the_smallest_that_can(fitted):
-    with pytest.raises(TrainingError, match="the smallest that works is 112 MB") as refused:
-        fitted(100, Peaks(100, 10, 1.4))
-    assert "--memory-budget 100 MB is too small" in str(refused.value)
-    with pytest.raises(TrainingError, match="the smallest that works is 113 MB"):
-        fitted(100, Peaks(100, 10, 1.4), workers_fixed=True)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from da3.runtime.bundle import Bundle
+from da3.runtime.learning import TRIAL_EPOCHS, fit_budget
 from da3.runtime.system import parse_bytes, peak_bytes
 from da3.runtime.training import (
     DEFAULTS,
@@ -14,6 +15,7 @@ from da3.runtime.training import (
     Row,
     Run,
     RunConfig,
+    ShortRun,
     default_workers,
     drop_unreadable,
     earlier_run,
@@ -22,7 +24,6 @@ from da3.runtime.training import (
     photos_of,
 )
 from da3.toolchain.curves import HistoryPicture
-from da3.toolchain.learning.budget import fit
 from da3.toolchain.learning.bundles import bundle_of, new_bundle
 from da3.toolchain.learning.lean import LeanTrainee
 from da3.toolchain.learning.options import EngineOptions
@@ -71,10 +72,11 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
         if options.micro_batch is not None:
             config = config._replace(memory=config.memory._replace(micro_batch=options.micro_batch))
         if budget is not None:
-            trial = Trial(config, photos, str(bundle_folder), workers, options.threads)
-            config, workers = fit(
-                trial,
+            config, workers = fit_budget(
+                ShortRun.of(config, photos, workers, TRIAL_EPOCHS),
+                lambda short: Trial(short, str(bundle_folder), options.threads).measured(),
                 budget=budget,
+                config=config,
                 slices_fixed=bool(options.micro_batch),
                 workers_fixed=options.workers is not None,
                 reporter=reporter,

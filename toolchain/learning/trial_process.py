@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from da3.toolchain.learning.trial import Trial, run_trial
+from da3.toolchain.learning.trial import Trial
 from da3.toolchain.process import Answer, Say, serve
 
 
 def _work(request: Answer, say: Say) -> None:
-    say({"peak": run_trial(Trial.from_json(request))})
+    say({"peak": Trial.from_json(request).run()})
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from da3.runtime.system import available_bytes
 from da3.runtime.training import Reporter, RunConfig
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
-from da3.toolchain.training.trial import Trial, measured_peak
+from da3.toolchain.training.trial import Trial
 
 MARGIN = 1.05  # a run over the peak of its trial: more photos are decoded, and for longer
 SMALL_GRIDS = (8, 4)
@@ -64,23 +64,23 @@ def _changes(config: RunConfig, fixed: frozenset[str]) -> Iterator[_Change]:
             yield _Change("grid", side, f"adaptors on a grid of {side} x {side}")
 
 
-def fit(trial: Trial, *, budget: int, fixed: frozenset[str], reporter: Reporter) -> RunConfig:
+def fit(config: RunConfig, trial: Trial, *, budget: int, fixed: frozenset[str], reporter: Reporter) -> RunConfig:
     """The first of ``choices`` whose measured peak is within ``budget`` bytes; ``reporter`` is told what was tried.
+
+    ``trial``: of a short run of ``config``.
 
     The peak is that of a whole process that trains, evaluates and writes, Python and PyTorch included, and a little
     more, since a run is longer than its trial; on a GPU, that of the GPU's memory. Raises TrainingError with the
     smallest peak found where none fits.
     """
-    config = trial.config
     reporter.note(
         f"memory budget {_mb(budget)} for the whole process{_available(budget, trial.device)}: measuring "
         f"{config.method} on {config.backbone} at {config.size} px, batches of {config.batch_size}"
     )
-    trial = trial.shortened()
     smallest = None
     for words, choice in choices(config, fixed):
-        short = choice._replace(epochs=trial.config.epochs)
-        peak = math.ceil(MARGIN * measured_peak(trial._replace(config=short)))
+        short = trial.short._replace(config=choice._replace(epochs=trial.short.config.epochs))
+        peak = math.ceil(MARGIN * trial._replace(short=short).measured())
         fits = peak <= budget
         reporter.note(f"  {words}: {_mb(peak)}{', which fits' if fits else ''}")
         if fits:

@@ -15,6 +15,7 @@ from da3.runtime.training import (
     Row,
     Run,
     RunConfig,
+    ShortRun,
     default_workers,
     drop_unreadable,
     earlier_run,
@@ -138,8 +139,8 @@ def _fit_budget(
         return config
     fixed = frozenset(name for name in config.memory._fields if getattr(options, name) is not None)
     workers = options.workers or default_workers()
-    trial = Trial(config, photos, options.with_defaults.weights, options.device, workers)
-    return fit(trial, budget=budget, fixed=fixed, reporter=reporter)
+    trial = Trial(ShortRun.of(config, photos, workers), options.with_defaults.weights, options.device)
+    return fit(config, trial, budget=budget, fixed=fixed, reporter=reporter)
 
 
 def device_named(name: str) -> torch.device:

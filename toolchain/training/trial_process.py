@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from da3.toolchain.process.worker import Answer, Say, serve
-from da3.toolchain.training.trial import Trial, run_trial
+from da3.toolchain.training.trial import Trial
 
 
 def _work(request: Answer, say: Say) -> None:
-    say({"peak": run_trial(Trial.from_json(request))})
+    say({"peak": Trial.from_json(request).run()})
 
 
 if __name__ == "__main__":

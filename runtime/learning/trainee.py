@@ -42,8 +42,8 @@ class GraphTrainee(Trainee):
         self._bundle, self._config = bundle, config
         self._running = running
         self._preprocessing = bundle.manifest.preprocessing
-        self._share_left = closing_share(config.keep)  # by closed blocks
-        self.parameters = Parameters(bundle.manifest, len(config.classes), config.seed, self._share_left < 1)
+        self.share_left = closing_share(config.keep)  # by closed blocks
+        self.parameters = Parameters(bundle.manifest, len(config.classes), config.seed, self.share_left < 1)
         self._optimizer = AdamW()
         self._gradients: Dict[str, Array] = {}
         self._step: Optional[GraphRunner] = None
@@ -83,13 +83,13 @@ class GraphTrainee(Trainee):
         own = self.parameters
         if not own.may_close or progress < CLOSE_FROM:
             return
-        target = closing_target(progress, self._share_left)
+        target = closing_target(progress, self.share_left)
         saved = saved_shares(self._bundle.manifest.blocks).tolist()
         runner = None
         try:
             while True:
                 still, now = own.open_blocks(), float(self.costs()[-1])
-                candidates = may_be_closed(still, saved, now, self._share_left)
+                candidates = may_be_closed(still, saved, now, self.share_left)
                 if now <= target or not candidates:
                     return
                 if runner is None:

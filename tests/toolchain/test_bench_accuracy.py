@@ -53,9 +53,7 @@ def plan(root, weights_files, tmp_path):
         settings = {"seeds": 2, "epochs": 2, "size": 32, "batch_size": 8, "domains": ["letters", "signs"], **changes}
         weights = {"weights": str(weights_files["mobilenet_v2"]), **changes}["weights"]
         places = {"data": root, "out": tmp_path / "out"}
-        return AccuracyPlan(
-            **places, variants=parse(words, learning_rates=True, engines=True), **{**settings, "weights": weights}
-        )
+        return AccuracyPlan(**places, variants=parse(words, learning_rates=True), **{**settings, "weights": weights})
 
     return make
 

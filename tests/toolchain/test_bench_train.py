@@ -42,6 +42,7 @@ FIGURES = {
 ON_GLIBC = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="not glibc")
 
 # Stands in for step_worker: it notes what was asked, and answers at once. It imports no PyTorch, so it starts at once.
+ENGINE = "da3:keep=0.5,engine=onnxruntime"
 FAKE = """
 import json, os, signal, sys, time
 request = json.load(sys.stdin)
@@ -71,7 +72,7 @@ def fake(tmp_path, monkeypatch, weights_files):
     (tmp_path / "fake_worker.py").write_text(FAKE)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv("FAKE_LOG", str(tmp_path / "log"))
-    monkeypatch.setattr(bench_train, "WORKER", "fake_worker")
+    monkeypatch.setitem(bench_train.WORKERS, "pytorch", "fake_worker")
 
     def plan(words, **changes):
         settings = {"weights": str(weights_files["mobilenet_v2"]), "size": 32, "steps": 2, **changes}
@@ -83,9 +84,15 @@ def fake(tmp_path, monkeypatch, weights_files):
 
 @pytest.fixture(scope="module")
 def measured(weights_files, tmp_path_factory):
-    """What the command says of two methods, each really measured in a process of its own."""
+    """What the command says of two methods and another engine, each really measured in a process of its own."""
     plot = tmp_path_factory.mktemp("bench") / "plot.png"
-    words = ["--methods", "finetune,da3:keep=0.5", "--backbone", "mobilenet_v2", "--weights"]
+    words = [
+        "--methods",
+        "finetune,da3:keep=0.5,da3:keep=0.5,engine=onnxruntime",
+        "--backbone",
+        "mobilenet_v2",
+        "--weights",
+    ]
     words += [weights_files["mobilenet_v2"], "--size", 32, "--batch-size", 4, "--steps", 2, "--rounds", 1]
     done = CliRunner().invoke(
         app, ["bench", "train", *map(str, words), "--threads", "1", "--json", "--plot", str(plot)]
@@ -96,7 +103,7 @@ def measured(weights_files, tmp_path_factory):
 
 def test_json_has_every_figure_and_the_conditions(measured, weights_files):
     report, plot = measured
-    assert [row["method"] for row in report["rows"]] == ["finetune", "da3:keep=0.5"]
+    assert [row["method"] for row in report["rows"]] == ["finetune", "da3:keep=0.5", ENGINE]
     assert report["failed"] == []
     for row in report["rows"]:
         assert row.keys() >= FIGURES
@@ -124,7 +131,7 @@ def test_json_has_every_figure_and_the_conditions(measured, weights_files):
 
 
 def test_figures_are_sane(measured, weights_files):
-    finetune, da3 = measured[0]["rows"]
+    finetune, da3, engine = measured[0]["rows"]
     weights = load_weights(str(weights_files["mobilenet_v2"]), "mobilenet_v2")
     task = Task(arch="mobilenet_v2", size=32, classes=10, flops_budget=1.0, adaptor=AdaptorSpec())
     learner = method("finetune")(task, weights)
@@ -137,6 +144,8 @@ def test_figures_are_sane(measured, weights_files):
     if platform.libc_ver()[0] == "glibc":
         assert 0 < da3["kept_bytes_per_image"] < finetune["kept_bytes_per_image"]
     assert finetune["flops_share"] == 1 > 0.8 >= da3["flops_share"] > 0.6
+    assert 0 < engine["peak_growth_bytes"] < 200e6 and engine["kept_bytes_per_image"] is None
+    assert 0.8 >= engine["flops_share"] > 0.6 and engine["trainable_parameters"] == da3["trainable_parameters"]
 
 
 class Keeps(Learner):
@@ -236,7 +245,7 @@ def test_the_command_ends_with_exit_code_one_when_a_method_failed(fake, weights_
 def test_an_interrupt_ends_the_worker_too(fake, number, weights_files, tmp_path):
     code = (
         "import sys; from da3.toolchain.bench import train as bench_train; "
-        "from da3.toolchain.cli import commands as cli; bench_train.WORKER = 'fake_worker'; "
+        "from da3.toolchain.cli import commands as cli; bench_train.WORKERS['pytorch'] = 'fake_worker'; "
         "sys.argv = ['da3', *sys.argv[1:]]; cli.run()"
     )
     words = ["bench", "train", "--methods", "series", "--backbone", "mobilenet_v2", "--size", "32", "--weights"]

@@ -247,13 +247,13 @@ def test_a_budget_holds_for_a_real_process(asked):
         learnt(asked("small", memory_budget="20MB"))
 
 
-def test_benchmarks_of_single_steps_know_no_engine():
-    (one,) = parse(["da3:engine=onnxruntime,micro-batch=1"], {"keep-precision": "int8"}, engines=True)
+def test_benchmarks_name_an_engine_of_da3():
+    (one,) = parse(["da3:engine=onnxruntime,micro-batch=1"], {"keep-precision": "int8"})
     assert one.engine == "onnxruntime" and one.memory.micro_batch == 1
     with pytest.raises(TrainingError, match="no option 'engine'"):
-        parse(["da3:engine=onnxruntime"])
+        parse(["linear:engine=onnxruntime"])
     with pytest.raises(TrainingError, match="gradient means nothing to onnxruntime"):
-        parse(["da3:engine=onnxruntime,gradient=exact"], engines=True)
+        parse(["da3:engine=onnxruntime,gradient=exact"])
 
 
 def test_nothing_of_a_run_is_left_in_temporary_folders(asked, tmp_path, monkeypatch):

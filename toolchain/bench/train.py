@@ -19,11 +19,12 @@ from da3.toolchain.bench.progress import BenchReporter
 from da3.toolchain.bench.reports import Conditions, FailedMethod, TrainReport, TrainRow
 from da3.toolchain.bench.variants import Variant
 from da3.toolchain.errors import TrainingError
+from da3.toolchain.learning import ENGINE, ENGINES
 from da3.toolchain.process.worker import Worker, WorkerError
 from da3.toolchain.training.step_worker import CLASSES, PREPARED, Measured, Request
 from da3.toolchain.training.train import device_named
 
-WORKER = "da3.toolchain.training.step_process"
+WORKERS = {ENGINES[0]: "da3.toolchain.training.step_process", ENGINE: "da3.toolchain.learning.step_process"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +53,9 @@ class TrainPlan:
         if self.size < 32 or self.size % 32:
             raise TrainingError(f"--size {self.size}: use a multiple of 32, such as 96, 128, 160 or 224")
         device_named(self.device)
+        engine = next((v.engine for v in self.variants if v.engine != ENGINES[0]), None)
+        if engine is not None and self.device != "cpu":
+            raise TrainingError(f"--device {self.device}: {engine} learns on the CPU; leave --device out")
 
     def turns(self) -> Iterator[tuple[int, Variant]]:
         """Every process to start, in order: A B C A B C, so that all meet the same moods of the machine."""
@@ -89,7 +93,7 @@ def bench_train(plan: TrainPlan, reporter: BenchReporter) -> TrainReport:
             label, words = variant.label, f"round {turn + 1}/{plan.rounds}, {variant.label}"
             if label not in failed:
                 try:
-                    measured = _measure(plan, plan.request(variant, weights), _Turn(words, done, total), reporter)
+                    measured = _measure(plan, variant, weights, _Turn(words, done, total), reporter)
                 except WorkerError as error:
                     failed[label] = str(error)
                     reporter.note(f"error: {label}: {error}")
@@ -127,10 +131,10 @@ class _Turn:
     total: int
 
 
-def _measure(plan: TrainPlan, request: Request, turn: _Turn, reporter: BenchReporter) -> Measured:
+def _measure(plan: TrainPlan, variant: Variant, weights: str, turn: _Turn, reporter: BenchReporter) -> Measured:
     """What one process finds. Raises WorkerError, in one line, where it fails."""
     reporter.at(f"{turn.words}: building", turn.done, turn.total)
-    with Worker(WORKER, request.to_json(), plan.threads) as worker:
+    with Worker(WORKERS[variant.engine], plan.request(variant, weights).to_json(), plan.threads) as worker:
         for answer in worker.answers():
             if "measured" in answer:
                 return Measured(**answer["measured"])

@@ -131,17 +131,16 @@ def parse(
     shared: Mapping[str, object] | None = None,
     *,
     learning_rates: bool = False,
-    engines: bool = False,
 ) -> list[Variant]:
     """Variants written as comma lists, in one word or several; without a word, every method as it is.
 
     In ``finetune,da3:keep=0.6,gradient=exact,linear`` the options follow their method. ``shared`` gives values by
     option: a variant takes those that it does not set itself and that mean something to its method; None is "not
     given". ``learning_rates``: every method also takes ``lr``, and ``finetune:lr=1e-4/3e-4`` gives two variants.
-    ``engines``: da3 also takes ``engine``. Raises TrainingError naming what is wrong.
+    Raises TrainingError naming what is wrong.
     """
     texts = _split(words) or list(METHODS)
-    variants = [variant for text in texts for variant in _variants(text, shared or {}, learning_rates, engines)]
+    variants = [variant for text in texts for variant in _variants(text, shared or {}, learning_rates)]
     labels = [v.label for v in variants]
     for label in labels:
         if labels.count(label) > 1:
@@ -165,11 +164,11 @@ def _split(words: Sequence[str]) -> list[str]:
     return found
 
 
-def _variants(text: str, shared: Mapping[str, object], learning_rates: bool, engines: bool) -> list[Variant]:
+def _variants(text: str, shared: Mapping[str, object], learning_rates: bool) -> list[Variant]:
     """One, or one for each learning rate."""
     name, colon, rest = text.partition(":")
     method(name)
-    known = options_of(name) + [_LEARNING_RATE] * learning_rates + [_ENGINE] * (engines and name == "da3")
+    known = options_of(name) + [_LEARNING_RATE] * learning_rates + [_ENGINE] * (name == "da3")
     values = {key: value for key, value in shared.items() if value is not None and key in known}
     given: dict[str, str] = {}
     for piece in rest.split(",") if colon else []:

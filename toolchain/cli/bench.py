@@ -66,8 +66,7 @@ def bench_train(
         list[str] | None,
         typer.Option(
             help="comma list, and may be repeated; options follow their method: "
-            "finetune,da3:keep=0.6,gradient=skip-path (default: every method); with --whole-process also "
-            "da3:engine=onnxruntime"
+            "finetune,da3:keep=0.6,gradient=skip-path,da3:engine=onnxruntime (default: every method)"
         ),
     ] = None,
     backbone: Annotated[str, typer.Option(help=BACKBONES)] = "resnet50",
@@ -133,7 +132,7 @@ def bench_train(
     }
     check_shared(shared)
     plan = TrainPlan(
-        variants=parse(methods or [], shared, engines=whole_process),
+        variants=parse(methods or [], shared),
         backbone=backbone,
         weights=weights,
         size=size,
@@ -217,7 +216,7 @@ def bench_accuracy(
     plan = AccuracyPlan(
         data=data,
         out=to,
-        variants=parse(methods or [], learning_rates=True, engines=True),
+        variants=parse(methods or [], learning_rates=True),
         domains=domains_in(data, domains),
         seeds=seeds,
         epochs=epochs,

@@ -51,7 +51,7 @@ def derive_forced(bundle: Bundle, classes: int) -> Model:
     written = {name: value for piece in pieces for name, value in zip(piece.step.outputs, piece.segment.outputs)}
     blocks = {step.block: step for step in manifest.plan if step.block is not None}
     fitted = tuple(i for i in sorted(blocks) if "substitutes.%d.down" % i in tensors)
-    wanted = [Value(name, written[name].shape) for name in exits + (LOGITS,)]
+    wanted = [Value(name, (BATCH, classes)) for name in exits + (LOGITS,)]
     ends = [Value(blocks[i].outputs[0], written[blocks[i].outputs[0]].shape) for i in fitted]
     model = joined(pieces, Segment("forced", "", tuple(given), tuple(wanted + ends)), bundle.path)
     model.outputs = model.outputs[: len(wanted)]

@@ -356,7 +356,7 @@ def test_a_plan_is_found_by_what_it_was_made_of(home):
         assert opened(home) != []
     with simulated(tensorrt="8.6.1"):
         assert opened(home) != []
-    assert len(plans(home)) == 6 + 1 and len(list((home / "engines").glob("timing-8.2.1-sm87-*.cache"))) == 1
+    assert len(plans(home)) == 4 + 2 and len(list((home / "engines").glob("timing-8.2.1-sm87-*.cache"))) == 1
 
 
 def test_of_each_graph_a_few_plans_are_kept(home):

@@ -209,7 +209,13 @@ def untimed(history):
 
 
 @pytest.mark.parametrize(
-    ("release", "precision"), [("8.2.1", "fp32"), ("8.2.1", "fp16"), ("10.16.1", "fp32"), ("11.4.0", "fp16")]
+    ("release", "precision"),
+    [
+        ("8.2.1", "fp32"),
+        ("11.4.0", "fp16"),
+        pytest.param("8.2.1", "fp16", marks=pytest.mark.slow),
+        pytest.param("10.16.1", "fp32", marks=pytest.mark.slow),
+    ],
 )
 def test_learns_and_puts_the_domain_into_the_bundle(release, precision, asked, home, tmp_path):
     reporter = Watches()
@@ -232,7 +238,7 @@ def test_learns_and_puts_the_domain_into_the_bundle(release, precision, asked, h
         assert result.logits.shape == (1, 3)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_resumed_equals_uninterrupted_and_builds_nothing(precision, asked):
     with simulated(tensorrt="8.2.1"):
         first = Watches()
@@ -318,6 +324,7 @@ def test_too_many_one_after_the_other_end_the_run(asked, overflowing):
     assert read(Path(asked().folder) / "last.safetensors").progress.sums.get("skipped", 0) < 20
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_in_float32_nothing_is_skipped(asked, overflowing):
     """There the loss tells what goes wrong, and the run ends with advice."""
     overflowing({0})
@@ -356,7 +363,7 @@ def test_a_plan_is_found_by_what_it_was_made_of(home):
         assert opened(home) != []
     with simulated(tensorrt="8.6.1"):
         assert opened(home) != []
-    assert len(plans(home)) == 4 + 2 and len(list((home / "engines").glob("timing-8.2.1-sm87-*.cache"))) == 1
+    assert len(plans(home)) == 4 + 2 and len(list((home / "engines").glob("timing-8.2.1*-sm87-*.cache"))) == 1
 
 
 def test_of_each_graph_a_few_plans_are_kept(home):

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,3 +186,33 @@ def test_a_domain_is_learnt_killed_and_resumed(python36, pillow36, package_root,
     predicted = json.loads(finished("run", "--json", *sorted((photos / "val").glob("*/*.jpg"))).stdout)["predictions"]
     right = [row["label"] in row["path"] for row in predicted]
     assert len(right) == 12 and sum(right) >= 10
+
+
+def test_stock_jetpack_learns_with_tensorrt(python36, pillow36, package_root, backbone_alone, photos, tmp_path):
+    """Python 3.6, numpy 1.13, TensorRT 8.2 and pycuda, no ONNX Runtime: engines are built apart, found again, and run.
+
+    TensorRT and pycuda are those of stock_jetpack/, which compute and check nothing.
+    """
+    stock = Path(__file__).parent / "stock_jetpack"
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(stock), str(package_root), pillow36]))
+    bundle = shutil.copytree(backbone_alone, tmp_path / "bundle")
+    words = [python36, "-m", "da3.runtime", "learn", "--domain", "stripes", str(photos), "--batch-size", "8"]
+
+    def learn(*more):
+        done = subprocess.run(
+            [*words, "--epochs", "2", *more], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240
+        )
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        return done.stderr, [
+            {k: v for k, v in json.loads(line).items() if k not in ("seconds", "images_per_second", "memory_mb")}
+            for line in (tmp_path / "runs" / "stripes" / "metrics.jsonl").read_text().splitlines()
+        ]
+
+    said, rows = learn("--precision", "fp16")
+    assert said.count("built the engine for ") == 3
+    assert len(list((bundle / "engines" / "learning").glob("*.plan"))) == 3
+    said, again = learn("--precision", "fp16", "--overwrite")
+    assert "built the engine" not in said and again == rows
+    said, numpy_rows = learn("--backend", "reference", "--overwrite")
+    for row, expected in zip(rows, numpy_rows, strict=True):
+        assert abs(row["train_loss"] - expected["train_loss"]) <= 2e-2 * expected["train_loss"]

@@ -389,8 +389,8 @@ LEARN = Command(
     "learn",
     "PHOTOS",
     "Learn a domain from photos; put it into the bundle.",
-    "Needs numpy, onnxruntime and Pillow; no PyTorch. Checkpoints go to RUNS/DOMAIN. Ctrl-C\n"
-    "saves; --resume ends as if uninterrupted.\n\n"
+    "Needs numpy, Pillow or OpenCV, and ONNX Runtime or TensorRT; no PyTorch. Checkpoints\n"
+    "go to RUNS/DOMAIN. Ctrl-C saves; --resume ends as if uninterrupted.\n\n"
     "Example: {0} --domain mushrooms photos/mushrooms",
     _add_learn,
     _learn,

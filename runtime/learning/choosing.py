@@ -39,17 +39,19 @@ def open_running(
     photos: int = 0,
     apart: bool = False,
     building: Building = lambda what, seconds, done: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Running:
     """Of BACKENDS, the one that is named.
 
     threads: of the CPU; None takes those there are. precision: of a training step on TensorRT; None: fp32. photos: that
     are run at once; 0: the backend's choice. apart: graphs and engines are made in a process of their own. building: is
-    told how that goes. Raises BackendError for a precision that the backend does not have.
+    told how that goes; note: what else a user may want to know. Raises BackendError for a precision that the backend
+    does not have.
     """
     if backend == "tensorrt":
         from .on_tensorrt import TensorRTRunning
 
-        return TensorRTRunning(precision or FULL, photos, apart, building)
+        return TensorRTRunning(precision or FULL, photos, apart, building, note)
     if precision not in (None, FULL):
         raise BackendError("--precision %s: learning has it with --backend tensorrt alone" % precision)
     if backend == "cuda":

@@ -69,6 +69,7 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
             photos=config.memory.micro_batch,
             apart=options.apart,
             building=reporter.building,
+            note=reporter.note,
         )
         trainee = GraphTrainee(bundle, config, running)
         try:

@@ -14,6 +14,7 @@ from ..cuda.interface import Cuda
 from ..cuda.opening import open_cuda
 from ..errors import Da3Error
 from ..records import Array, Path
+from ..system.sizes import render_bytes
 from ..trt.api import Library
 from ..trt.fixed_engine import FixedEngine
 from ..trt.graph_plans import build_plan, has_plan, plan_path, read_graph_plan
@@ -57,23 +58,32 @@ class TensorRTRunning(Running):
         photos: int = 0,
         apart: bool = False,
         building: Callable[[str, float, bool], None] = lambda what, seconds, done: None,
+        note: Callable[[str], None] = lambda text: None,
     ) -> None:
         """precision: of the step; all other graphs are float32. photos: that engines run at once, 0 takes USUAL_SLICE.
         apart: engines are built in a process of their own. building: is told what is built, for how many seconds by
-        now, and whether it is done."""
+        now, and whether it is done. note: is told what a step takes of the GPU's memory."""
         self.usual_slice = photos or USUAL_SLICE
         self.loss_scale = LOSS_SCALE if precision == HALF else 1.0
-        self._precision, self._apart, self._building = precision, apart, building
+        self._precision, self._apart = precision, apart
+        self._building, self._note = building, note
         self._opened: Optional[_Open] = None
         self._plans: Dict[_Wanted, str] = {}
         self._most = 0
+        self._told = False
 
     def open(self, kind: str, bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> GraphRunner:
         path = self._plan(kind, bundle, classes, closed)
         cuda, library = self._library()
         plan = read_graph_plan(path)
         kept = [end.name for end in plan.inputs if end.name.startswith(DOMAIN)]
+        with cuda.current():
+            free, _ = cuda.memory()
         engine = FixedEngine(cuda, library, plan, TITLES[kind], kept)
+        if kind == STEP and not self._told:
+            self._told = True
+            facts = (self.usual_slice, render_bytes(engine.device_bytes), render_bytes(free))
+            self._note("%d photos at once take %s of the GPU's memory, of which %s were free" % facts)
         self._most = max(self._most, engine.device_bytes)
         return TensorRTRunner(engine)
 

@@ -182,11 +182,14 @@ class Watches(Reporter):
     """Remembers what was built, and asks to stop after a number of steps, as Ctrl-C would."""
 
     def __init__(self, steps=10**6):
-        self.built, self.left = [], steps
+        self.built, self.notes, self.left = [], [], steps
 
     def building(self, what, seconds, done):
         if done:
             self.built.append(what)
+
+    def note(self, text):
+        self.notes.append(text)
 
     def step(self, *facts):
         self.left -= 1
@@ -228,7 +231,7 @@ def test_learns_and_puts_the_domain_into_the_bundle(release, precision, asked, h
     cpu = learn(asked(backend="onnxruntime", domain="cpu", epochs=8, keep=0.7), Reporter())
     tolerance = 2e-4 if precision == "fp32" else 3e-2
     assert done.history[0]["train_loss"] == pytest.approx(cpu.history[0]["train_loss"], rel=tolerance)
-    assert done.history[0]["memory_mb"] > 0
+    assert len([text for text in reporter.notes if "3 photos at once take" in text and "of the GPU's" in text]) == 1
     with Bundle(home) as bundle:
         bundle.verify()
         stored = read_domain(bundle, "stripes").weights

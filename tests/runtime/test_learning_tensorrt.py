@@ -98,7 +98,7 @@ def test_gradients_are_those_of_the_cpu(release, closed, home):
 
 def test_the_scale_keeps_small_gradients(home):
     """In float16 the gradients of a batch that is nearly learnt are 0 without it."""
-    with Bundle(home) as bundle, simulated(tensorrt="10.16.1"):
+    with Bundle(home) as bundle, simulated(tensorrt="11.4.0"):
         tensors = domain(bundle)
         runner = TensorRTRunning("fp16", PHOTOS).open(STEP, bundle, CLASSES)
         runner.keep(tensors)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from synthetic_bundle import Backbone, images
 
+from da3.runtime.app.zipapp import write_run_engine
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.onnx_graph.float16 import to_half
 from da3.runtime.onnx_graph.joining import subgraph_model
@@ -188,15 +189,17 @@ def test_a_domain_is_learnt_killed_and_resumed(python36, pillow36, package_root,
     assert len(right) == 12 and sum(right) >= 10
 
 
-def test_stock_jetpack_learns_with_tensorrt(python36, pillow36, package_root, backbone_alone, photos, tmp_path):
-    """Python 3.6, numpy 1.13, TensorRT 8.2 and pycuda, no ONNX Runtime: engines are built apart, found again, and run.
+def test_stock_jetpack_learns_with_tensorrt(python36, pillow36, backbone_alone, photos, tmp_path):
+    """Python 3.6, numpy 1.13, TensorRT 8.2 and pycuda, no ONNX Runtime, and run_engine.pyz: engines are built apart,
+    found again, and run.
 
     TensorRT and pycuda are those of stock_jetpack/, which compute and check nothing.
     """
     stock = Path(__file__).parent / "stock_jetpack"
-    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(stock), str(package_root), pillow36]))
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(stock), pillow36]))
     bundle = shutil.copytree(backbone_alone, tmp_path / "bundle")
-    words = [python36, "-m", "da3.runtime", "learn", "--domain", "stripes", str(photos), "--batch-size", "8"]
+    program = write_run_engine(bundle)
+    words = [python36, program, "learn", "--domain", "stripes", str(photos), "--batch-size", "8"]
 
     def learn(*more):
         done = subprocess.run(

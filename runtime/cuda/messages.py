@@ -28,6 +28,11 @@ def cannot_pin(nbytes: int) -> BackendError:
     return BackendError("this machine has no %s of memory left to pin: close other programs" % render_bytes(nbytes))
 
 
+def failed(what: str, detail: str) -> BackendError:
+    """The error for a call that fails. what: what was to be done, in words; detail: what CUDA says of it."""
+    return BackendError("CUDA could not %s: %s" % (what, detail))
+
+
 def unusable(detail: str) -> BackendError:
     """The error for a driver or GPU that does not answer. detail: what the package says of it."""
     text = first_line(detail)

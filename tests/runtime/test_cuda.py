@@ -8,7 +8,7 @@ from simulation import CUDA, simulated
 from simulation.cuda import libcuda_symbols
 from simulation.device.memory import Fault
 
-from da3.runtime.cuda import interface
+from da3.runtime.cuda import ctypes_driver, interface, opening
 from da3.runtime.cuda.interface import host
 from da3.runtime.cuda.messages import driver_text, unusable
 from da3.runtime.cuda.opening import open_cuda
@@ -104,6 +104,7 @@ def test_a_second_stream_waits_for_an_event(device):
     with cuda.current():
         memory = cuda.alloc(8, "a value")
         first, second = cuda.stream(), cuda.stream()
+        assert [stream.blocking for stream in device.timeline.streams.values() if stream.handle] == [False, False]
         assert cuda.address(first) != cuda.address(second)
         there, back = cuda.pinned((2,), np.float32), cuda.pinned((2,), np.float32)
         written, copied = cuda.event(), cuda.event()
@@ -258,6 +259,22 @@ def test_how_the_host_waits(package, monkeypatch, integrated, word, flags):
         assert device.primary_flags == 8 + flags
 
 
+def test_the_context_is_retained_once_a_process(device):
+    first, second = open_cuda(), open_cuda()
+    assert device.retained == 1
+    with first.current(), second.current():
+        second.free(first.alloc(8, "both"))
+
+
+def test_room_for_openmp_is_taken_before_a_driver_is_looked_for(monkeypatch):
+    loaded = []
+    monkeypatch.setattr(opening, "reserve_openmp", lambda: loaded.append("libgomp"))
+    monkeypatch.setattr(ctypes_driver, "Driver", lambda: loaded.append("libcuda"))
+    with simulated(cuda="libcuda 10.2"), pytest.raises(AttributeError):
+        open_cuda()
+    assert loaded == ["libgomp", "libcuda"]
+
+
 def test_a_context_in_use_waits_as_whoever_made_it_chose(package):
     with simulated(cuda=package) as device:
         device.retain_primary()
@@ -314,6 +331,23 @@ def test_a_graph_repeats_what_was_recorded(device):
         cuda.copy(two, one, 8, stream)  # the stream is itself again
         cuda.wait(stream)
         let_go(cuda, [stream], [there, back], [one, two])
+
+
+def test_another_thread_may_reserve_memory_while_a_graph_is_recorded(device):
+    cuda = open_cuda()
+    with cuda.current():
+        stream, memory = cuda.stream(), cuda.alloc(8, "cleared")
+
+        def work():
+            cuda.zero(memory, 8, stream)
+            thread = threading.Thread(target=lambda: in_context(cuda, lambda: cuda.free(cuda.alloc(8, "a thread"))))
+            thread.start()
+            thread.join()
+
+        made = device.store.made
+        cuda.drop(cuda.capture(stream, work))
+        assert device.store.made == made + 1
+        let_go(cuda, [stream], [], [memory])
 
 
 def test_pycuda_has_no_graphs_where_the_library_is_not_found():

@@ -7,7 +7,7 @@ _NO_FRAME = {0xC4, 0xC8, 0xCC}  # DHT, JPG and DAC, in the midst of the frame he
 
 
 def jpeg_size(data: bytes) -> Optional[Tuple[int, int]]:
-    """The height and width of a JPEG, as it is stored; None for anything else, and for one whose header says nothing."""
+    """The height and width of a JPEG, as it is stored; None for anything else, and where the header does not say."""
     if data[:2] != b"\xff\xd8":
         return None
     at = 2

@@ -38,7 +38,8 @@ def test_numpy_resize_agrees_with_pillow(old, new):
     image = picture(*old)
     ours, pillow = resize_bilinear_numpy(image, *new), resize_bilinear(image, *new)
     assert ours.shape == pillow.shape == (*new, 3) and ours.dtype == pillow.dtype == np.uint8
-    assert np.abs(ours.astype(int) - pillow.astype(int)).max() <= 2
+    difference = ours.astype(int) - pillow
+    assert np.abs(difference).max() <= 1 and np.abs(difference.mean()) < 0.25
 
 
 @pytest.mark.parametrize("shape", [(64, 64), (100, 80), (80, 100), (30, 300), (1, 1), (73, 73)])
@@ -203,8 +204,8 @@ class FailsToLoad:
     "reason, words",
     [
         (
-            "/usr/lib/aarch64-linux-gnu/libgomp.so.1: cannot allocate memory in static TLS block",
-            r"OpenCV does not load \(/usr/lib/.*TLS block\): start with LD_PRELOAD=/usr/lib/aarch64-linux-gnu/libgomp.so.1",
+            "/usr/lib/libgomp.so.1: cannot allocate memory in static TLS block",
+            r"OpenCV does not load \(/usr/lib/.*TLS block\): start with LD_PRELOAD=/usr/lib/libgomp.so.1 python3",
         ),
         (
             "libGL.so.1: cannot open shared object file",
@@ -222,7 +223,7 @@ def test_an_opencv_that_does_not_load(tmp_path, monkeypatch, without_pillow, rea
 
 @pytest.fixture
 def opencv(monkeypatch, without_pillow):
-    """A double of OpenCV that gives BGR, and None for what it cannot read. `seen`: the flags that it was called with."""
+    """A double of OpenCV that gives BGR, and None for what it cannot read. seen: the flags that it was called with."""
     cv2 = types.ModuleType("cv2")
     cv2.IMREAD_COLOR, cv2.seen, cv2.image = 1, [], picture(90, 60)
     for divisor, flag in ((2, 17), (4, 33), (8, 65)):  # their values in imgcodecs.hpp
@@ -270,6 +271,18 @@ FRAME = (8, 1200, 1600)
         (b"no marker" * 3, None),
         (b"", None),
     ],
+    ids=[
+        "baseline",
+        "progressive",
+        "thumbnail",
+        "filling",
+        "alone",
+        "no height",
+        "cut",
+        "no frame",
+        "no marker",
+        "empty",
+    ],
 )
 def test_how_large_a_jpeg_is(data, size):
     assert jpeg_size(b"\xff\xd8" + data) == size
@@ -310,6 +323,7 @@ print(json.dumps([decode(path, 2 * prep.side).shape[:2] for path in sys.argv[3:]
 """
 
 
+@pytest.mark.slow
 def test_opencv_of_jetpack_4_gives_what_pillow_gives(tmp_path, call, python36, opencv36):
     """On Python 3.6, and numpy 1.13 where this test had to install one. Stated in docs/jetson.md."""
     exif = Image.Exif()
@@ -323,7 +337,7 @@ def test_opencv_of_jetpack_4_gives_what_pillow_gives(tmp_path, call, python36, o
     expected = [PREP.load(path) for path in files]
     done = call("-c", LOAD, opencv36, tmp_path / "found.npy", *files, python=python36)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [[1200, 1600], [40, 30], [400, 300], [300, 400]]  # JPEGs by their own scaling
+    assert json.loads(done.stdout) == [[1200, 1600], [40, 30], [200, 150], [150, 200]]  # JPEGs by their own scaling
     for found, image in zip(np.load(tmp_path / "found.npy"), expected, strict=True):
         difference = np.abs(found.astype(int) - image)
         assert difference.max() <= 2 and difference.mean() < 0.5

@@ -263,7 +263,7 @@ def test_the_context_is_retained_once_a_process(device):
     first, second = open_cuda(), open_cuda()
     assert device.retained == 1
     with first.current(), second.current():
-        second.free(first.alloc(8, "both"))
+        first.free(first.alloc(8, "both"))
 
 
 def test_room_for_openmp_is_taken_before_a_driver_is_looked_for(monkeypatch):

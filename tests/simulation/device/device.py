@@ -241,12 +241,8 @@ class Device:
 
         def begin():
             if isinstance(target, Host):
-                data = np.full(size, 0xFF, np.uint8)
-                if target.pinned is not None:
-                    allocation, offset = target.pinned
-                    if self.queued_on(allocation, offset, size):  # it is a source until that has happened
-                        data = target.data[:size].copy()
-                target.put(data)
+                if target.pinned is None:
+                    target.put(np.full(size, 0xFF, np.uint8))
             elif snapshot is None and isinstance(source, Host):
                 launched["sum"] = zlib.crc32(source.data[:size].tobytes())
 
@@ -289,9 +285,12 @@ class Device:
 
     def write(self, address, data):
         allocation, offset = self.store.device(address, len(data))
-        allocation.data[offset : offset + len(data)] = data
+        place = slice(offset, offset + len(data))
         if allocation.shadow is not None:
-            allocation.shadow[offset : offset + len(data)] = data
+            if not (allocation.shadow[place] == allocation.data[place]).all():
+                self.error("the host wrote into page-locked memory before the device had written there")
+            allocation.shadow[place] = data
+        allocation.data[place] = data
 
     def fill(self, address, pattern, size, stream):
         access = self.device_access(address, size, True)

@@ -119,6 +119,16 @@ class Store:
             allocation.data = allocation.data[:0].copy()
         return allocation
 
+    def spoil(self, access, queued):
+        """Work that will write here was launched. Page-locked memory reads as NaN from now on, unless queued work has
+        yet to read it."""
+        allocation, data = access.allocation, access.allocation.data[access.start : access.end]
+        if access.written and allocation.shadow is not None:
+            others = [other for work in queued for other in work.accesses if other.allocation is allocation]
+            if not any(other.start < access.end and access.start < other.end for other in others if not other.written):
+                data[:] = 0xFF
+            allocation.shadow[access.start : access.end] = data
+
     def is_alive(self, allocation):
         return allocation not in self._freed
 

@@ -38,7 +38,8 @@ def unusable(detail: str) -> BackendError:
     text = first_line(detail)
     low = text.lower().replace("_", " ")
     if "libcuda.so" in low and "symbol" not in low:
-        what = "no NVIDIA driver is installed here (%s): install it"
+        what = "no NVIDIA driver is installed here (%s): install it, or start the container with --gpus all (with "
+        what += "--runtime nvidia on a Jetson)"
     elif "cannot open shared object" in low:
         what = "a library of CUDA is missing (%s): install the CUDA that this Python's package was built for"
     elif "no device" in low or "no cuda-capable" in low:

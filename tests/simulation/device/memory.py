@@ -121,11 +121,11 @@ class Store:
 
     def spoil(self, access, queued):
         """Work that will write here was launched. Page-locked memory reads as NaN from now on, unless queued work has
-        yet to read it."""
+        yet to use it."""
         allocation, data = access.allocation, access.allocation.data[access.start : access.end]
         if access.written and allocation.shadow is not None:
             others = [other for work in queued for other in work.accesses if other.allocation is allocation]
-            if not any(other.start < access.end and access.start < other.end for other in others if not other.written):
+            if not any(other.start < access.end and access.start < other.end for other in others):
                 data[:] = 0xFF
             allocation.shadow[access.start : access.end] = data
 

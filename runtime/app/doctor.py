@@ -100,8 +100,6 @@ def _is_there(module: str) -> bool:
 
 def _gpu(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[str]:
     """The GPU as CUDA sees it; TensorRT's version too where no package tells it, which needs a GPU to be safe."""
-    if not (versions["pycuda"] or versions["cuda-python"] or versions["tensorrt"]):
-        return None
     from ..cuda.opening import open_cuda
     from ..errors import BackendError
     from ..trt.api import Library
@@ -114,4 +112,6 @@ def _gpu(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[st
         if versions["tensorrt"] is not None:
             problems.append(str(error))
         return None
-    return "%s, sm_%d, driver for CUDA %s, through %s" % (cuda.gpu.name, cuda.gpu.sm, cuda.gpu.driver, cuda.name)
+    gpu = cuda.gpu
+    memory = ", in the system's memory" if gpu.integrated else ""
+    return "%s, sm_%d%s, driver for CUDA %s, through %s" % (gpu.name, gpu.sm, memory, gpu.driver, cuda.name)

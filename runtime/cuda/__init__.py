@@ -1,4 +1,4 @@
-"""CUDA, as far as running TensorRT engines needs it, through cuda-python or pycuda."""
+"""CUDA, as far as running TensorRT engines needs it: cuda-python, pycuda, or the driver's library by ctypes."""
 
 from .interface import Cuda, Gpu, Host, host
 from .opening import open_cuda

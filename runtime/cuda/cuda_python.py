@@ -2,17 +2,19 @@
 
 import ctypes
 import importlib
-from typing import Any, Callable, Sequence, Tuple
+from typing import Any, Callable, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import BackendError
 from .context import primary_context
 from .interface import BindingMissing, Cuda, Gpu, Host, zeroed
-from .messages import cannot_pin, driver_text, out_of_memory, unusable
+from .messages import cannot_pin, driver_text, failed, out_of_memory, unusable
+from .waiting import set_waiting
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _DISABLE_TIMING = 2  # CU_EVENT_DISABLE_TIMING
+_DEVICE_MAP = 2  # CU_MEMHOSTALLOC_DEVICEMAP
 
 
 class CudaPython(Cuda):
@@ -30,6 +32,7 @@ class CudaPython(Cuda):
                 raise unusable("no device")
             device = self._call("find the GPU", driver.cuDeviceGet(0))
             self.gpu = self._describe(device)
+            set_waiting(self.gpu.integrated)
             self._context = primary_context(
                 driver, lambda: self._call("start", driver.cuDevicePrimaryCtxRetain(device))
             )
@@ -59,7 +62,7 @@ class CudaPython(Cuda):
 
     def pinned(self, shape: Sequence[int], dtype: Any) -> Host:
         nbytes = max(1, int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        result = self._driver.cuMemHostAlloc(nbytes, 0)
+        result = self._driver.cuMemHostAlloc(nbytes, _DEVICE_MAP)
         if result[0] == self._driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY:
             raise cannot_pin(nbytes)
         address = int(self._call("pin memory", result))
@@ -68,6 +71,10 @@ class CudaPython(Cuda):
 
     def unpin(self, host: Host) -> None:
         self._call("unpin memory", self._driver.cuMemFreeHost(host.address))
+
+    def device_address(self, host: Host) -> Optional[int]:
+        status, pointer = self._driver.cuMemHostGetDevicePointer(host.address, 0)
+        return int(pointer) if status == self._ok else None
 
     def stream(self) -> Any:
         return self._call("make a stream", self._driver.cuStreamCreate(_NON_BLOCKING))
@@ -137,16 +144,17 @@ class CudaPython(Cuda):
     def _describe(self, device: Any) -> Gpu:
         driver, kinds = self._driver, self._driver.CUdevice_attribute
         name = self._call("name the GPU", driver.cuDeviceGetName(128, device))
-        major, minor = (
-            self._call("ask the GPU", driver.cuDeviceGetAttribute(kind, device))
+        major, minor, integrated = (
+            int(self._call("ask the GPU", driver.cuDeviceGetAttribute(kind, device)))
             for kind in (
                 kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
                 kinds.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
+                kinds.CU_DEVICE_ATTRIBUTE_INTEGRATED,
             )
         )
         version = self._call("ask the driver", driver.cuDriverGetVersion())
         text = name.split(b"\0")[0].decode("utf-8", "replace") if isinstance(name, bytes) else str(name)
-        return Gpu(text.strip(), 10 * int(major) + int(minor), driver_text(int(version)))
+        return Gpu(text.strip(), 10 * major + minor, driver_text(int(version)), bool(integrated))
 
     def _check(self, what: str, result: Tuple[Any, ...]) -> None:
         if result[0] != self._ok:
@@ -165,7 +173,7 @@ class CudaPython(Cuda):
 
 class _Failed(BackendError):
     def __init__(self, what: str, detail: str) -> None:
-        super().__init__("CUDA could not %s: %s" % (what, detail))
+        super().__init__(str(failed(what, detail)))
         self.detail = detail
 
 

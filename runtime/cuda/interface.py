@@ -1,26 +1,29 @@
-"""What every CUDA package must offer here: memory, copies, streams, events, and graphs where it has them.
+"""What every way to CUDA must offer here: memory, copies, streams, events, and graphs where it has them.
 
-Two packages bring CUDA to Python: cuda-python (the newer one, which has CUDA graphs) and pycuda (the one that a Jetson
-has). Both work in the device's primary context, which TensorRT uses too. A thread pushes that context before it calls
-anything else, and pops it when it is done.
+There are three: the packages cuda-python and pycuda, and the driver's own library by ctypes, which needs no package.
+All work in the device's primary context, which TensorRT uses too. A thread pushes that context before it calls anything
+else, and pops it when it is done.
 """
 
 import contextlib
 from abc import ABC, abstractmethod
-from typing import Any, Callable, Iterator, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Iterator, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import BackendError
 from ..records import Array
+from ..system.memory import available_bytes
 
 
 class Gpu(NamedTuple):
-    """sm: the compute capability without its dot, as in sm_87; driver: the newest CUDA that the driver speaks."""
+    """sm: the compute capability without its dot, as in sm_87; driver: the newest CUDA that the driver speaks;
+    integrated: it has no memory of its own and works in the system's, as a Jetson's does."""
 
     name: str
     sm: int
     driver: str
+    integrated: bool
 
 
 class Host(NamedTuple):
@@ -67,6 +70,16 @@ class Cuda(ABC):
     def memory(self) -> Tuple[int, int]:
         """How many bytes of the GPU's memory are free, and how many there are."""
 
+    def available(self) -> int:
+        """How many bytes can be reserved on the GPU.
+
+        An integrated GPU takes them from the system, whose page cache makes room for it: the driver's free memory
+        leaves that out (CUDA for Tegra, "Estimating Total Allocatable Device Memory"), MemAvailable does not.
+        """
+        free, total = self.memory()
+        system = available_bytes() if self.gpu.integrated else None
+        return free if system is None else min(max(free, system), total)
+
     @abstractmethod
     def alloc(self, nbytes: int, what: str) -> int:
         """Reserve device memory, aligned to 256 bytes at least. `what` names its use if there is not enough."""
@@ -82,6 +95,10 @@ class Cuda(ABC):
     @abstractmethod
     def unpin(self, host: Host) -> None:
         """Free what `pinned` gave."""
+
+    @abstractmethod
+    def device_address(self, host: Host) -> Optional[int]:
+        """Where the device finds memory that `pinned` gave, aligned to 256 bytes at least; None where it cannot."""
 
     @abstractmethod
     def stream(self) -> Any:

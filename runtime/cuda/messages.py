@@ -28,12 +28,18 @@ def cannot_pin(nbytes: int) -> BackendError:
     return BackendError("this machine has no %s of memory left to pin: close other programs" % render_bytes(nbytes))
 
 
+def failed(what: str, detail: str) -> BackendError:
+    """The error for a call that fails. what: what was to be done, in words; detail: what CUDA says of it."""
+    return BackendError("CUDA could not %s: %s" % (what, detail))
+
+
 def unusable(detail: str) -> BackendError:
     """The error for a driver or GPU that does not answer. detail: what the package says of it."""
     text = first_line(detail)
     low = text.lower().replace("_", " ")
     if "libcuda.so" in low and "symbol" not in low:
-        what = "no NVIDIA driver is installed here (%s): install it"
+        what = "no NVIDIA driver is installed here (%s): install it, or start the container with --gpus all (with "
+        what += "--runtime nvidia on a Jetson)"
     elif "cannot open shared object" in low:
         what = "a library of CUDA is missing (%s): install the CUDA that this Python's package was built for"
     elif "no device" in low or "no cuda-capable" in low:

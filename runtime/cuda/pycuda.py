@@ -1,21 +1,25 @@
-"""CUDA through pycuda, as on JetPack 4 to 6.
+"""CUDA through pycuda, and through the driver's library for the graphs that pycuda lacks.
 
 pycuda checks contexts by object and thread: whatever is made, used or freed here must have our one context object
 pushed, or it warns of a leak. So nothing is left to the garbage collector.
 """
 
 import importlib
-from typing import Any, Dict, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..errors import BackendError
 from .context import primary_context
+from .graph_recorder import GraphRecorder
 from .interface import BindingMissing, Cuda, Gpu, Host, zeroed
-from .messages import cannot_pin, driver_text, first_line, out_of_memory, unusable
+from .libcuda import Driver
+from .messages import cannot_pin, driver_text, failed, first_line, out_of_memory, unusable
+from .waiting import set_waiting
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING, CU_EVENT_DISABLE_TIMING: pycuda names only the second
 _DISABLE_TIMING = 2
+_DEVICE_MAP = 2  # host_alloc_flags.DEVICEMAP
 
 
 class _Handle:
@@ -39,7 +43,10 @@ class PyCuda(Cuda):
                 raise unusable("no device")
             device = driver.Device(0)
             major, minor = device.compute_capability()
-            self.gpu = Gpu(str(device.name()), 10 * major + minor, driver_text(driver.get_driver_version()))
+            integrated = device.get_attribute(driver.device_attribute.INTEGRATED)
+            version = driver_text(driver.get_driver_version())
+            self.gpu = Gpu(str(device.name()), 10 * major + minor, version, bool(integrated))
+            set_waiting(self.gpu.integrated)
             self._context = primary_context(driver, device.retain_primary_context)
         except BackendError:
             raise
@@ -49,6 +56,8 @@ class PyCuda(Cuda):
         self._driver = driver
         self._error = driver.Error
         self._blocks: Dict[int, Any] = {}
+        self._recorder = _recorder()
+        self.graphs = self._recorder is not None
 
     def push(self) -> None:
         self._call("take the context", self._context.push)
@@ -76,7 +85,7 @@ class PyCuda(Cuda):
     def pinned(self, shape: Sequence[int], dtype: Any) -> Host:
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         try:
-            return zeroed(self._driver.pagelocked_empty(tuple(shape), dtype))
+            return zeroed(self._driver.pagelocked_empty(tuple(shape), dtype, mem_flags=_DEVICE_MAP))
         except self._driver.MemoryError:
             raise cannot_pin(nbytes)
         except self._error as error:
@@ -84,6 +93,13 @@ class PyCuda(Cuda):
 
     def unpin(self, host: Host) -> None:
         """Nothing: the array frees its memory itself, with its last reference."""
+
+    def device_address(self, host: Host) -> Optional[int]:
+        allocation: Any = host.array.base
+        try:
+            return int(allocation.get_device_pointer())
+        except self._error:
+            return None
 
     def stream(self) -> Any:
         return _Handle(self._call("make a stream", self._driver.Stream, _NON_BLOCKING))
@@ -142,6 +158,21 @@ class PyCuda(Cuda):
     def zero(self, pointer: int, nbytes: int, stream: Any) -> None:
         self._call("clear memory", self._driver.memset_d8_async, pointer, 0, nbytes, stream.raw)
 
+    def capture(self, stream: Any, work: Callable[[], None]) -> Any:
+        if self._recorder is None:
+            return super().capture(stream, work)
+        return self._recorder.capture(self.address(stream), work)
+
+    def launch(self, graph: Any, stream: Any) -> None:
+        if self._recorder is None:
+            super().launch(graph, stream)
+        else:
+            self._recorder.launch(graph, self.address(stream))
+
+    def drop(self, graph: Any) -> None:
+        if self._recorder is not None:
+            self._recorder.drop(graph)
+
     def _call(self, what: str, function: Any, *arguments: Any) -> Any:
         try:
             return function(*arguments)
@@ -165,5 +196,13 @@ def _version() -> str:
         return ""
 
 
+def _recorder() -> Optional[GraphRecorder]:
+    """What records graphs on pycuda's streams, where ctypes finds the library that pycuda is linked with."""
+    try:
+        return GraphRecorder(Driver())
+    except BackendError:
+        return None
+
+
 def _failed(what: str, error: Exception) -> BackendError:
-    return BackendError("CUDA could not %s: %s" % (what, first_line(error)))
+    return failed(what, first_line(error))

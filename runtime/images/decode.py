@@ -2,6 +2,7 @@
 
 import io
 import os
+import sys
 import warnings
 from typing import Any, Optional
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from ..errors import ImageError
 from ..records import Array, Path
+from .jpeg import jpeg_size
 
 
 def decode(path: Path, at_least: Optional[int] = None) -> Array:
@@ -29,7 +31,7 @@ def decode(path: Path, at_least: Optional[int] = None) -> Array:
     try:
         return _decode_pillow(path, data, at_least)
     except ImportError:
-        return _decode_cv2(path, data)
+        return _decode_cv2(path, data, at_least)
 
 
 def _decode_pillow(path: str, data: bytes, at_least: Optional[int]) -> Array:
@@ -63,17 +65,42 @@ def _to_rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _decode_cv2(path: str, data: bytes) -> Array:
-    try:
-        import cv2
-    except ImportError:
-        raise ImageError("cannot decode %s without an image library: pip install 'pillow>=6'" % path)
+def _decode_cv2(path: str, data: bytes, at_least: Optional[int]) -> Array:
+    cv2 = _opencv(path)
     # OpenCV fills the missing part of a truncated JPEG with grey and only prints a warning.
     cut = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9", len(data) // 2) < 0
-    image = None if cut else cv2.imread(path, cv2.IMREAD_COLOR)  # applies the EXIF orientation
+    # The file is read again: imdecode knows no reduced sizes before OpenCV 4.2. It applies the EXIF orientation.
+    image = None if cut else cv2.imread(path, getattr(cv2, "IMREAD_" + _reduced(data, at_least)))
     if image is None:
         raise ImageError("%s is not a readable picture%s" % (path, ": it is truncated" if cut else ""))
     return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def _reduced(data: bytes, at_least: Optional[int]) -> str:
+    """OpenCV's name for the size to decode a picture in: that of JPEG's own that Pillow's `draft` takes.
+
+    Other formats are decoded whole: OpenCV would drop pixels of them.
+    """
+    size = jpeg_size(data)
+    if size is not None and at_least is not None:
+        for divisor in (8, 4, 2):
+            if min(size) // at_least >= divisor:
+                return "REDUCED_COLOR_%d" % divisor
+    return "COLOR"
+
+
+def _opencv(path: str) -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        if getattr(error, "name", None) == "cv2" or "cv2" in sys.modules:  # None there: it must not be imported
+            raise ImageError("cannot decode %s without an image library: pip install 'pillow>=6'" % path)
+        reason = _first_line(error, path)
+        way_out = "pip install 'pillow>=6'"
+        if "static TLS block" in reason:  # see system/openmp.py; this is another library than the one held there
+            way_out = "start with LD_PRELOAD=%s python3 ..." % reason.split(":")[0]
+        raise ImageError("cannot decode %s: OpenCV does not load (%s): %s" % (path, reason, way_out))
+    return cv2
 
 
 def _first_line(error: BaseException, path: str) -> str:

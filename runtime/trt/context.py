@@ -6,7 +6,7 @@ has on the host run there, on these copies, and their values stay on the host.
 """
 
 from functools import partial
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from .engine_runner import EngineRunner, Setting, Shapes
 from .engines import EngineSpec
 from .formats import padded, unpack
 from .host_calls import HostCall
-from .host_copy import HostCopy
+from .host_copy import HostCopy, HostView
 from .opened import Engines, OpenedEngines
 from .tensor_spec import TensorSpec, aligned, most_bytes, sized_shape
 from .weights import Weights
@@ -42,7 +42,7 @@ class TensorRTContext(ExecutionContext):
         self._places: Dict[str, int] = {}
         self._runners: Dict[Any, EngineRunner] = {}
         self._placements: Dict[int, object] = {}
-        self._copies: Dict[str, HostCopy] = {}
+        self._copies: Dict[str, Union[HostCopy, HostView]] = {}
         self._values: Dict[str, Array] = {}  # that were written on the host
         self._hosted = bool(opened.programs)
         self._pinned: List[Host] = []
@@ -233,9 +233,19 @@ class TensorRTContext(ExecutionContext):
         if LOGITS in self._tensors:
             self._logits = self._pin((most_bytes(self._tensors[LOGITS], batch) // 4,))
         for value in self._opened.layout.fetched:
-            pinned, address = self._pin(sized_shape(self._tensors[value].shape, batch, {})), self._places[value]
-            self._copies[value] = HostCopy(cuda, pinned, address, stream=self._streams[0], copies=self._streams[1])
+            pinned = self._pin(sized_shape(self._tensors[value].shape, batch, {}))
+            self._copies[value] = self._way_to_host(value, pinned)
         self._finish()
+
+    def _way_to_host(self, value: str, pinned: Host) -> Union[HostCopy, HostView]:
+        """How a value comes to the page-locked memory where the host reads it. An engine writes it there by itself if
+        no bus is between: it is written once, and nobody else reads it."""
+        cuda, stream = self._cuda, self._streams[0]
+        mapped = cuda.device_address(pinned) if cuda.gpu.integrated else None
+        if mapped is None:
+            return HostCopy(cuda, pinned, self._places[value], stream=stream, copies=self._streams[1])
+        self._places[value] = mapped
+        return HostView(cuda, pinned, stream=stream)
 
     def _pin(self, shape: Sequence[int]) -> Host:
         self._pinned.append(self._cuda.pinned(shape, np.float32))

@@ -1,4 +1,6 @@
-"""A value's way to the host: it is copied on a stream of its own as soon as it is there, beside what follows."""
+"""A value's way to the host: it is copied on a stream of its own as soon as it is there, beside what follows; or, where
+the GPU works in the system's memory, it is written where the host reads it, and nothing is copied.
+"""
 
 from typing import Any
 
@@ -43,3 +45,32 @@ class HostCopy:
         self._cuda.destroy(self._written)
         self._cuda.destroy(self._copied)
         self._host = self._written = self._copied = None  # type: ignore[assignment]
+
+
+class HostView:
+    """A value that the device writes to page-locked memory by itself: see HostCopy. host: that memory; stream: where
+    the value is computed.
+    """
+
+    def __init__(self, cuda: Cuda, host: Host, *, stream: Any) -> None:
+        self._cuda = cuda
+        self._host = host
+        self._stream = stream
+        self._written = cuda.event()
+        self.done = True
+
+    def fetch(self) -> None:
+        """Mark where the value is there."""
+        self.done = False
+        self._cuda.record(self._written, self._stream)
+
+    def read(self) -> Array:
+        """The value, float32 (batch, ...), once it is there."""
+        self._cuda.wait_event(self._written)
+        self.done = True
+        return self._host.array
+
+    def close(self) -> None:
+        """Free the event. The host memory is the caller's."""
+        self._cuda.destroy(self._written)
+        self._host = self._written = None  # type: ignore[assignment]

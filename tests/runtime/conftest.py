@@ -96,13 +96,24 @@ def python36(tmp_path_factory):
 @pytest.fixture(scope="session")
 def pillow36(python36, tmp_path_factory):
     """What to put on PYTHONPATH so that this Python 3.6 has Pillow: a folder, or nothing where it has."""
-    if works(python36, "import PIL"):
+    return installed(python36, "PIL", "pillow==8.4.0", tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def opencv36(python36, tmp_path_factory):
+    """The same for OpenCV, of JetPack 4.6's release."""
+    return installed(python36, "cv2", "opencv-python-headless==4.1.1.26", tmp_path_factory)
+
+
+def installed(python, module, distribution, tmp_path_factory):
+    """The folder to put on PYTHONPATH so that this Python has a module: a new one, or nothing where it has it."""
+    if works(python, f"import {module}"):
         return ""
-    folder = str(tmp_path_factory.mktemp("pillow36"))
-    words = [python36, "-m", "pip", "install", "-q", "--target", folder, "pillow==8.4.0"]
+    folder = str(tmp_path_factory.mktemp(module))
+    words = [python, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, distribution]
     done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
     if done.returncode:
-        pytest.skip(f"Python 3.6 has no Pillow and pip install failed: {done.stdout[-200:]!r}")
+        pytest.skip(f"{python} has no {module} and pip install failed: {done.stdout[-200:]!r}")
     return folder
 
 

@@ -5,6 +5,7 @@ import types
 from importlib.metadata import version
 
 import pytest
+from simulation import simulated
 
 from da3.runtime.app import doctor
 
@@ -51,6 +52,21 @@ def test_a_broken_onnxruntime(installed, monkeypatch):
     installed(onnxruntime="1.31", pillow="12")
     monkeypatch.setitem(sys.modules, "onnxruntime", types.ModuleType("onnxruntime"))
     assert "installed but does not work" in doctor.examine().problems[0]
+
+
+@pytest.mark.parametrize(
+    "cuda, integrated, expected",
+    [
+        ("libcuda 10.2", True, "Orin, sm_87, in the system's memory, driver for CUDA 10.2, through libcuda by ctypes"),
+        ("pycuda", False, "Orin, sm_87, driver for CUDA 10.2, through pycuda 2022.1"),
+        (None, True, None),
+    ],
+)
+def test_the_gpu_and_the_way_to_it(installed, cuda, integrated, expected):
+    installed(onnxruntime="1.31", pillow="12")
+    with simulated(tensorrt=None, cuda=cuda, integrated=integrated):
+        report = doctor.examine()
+    assert report.versions["GPU"] == expected and report.problems == []
 
 
 def test_pkg_resources_is_the_fallback(monkeypatch):

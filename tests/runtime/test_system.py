@@ -1,6 +1,8 @@
 """Sizes as users write them, percentiles, memory, and the version's one place."""
 
+import ctypes
 import importlib.metadata
+import platform
 import sys
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from da3.runtime.errors import Da3Error
 from da3.runtime.system.atomic import write_atomically
+from da3.runtime.system.openmp import reserve_openmp
 from da3.runtime.system.percentiles import percentiles_ms
 from da3.runtime.system.sizes import parse_bytes
 from da3.runtime.system.versions import VERSION
@@ -67,3 +70,19 @@ def test_the_version_is_that_of_the_package():
 def test_a_file_is_written_in_one_step_into_a_folder_that_is_made(tmp_path):
     write_atomically(tmp_path / "new" / "x", b"whole")
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["x"] and (tmp_path / "new" / "x").read_bytes() == b"whole"
+
+
+def test_openmp_is_loaded_early_on_arm64(monkeypatch):
+    loaded = []
+
+    def load(name):
+        loaded.append(name)
+        raise OSError("not there: that is no problem of ours")
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    for system, machine in (("linux", "x86_64"), ("darwin", "aarch64"), ("linux", "aarch64")):
+        assert loaded == []
+        monkeypatch.setattr(sys, "platform", system)
+        monkeypatch.setattr(platform, "machine", lambda machine=machine: machine)
+        reserve_openmp()
+    assert loaded == ["libgomp.so.1"]

@@ -77,7 +77,7 @@ def test_a_run_allocates_nothing_and_waits_for_gates_only(release, cuda, engines
             assert device.store.made == made
             waits = device.timeline.waits[seen:]
             assert set(waits) == {"event", "stream"} and waits.count("event") == 2 * 3
-        assert bool(device.executables) == (cuda != "pycuda")  # graphs
+        assert bool(device.executables) == (release != "8.2.1")  # graphs
 
 
 def test_switching_domains_makes_nothing(engines, opened, answers):

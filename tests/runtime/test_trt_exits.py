@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from simulation import CUDA, RELEASES, simulated
+from simulation.device.memory import Fault
 from synthetic_bundle import (
     Backbone,
     images,
@@ -230,6 +231,41 @@ def test_nothing_is_waited_for_where_nobody_leaves(engines, opened, monkeypatch)
             runtime.load(domain)
             runtime.run_batch(images(1), "flowers")
             assert at == expected
+
+
+@pytest.mark.parametrize("machine", ["integrated", "integrated, not mapped", "with memory of its own"])
+@pytest.mark.parametrize("release, cuda", [*LATEST, ("10.16.1", "libcuda 12.6")])
+def test_an_integrated_gpu_writes_features_where_the_host_reads_them(
+    release, cuda, machine, engines, opened, answers, monkeypatch
+):
+    """One record and one wait for each exit, and no copy."""
+    engines(release)
+    with simulated(tensorrt=release, cuda=cuda, integrated=machine.startswith("integrated")) as device:
+        if "not mapped" in machine:
+            monkeypatch.setattr(device, "mapped_address", refuse_to_map)
+        with opened(release) as runtime:
+            expected = answers("signs", (1, 2))
+            for rows in (slice(0, 4), slice(4, 8), *(slice(number, number + 1) for number in range(4))):
+                found = runtime.run_batch(images(COUNT)[rows], "closes12")
+                check(found, expected[:, rows], medians(expected), (1, 2))
+            for _ in range(4):
+                runtime.run_batch(images(1), "closes12", force_all_blocks=True)
+            seen = []
+            for name in ("record", "stream_waits", "wait_event", "submit"):
+                own = getattr(type(device.timeline), name)
+
+                def noting(timeline, *given, own=own, name=name):
+                    seen.append(name if name != "submit" else given[1].name[:9])
+                    return own(timeline, *given)
+
+                monkeypatch.setattr(type(device.timeline), name, noting)
+            runtime.run_batch(images(1), "closes12", force_all_blocks=True)
+            counted = [seen.count(name) for name in ("record", "stream_waits", "copy DtoH", "wait_event")]
+        assert counted == ([3, 0, 0, 3] if machine == "integrated" else [6, 3, 3, 3])
+
+
+def refuse_to_map(address):
+    raise Fault("INVALID_VALUE", f"{address:#x} is not mapped")
 
 
 # -- threads and failures

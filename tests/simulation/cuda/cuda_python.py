@@ -75,6 +75,16 @@ class Driver(Binding):
         self._started()
         return self._attribute(member(attrib, t.CUdevice_attribute), handle(t.CUdevice, dev))
 
+    @gives(2)
+    def cuDevicePrimaryCtxGetState(self, dev):
+        self._started()
+        return self._device.primary_flags, int(self._device.primary is not None)
+
+    @gives(0)
+    def cuDevicePrimaryCtxSetFlags(self, dev, flags):
+        self._started()
+        self._device.set_primary_flags(handle(t.CUdevice, dev), int(flags), self._version)
+
     @gives(1)
     def cuDevicePrimaryCtxRetain(self, dev):
         self._started()
@@ -119,7 +129,11 @@ class Driver(Binding):
 
     @gives(1)
     def cuMemHostAlloc(self, bytesize, Flags):
-        return self._device.allocate(bytesize, "pinned").address
+        return self._device.allocate(bytesize, "pinned", mapped=bool(int(Flags) & 2)).address
+
+    @gives(1)
+    def cuMemHostGetDevicePointer(self, p, Flags):
+        return t.CUdeviceptr(self._device.mapped_address(p))
 
     @gives(0)
     def cuMemFreeHost(self, p):

@@ -199,4 +199,4 @@ class Binding:
     def _attribute(self, attribute, device):
         if device != 0:
             raise Fault("INVALID_DEVICE")
-        return {75: self._device.sm // 10, 76: self._device.sm % 10, 18: 1, 16: 8}[attribute]
+        return {75: self._device.sm // 10, 76: self._device.sm % 10, 18: int(self._device.integrated), 16: 8}[attribute]

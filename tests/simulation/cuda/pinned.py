@@ -1,5 +1,7 @@
 """Host memory of copies: the bytes behind a buffer, and page-locked arrays that notice when they are read too early."""
 
+from typing import Any
+
 import numpy as np
 
 
@@ -23,6 +25,12 @@ class PinnedArray(np.ndarray):
 
     def __array_finalize__(self, source):
         self._watch = getattr(source, "_watch", None)  # (device, allocation, holder)
+
+    @property
+    def base(self):
+        """The HostAllocation, as of the array that pycuda makes."""
+        watch: Any = self._watch
+        return watch[2]
 
     def _look(self):
         if self._watch is not None and self.size:

@@ -11,6 +11,7 @@ here). What it imitates beyond the calls:
 
 import threading
 import warnings
+from enum import Enum
 from typing import Any
 
 from ..device import codes
@@ -167,6 +168,10 @@ class Context:
         return hash(id(self._inner))
 
 
+class device_attribute(Enum):
+    INTEGRATED = 18
+
+
 class Device:
     def __init__(self, ordinal):
         guarded("cuDeviceGet", self._check, ordinal)
@@ -188,6 +193,11 @@ class Device:
 
     def compute_capability(self):
         return divmod(device().sm, 10)
+
+    def get_attribute(self, attr):
+        if not isinstance(attr, device_attribute):
+            raise ArgumentError(f"an attribute is a pycuda.driver.device_attribute, not {attr!r}")
+        return int(device().integrated)
 
     def retain_primary_context(self):
         return Context._of(guarded("cuDevicePrimaryCtxRetain", device().retain_primary))

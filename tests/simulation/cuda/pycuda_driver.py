@@ -30,10 +30,10 @@ class _Memory(Dependent):
         raise ArgumentError("this class cannot be instantiated from Python")
 
     @classmethod
-    def _make(cls, routine, size):
+    def _make(cls, routine, size, mapped=False):
         made = object.__new__(cls)
         made._freed = True
-        made._allocation = guarded(routine, device().allocate, size, cls._KIND)
+        made._allocation = guarded(routine, device().allocate, size, cls._KIND, "", mapped)
         made._acquire()
         return made
 
@@ -59,6 +59,9 @@ class DeviceAllocation(_Memory):
 class PagelockedHostAllocation(_Memory):
     _KIND, _NAME = "pinned", "pagelocked_host_allocation"
 
+    def get_device_pointer(self):
+        return guarded("cuMemHostGetDevicePointer", device().mapped_address, self._allocation.address)
+
 
 def mem_alloc(bytes):
     if type(bytes) is not int or bytes < 0:
@@ -73,7 +76,7 @@ def mem_get_info():
 def pagelocked_empty(shape, dtype, order="C", mem_flags=0):
     shape = (shape,) if isinstance(shape, (int, np.integer)) else tuple(shape)
     size = int(np.prod(shape, dtype=np.int64)) * np.dtype(dtype).itemsize
-    holder = PagelockedHostAllocation._make("cuMemHostAlloc", size)
+    holder = PagelockedHostAllocation._make("cuMemHostAlloc", size, bool(mem_flags & 2))
     return pinned_array(holder, shape, dtype, device(), holder._allocation)
 
 
@@ -211,5 +214,5 @@ def install(simulated):
 
     vars(module)["__getattr__"] = other
     package = ModuleType("pycuda")
-    vars(package).update(__path__=[], VERSION=(2022, 1), driver=module)
+    vars(package).update(__path__=[], VERSION=(2022, 1), VERSION_TEXT="2022.1", driver=module)
     return {"pycuda": package, "pycuda.driver": module}

@@ -9,6 +9,7 @@ CODES = {
     "NO_DEVICE": (100, "no CUDA-capable device is detected"),
     "INVALID_DEVICE": (101, "invalid device ordinal"),
     "INVALID_CONTEXT": (201, "invalid device context"),
+    "PRIMARY_CONTEXT_ACTIVE": (708, "primary context of the specified device has already been initialized"),
     "INVALID_HANDLE": (400, "invalid resource handle"),
     "ILLEGAL_STATE": (401, "the operation cannot be performed in the present state"),
     "NOT_READY": (600, "device not ready"),

@@ -51,22 +51,24 @@ class Device:
     """errors: misuse seen so far. timeline.waits: waits of the host. To make things fail: store.fail_at is the number
     of an allocation, fail_run that of an engine's run; timeline.fault is what a kernel that went wrong leaves."""
 
-    def __init__(self, name="Orin", sm=87, memory=8 << 30, driver="present"):
+    def __init__(self, name="Orin", sm=87, memory=8 << 30, driver="present", integrated=True):
         self.name, self.sm, self.memory, self.driver = name, sm, memory, driver
+        self.integrated = integrated
         self.lock = threading.RLock()
         self.errors = []
-        self.store = Store(memory)
+        self.store = Store(memory, integrated)
         self.timeline = Timeline(self.store, self.error)
         self.initialised = False
         self.over = False  # the simulation has ended: what is still there may die in peace
         self.primary = None
+        self.primary_flags = 0
         self.retained = 0
         self.thread = threading.local()
         self.runs = 0  # of engines, enqueued or refused
         self.fail_run = None
         self.events = {}
         self.executables = {}
-        self.handles = count(0xA000, 0x10)
+        self.handles = count(0x7F5A_0000_A000, 0x10)  # pointers, of which an int of C keeps the lower half
 
     # -- errors
 
@@ -93,6 +95,16 @@ class Device:
             self.primary = Context(next(self.handles))
         self.retained += 1
         return self.primary
+
+    def set_primary_flags(self, ordinal, flags, version):
+        """How threads wait, and what else a context is told. Before CUDA 11 it must not be active."""
+        if ordinal != 0:
+            raise Fault("INVALID_DEVICE")
+        if flags & 7 not in (0, 1, 2, 4) or flags >> 5:
+            raise Fault("INVALID_VALUE", f"{flags:#x} is no combination of CU_CTX_...")
+        if self.primary is not None and version < 11000:
+            raise Fault("PRIMARY_CONTEXT_ACTIVE")
+        self.primary_flags = flags
 
     def release_primary(self):
         if self.retained == 0:
@@ -127,12 +139,21 @@ class Device:
 
     # -- memory
 
-    def allocate(self, size, kind="device", label=""):
+    def allocate(self, size, kind="device", label="", mapped=False):
         context = self.need_context()
         self.timeline.forbid_in_capture("an allocation")
         if size == 0:
             raise Fault("INVALID_VALUE", "0 bytes asked for")
-        return self.store.take(size, kind, label or f"made at {caller()}", context)
+        return self.store.take(size, kind, label or f"made at {caller()}", context, mapped)
+
+    def mapped_address(self, address):
+        """Where the device finds page-locked memory. It need not be where the host does."""
+        self.need_context()
+        found = self.store.pinned(address, 1)
+        if found is None or found[0].device_address is None:
+            raise Fault("INVALID_VALUE", f"{address:#x} is not in page-locked memory that was mapped")
+        allocation, offset = found
+        return allocation.device_address + offset
 
     def free(self, address, kinds=("device",)):
         self.need_context()
@@ -220,12 +241,8 @@ class Device:
 
         def begin():
             if isinstance(target, Host):
-                data = np.full(size, 0xFF, np.uint8)
-                if target.pinned is not None:
-                    allocation, offset = target.pinned
-                    if self.queued_on(allocation, offset, size):  # it is a source until that has happened
-                        data = target.data[:size].copy()
-                target.put(data)
+                if target.pinned is None:
+                    target.put(np.full(size, 0xFF, np.uint8))
             elif snapshot is None and isinstance(source, Host):
                 launched["sum"] = zlib.crc32(source.data[:size].tobytes())
 
@@ -268,7 +285,12 @@ class Device:
 
     def write(self, address, data):
         allocation, offset = self.store.device(address, len(data))
-        allocation.data[offset : offset + len(data)] = data
+        place = slice(offset, offset + len(data))
+        if allocation.shadow is not None:
+            if not (allocation.shadow[place] == allocation.data[place]).all():
+                self.error("the host wrote into page-locked memory before the device had written there")
+            allocation.shadow[place] = data
+        allocation.data[place] = data
 
     def fill(self, address, pattern, size, stream):
         access = self.device_access(address, size, True)

@@ -122,6 +122,7 @@ class Timeline:
             stream.push(work)
             for access in work.accesses:
                 self._check_race(stream, access, work.name)
+                self.store.spoil(access, self.queued()[:-1])
             work.begin()
         if self.clock is not None:
             self.clock.launched(stream, works)

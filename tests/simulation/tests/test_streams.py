@@ -79,6 +79,54 @@ def test_the_host_leaves_memory_alone_that_is_being_copied():
         memory.free()
 
 
+def test_mapped_memory_is_read_and_written_by_the_device_itself(device, cuda):
+    memory, host = numbers(cuda)
+    seen, stream, event = cuda.pagelocked_empty(2, np.float32, mem_flags=2), cuda.Stream(1), cuda.Event()
+    address = seen.base.get_device_pointer()
+    assert address != seen.ctypes.data
+    cuda.memcpy_htod_async(memory, host, stream)
+    cuda.memcpy_dtod_async(address, int(memory), 8, stream)
+    event.record(stream)
+    event.synchronize()
+    assert seen.tolist() == [1, 2]
+    cuda.memset_d8_async(address + 4, 0, 4, stream)
+    stream.synchronize()
+    assert seen.tolist() == [1, 0]
+    with pytest.raises(cuda.LogicError, match="exceed 8 bytes"):
+        cuda.memset_d8_async(address + 4, 0, 8, stream)
+    with pytest.raises(cuda.LogicError, match="not in page-locked memory that was mapped"):
+        host.base.get_device_pointer()
+    memory.free()
+
+
+def test_mapped_memory_is_not_read_too_early():
+    with misuse("the host read page-locked memory before this had happened: memset"), pycuda_context() as cuda:
+        seen, stream = cuda.pagelocked_empty(2, np.float32, mem_flags=2), cuda.Stream(1)
+        seen[...] = 7
+        cuda.memset_d8_async(seen.base.get_device_pointer(), 0, 8, stream)
+        assert np.isnan(seen).all()
+        stream.synchronize()
+        assert not seen.any()
+
+
+def test_the_host_leaves_mapped_memory_alone_that_the_device_will_write():
+    with misuse("the host wrote into page-locked memory before the device"), pycuda_context() as cuda:
+        seen, stream = cuda.pagelocked_empty(2, np.float32, mem_flags=2), cuda.Stream(1)
+        cuda.memset_d8_async(seen.base.get_device_pointer(), 0, 8, stream)
+        seen.view(np.ndarray)[0] = 9
+        stream.synchronize()
+
+
+def test_mapped_memory_is_gone_when_it_is_freed():
+    with misuse("was freed while memset", "failed when it ran"), pycuda_context() as cuda:
+        seen, stream = cuda.pagelocked_empty(2, np.float32, mem_flags=2), cuda.Stream(1)
+        address = seen.base.get_device_pointer()
+        cuda.memset_d8_async(address, 0, 8, stream)
+        del seen
+        with pytest.raises(cuda.LogicError, match="illegal memory access"):
+            stream.synchronize()
+
+
 def test_another_stream_sees_old_data_unless_it_waits():
     with misuse("race: copy DtoH", "nothing puts them in order"), pycuda_context() as cuda:
         memory, host = numbers(cuda)

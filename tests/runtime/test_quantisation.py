@@ -73,7 +73,7 @@ def test_int8_kernels_are_within_half_a_step():
 @pytest.mark.parametrize("pairs", [False, True])
 def test_int8_computes_what_rounding_by_hand_does(pairs):
     model = convolutions()
-    made = to_int8(model, {"x": 2.0}, pairs)
+    made = to_int8(model, {"x": 2.0}, pairs=pairs)
     assert all(w.dtype != np.int8 or not w.any() for w in made.weights.values()) == pairs
     feeds = feeds_for(model.inputs)
     (quantiser,) = [n for n in made.nodes if n.op == "QuantizeLinear" and n.inputs[0] == "x"]

@@ -18,7 +18,8 @@ from da3.runtime.bundle.writer import put_file, to_json, write_files
 from da3.runtime.errors import BackendError
 from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.learning import derive_observation, derive_step
-from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, convolved
+from da3.runtime.onnx_graph.int8_places import convolved
+from da3.runtime.onnx_graph.int8_ranges import INT8_FILE
 from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.onnx_graph.subgraphs import engine_subgraph
 from da3.runtime.onnx_graph.whole import whole_model

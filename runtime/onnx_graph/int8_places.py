@@ -13,6 +13,7 @@ from typing import Container, DefaultDict, Dict, List, Optional, Set, Tuple
 from .model import Model, Node
 
 ACTIVATIONS = ("Relu", "Clip")  # one kernel with the convolution or the sum before them
+MOVES = ("Transpose", "Reshape")  # the same behind a dequantiser as before it
 
 
 class Flow:
@@ -23,6 +24,7 @@ class Flow:
         self.given = {info.name for info in model.inputs}
         self.handed_out = {info.name for info in model.outputs}
         self.writers: Dict[str, Node] = {name: node for node in model.nodes for name in node.outputs}
+        self._order = {name: number for number, node in enumerate(model.nodes) for name in node.outputs}
         self.readers: DefaultDict[str, List[Tuple[Node, int]]] = defaultdict(list)
         for node in model.nodes:
             for position, name in enumerate(node.inputs):
@@ -63,10 +65,14 @@ class Flow:
         return writer.inputs[0] if writer is not None and writer.op == "Resize" and self.passes_alone(name) else name
 
     def residuals(self, node: Node) -> List[str]:
-        """What a sum adds to the result of a convolution that nobody else reads, or both its inputs."""
+        """What a sum adds to the result of a convolution that nobody else reads, or both its inputs.
+
+        Of two convolutions the one that comes later counts: by then the other's result is there.
+        """
         alone = [name for name in node.inputs if self.passes_alone(name)]
         fused = [name for name in alone if self.is_convolution(self.writers.get(name))]
-        return [name for name in node.inputs if name not in fused[-1:]]
+        latest = sorted(fused, key=self._order.__getitem__)[-1:]
+        return [name for name in node.inputs if name not in latest]
 
 
 def convolved(model: Model) -> Dict[str, bool]:
@@ -92,7 +98,7 @@ def summed(model: Model) -> Set[str]:
         root = flow.root(waiting.pop())
         if root is None or not flow.is_sum(root):
             continue
-        if any(name in flow.given or flow.is_convolution(flow.writers[name]) for name in root.inputs):
+        if any(name in flow.given or flow.is_convolution(flow.root(name)) for name in root.inputs):
             residuals = flow.residuals(root)
             found.update(flow.source(name) for name in residuals)
             waiting += residuals
@@ -109,6 +115,8 @@ def only_int8(flow: Flow, convolutions: Container[str], known: Container[str]) -
     def is_taken(reader: Node, position: int, name: str) -> bool:
         if reader.op == "AveragePool":
             return reader.outputs[0] in known
+        if reader.op in MOVES:
+            return True
         if flow.is_sum(reader):
             return flow.end(reader) in found
         return flow.is_convolution(reader) and position == 0 and name in convolutions

@@ -205,6 +205,18 @@ def test_quantisation_is_symmetric_and_of_floats(trt):
     assert ("3 inputs" if major < 10 else "INT32 bias must stay float") in refused(trt, bias)
 
 
+@pytest.mark.parametrize("release", ["8.2.1", "8.5.2"])
+@pytest.mark.parametrize("sm, builds", [(53, False), (62, False), (72, True), (87, True)])
+def test_int8_wants_hardware_for_it(release, sm, builds, capsys):
+    with simulated(tensorrt=release, sm=sm), pycuda_context():
+        import tensorrt as trt
+
+        plan = build(trt, quantised(), prepare=lambda config: config.set_flag(trt.BuilderFlag.INT8))
+        assert (plan is not None) == builds
+        assert build(trt, linear()) is not None
+    assert ("require hardware with Int8 support" in capsys.readouterr().out) != builds
+
+
 def test_quantised_kernels_are_floats_with_quantisers_before_10():
     image, scales = {"x": ["batch", 1, 4, 4]}, {"scale": np.float32(0.1), "zero": np.int8(0)}
     quantisers = [("QuantizeLinear", ["k", *scales], ["q"], {}), ("DequantizeLinear", ["q", *scales], ["d"], {})]

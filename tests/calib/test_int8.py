@@ -83,7 +83,7 @@ def test_only_the_ranges_and_the_manifest_change(exported, measured):
     with Bundle(bundle) as opened:
         opened.verify()
         ranges = read_ranges(opened)
-    assert sum(map(len, ranges.values())) == done.quantised < done.values
+    assert sum(map(len, ranges.convolutions.values())) == done.quantised < done.values
     assert json.loads(after["backbone/int8.json"])["domains"] == ["signs", "plain"]
     assert done.measured == 6 + 12 and [a.photos for a in done.agreements] == [6, 12] and not done.unreadable
 
@@ -111,7 +111,7 @@ def test_depthwise_convolutions_stay_unless_asked_for(bundle, measured, photos):
     done = calibrate_int8(bundle, {"plain": photos}, depthwise=True)
     assert done.quantised == done.values == measured[1].values
     with Bundle(bundle) as opened, Bundle(measured[0]) as other:
-        everything, usual = read_ranges(opened), read_ranges(other)
+        everything, usual = read_ranges(opened).convolutions, read_ranges(other).convolutions
         depthwise = Watched(opened).depthwise
     left_out = {(file, name) for file, names in everything.items() for name in names if name not in usual.get(file, {})}
     assert left_out == {key for key, alone in depthwise.items() if alone}

@@ -3,8 +3,9 @@
 names/*.json holds, per release, the names of the classes that this simulation imitates. Those of 8.2.1 and 8.5.3 were
 read from the published binding sources (NVIDIA/TensorRT, python/src at those tags), those of 8.6.1, 10.16.1 and 11.4.0
 with `dir()` from the real bindings; enum values come from the headers (include/NvInfer*.h), operators from the
-importers of onnx/onnx-tensorrt. The other files hold what a release lacks of a later one that it is `like`, and the
-`source` that says so: python/src, which gives the very names of `dir()` for the releases that were read both ways.
+importers of onnx/onnx-tensorrt, and the types that they take from its docs/operators.md. The other files hold what a
+release lacks of a later one that it is `like`, and the `source` that says so: python/src, which gives the very names of
+`dir()` for the releases that were read both ways.
 """
 
 import json
@@ -32,6 +33,7 @@ class Api:
         self.classes = {name: frozenset(names) for name, names in content["classes"].items()}
         self.enums = content["enums"]
         self.operators = frozenset(content["operators"])
+        self.types = {name: frozenset(types) for name, types in content["types"].items()}
 
     def sentence(self, owner, name):
         return f"{owner!r} has no attribute {name!r}: TensorRT {self.release} has no such name"

@@ -5,7 +5,7 @@ from typing import Dict, Iterable, List, Mapping, Optional
 import numpy as np
 
 from ..records import Array
-from .int8_places import MOVES, Flow, only_int8
+from .int8_places import Flow, only_int8
 from .model import Model, Node, unused_name
 
 _MOST = float(np.finfo(np.float16).max)
@@ -73,11 +73,9 @@ class _Quantiser:
         if self._is_whole_sum(node):
             residuals = self._flow.residuals(node)
             return [position for position, name in enumerate(node.inputs) if name in residuals]
-        if (node.op == "AveragePool" or node.op in MOVES) and node.inputs[0] in self._whole:
-            return [0]
         if node.op == "Resize" and self._is_repeated_residual(node):
             return [0]
-        return [position for position, name in enumerate(node.inputs) if self._is_average(name)]
+        return [position for position, name in enumerate(node.inputs) if name in self._whole or self._is_average(name)]
 
     def _is_repeated_residual(self, node: Node) -> bool:
         """Is its result one of what an INT8 sum adds? What it repeats is rounded before it, where it is small."""

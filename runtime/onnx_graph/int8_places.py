@@ -117,9 +117,10 @@ def only_int8(flow: Flow, convolutions: Container[str], known: Container[str]) -
             return reader.outputs[0] in known
         if reader.op in MOVES:
             return True
-        if flow.is_sum(reader):
-            return flow.end(reader) in found
-        return flow.is_convolution(reader) and position == 0 and name in convolutions
+        if flow.is_sum(reader) and flow.end(reader) in found:
+            return True
+        # A sum of floats may read what must be rounded anyway.
+        return name in convolutions and (flow.is_sum(reader) or (flow.is_convolution(reader) and position == 0))
 
     def is_given(root: Optional[Node]) -> bool:
         if root is None or not flow.is_sum(root):

@@ -95,19 +95,37 @@ EXTRA = [("Neg", ["y"], ["more"], {})]
     ],
 )
 def test_a_sum_stays_float_otherwise(nodes, outputs, convolutions, others):
-    """Then nothing but the convolutions' inputs is rounded, as if no sum had been measured."""
+    """Then nothing but what convolutions read is rounded, as if no sum had been measured."""
     model = block(nodes, **outputs)
     made = to_int8(model, convolutions, others)
     checked(write_model(made))
     assert write_model(made) == write_model(to_int8(model, convolutions, {}))
     assert sorted(node.inputs[0] for node in made.nodes if node.op == "QuantizeLinear") == sorted(convolutions)
+    assert reads(made, "Add", "s") == ["d", "t"] and reads(made, "AveragePool", "m") == ["y"]
 
 
 def test_an_inner_sum_may_stay_float():
     made = to_int8(block(), CONVOLUTIONS, without(OTHERS, "a"))
     checked(write_model(made))
-    assert reads(made, "Add", "t") == ["v", "r"] and reads(made, "Resize", "r") == ["a"]
+    assert reads(made, "Add", "t") == ["v_back", "r"] and reads(made, "Resize", "r") == ["a"]
     assert reads(made, "Add", "s") == ["d", "t_back"]
+
+
+def test_what_a_graph_hands_out_as_floats_ends_a_row_of_int8():
+    """Where a part of the network ends, the last sum is of floats; the sums before it are not."""
+    second = [
+        ("Conv", ["y", "w2", "b"], ["e"], SAME),
+        ("Add", ["y", "r2"], ["t2"], {}),
+        ("Resize", ["a2", "", "times"], ["r2"], REPEAT),
+        ("Add", ["e", "t2"], ["end"], {}),
+    ]
+    nodes = [*BLOCK[:7], second[2], second[1], second[0], second[3]]
+    model = read_model(graph(nodes, {**GIVEN, "a2": GRID}, {"end": PICTURE}, WEIGHTS))
+    made = to_int8(model, CONVOLUTIONS, {**OTHERS, "a2": 3.0, "t2": 15.0})
+    checked(write_model(made))
+    assert reads(made, "Add", "s") == ["d", "t_back"]
+    assert reads(made, "Add", "t2") == ["y_back", "r2"] and reads(made, "Resize", "r2") == ["a2"]
+    assert reads(made, "Add", "end") == ["e", "t2"]
 
 
 def test_of_two_convolutions_the_first_is_the_residual():

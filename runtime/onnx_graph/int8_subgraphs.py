@@ -25,10 +25,7 @@ def int8_subgraph(subgraph: Subgraph, bundle: BundleContents, pairs: bool = Fals
     convolutions: Dict[str, float] = {}
     others: Dict[str, float] = {}
     for piece, names in pieces:
-        file, ends = piece.segment.file, piece.segment.inputs + piece.segment.outputs
-        for value, name in zip(ends, piece.step.inputs + piece.step.outputs):
-            if name in between:
-                others[names[value.name]] = between[name]
+        file = piece.segment.file
         for found, measured, known, what in (
             (convolutions, ranges.convolutions, convolved(piece.model), "no convolution of %s reads %r"),
             (others, ranges.others, summed(piece.model), "no sum or average of %s has %r"),
@@ -36,11 +33,18 @@ def int8_subgraph(subgraph: Subgraph, bundle: BundleContents, pairs: bool = Fals
             values = measured.get(file, {})
             _check(bundle, file, values, known, what)
             found.update((names[value], largest) for value, largest in values.items())
+    for piece, names in pieces:
+        ends = zip(piece.segment.inputs + piece.segment.outputs, piece.step.inputs + piece.step.outputs)
+        others.update((names[value.name], between[name]) for value, name in ends if name in between)
     return to_int8(model, convolutions, others, pairs)
 
 
 def _between(manifest: Manifest, measured: Magnitudes) -> Dict[str, float]:
-    """The magnitudes of values between steps: whoever reads one, its magnitude is what a convolution's step states."""
+    """The magnitudes of values between steps, as the step states whose convolution reads them.
+
+    They hold for whoever reads the same value, such as what is done in the place of a closed block, whose file may
+    serve several.
+    """
     found: Dict[str, float] = {}
     for step in manifest.plan:
         segment = manifest.segments[step.segment]

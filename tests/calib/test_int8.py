@@ -127,6 +127,25 @@ def test_every_sum_is_int8_where_nobody_may_leave(measured, bundle):
             assert back <= {name for node in model.nodes for name in node.inputs}, "a quantiser that nobody needs"
 
 
+def test_what_replaces_a_closed_block_is_rounded_as_the_block_would(measured):
+    """Several closed blocks share a file, but each value's magnitude is that of the block that would read it."""
+    with Bundle(measured[0]) as opened:
+        ranges, plan = read_ranges(opened), opened.manifest.plan
+        closed = sorted(read_domain(opened, "signs").closed)
+        (subgraph,) = join_plan(opened.manifest, True, leaves=False, closed=closed).device_subgraphs
+        model = int8_subgraph(subgraph, opened)
+    quantisers = {node.inputs[0]: node for node in model.nodes if node.op == "QuantizeLinear"}
+    checked = 0
+    for step in plan:
+        if step.block in closed and step.inputs[0] in quantisers:
+            file = opened.manifest.segments[step.segment].file
+            largest = ranges.convolutions[file]["x"]
+            scale = float(model.weights[quantisers[step.inputs[0]].inputs[1]])
+            assert largest <= 127 * scale <= 1.001 * largest
+            checked += 1
+    assert checked >= 2
+
+
 def test_depthwise_convolutions_stay_unless_asked_for(bundle, measured, photos):
     done = calibrate_int8(bundle, {"plain": photos}, depthwise=True)
     assert done.quantised == done.values == measured[1].values

@@ -33,9 +33,10 @@ def int8_subgraph(subgraph: Subgraph, bundle: BundleContents, pairs: bool = Fals
             values = measured.get(file, {})
             _check(bundle, file, values, known, what)
             found.update((names[value], largest) for value, largest in values.items())
-    for piece, names in pieces:
-        ends = zip(piece.segment.inputs + piece.segment.outputs, piece.step.inputs + piece.step.outputs)
-        others.update((names[value.name], between[name]) for value, name in ends if name in between)
+    if len(pieces) > 1:  # a step's own graph is the same wherever in the plan it stands: see `ingredients`
+        for piece, names in pieces:
+            ends = zip(piece.segment.inputs + piece.segment.outputs, piece.step.inputs + piece.step.outputs)
+            others.update((names[value.name], between[name]) for value, name in ends if name in between)
     return to_int8(model, convolutions, others, pairs)
 
 

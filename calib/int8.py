@@ -87,11 +87,21 @@ def calibrate_int8(
         pixels = {d.name: _load(preprocessing, d.name, photos[d.name], unreadable, on_progress) for d in domains}
         measured = {d.name: pixels[d.name][::2] for d in domains}
         histograms = _measure(watched, domains, measured, preprocessing, on_progress)
-        quantised = {key: h for key, h in histograms.items() if depthwise or not watched.depthwise[key]}
-        ranges = ranges_of(quantised, PERCENT)
+        read = {key: h for key, h in histograms.items() if not watched.depthwise.get(key, True)}
+        if depthwise:
+            read = {key: h for key, h in histograms.items() if key in watched.depthwise}
+        ranges = ranges_of(read, PERCENT)
+        others = ranges_of({key: h for key, h in histograms.items() if key in watched.others}, PERCENT)
         count = sum(map(len, measured.values()))
         data = to_json(
-            {"format": INT8_FORMAT, "percent": PERCENT, "photos": count, "domains": list(photos), "ranges": ranges}
+            {
+                "format": INT8_FORMAT,
+                "percent": PERCENT,
+                "photos": count,
+                "domains": list(photos),
+                "ranges": ranges,
+                "others": others,
+            }
         )
         held_out = {d.name: pixels[d.name][1::2] for d in domains}
         agreements = _compare(opened, data, held_out, preprocessing, on_progress)

@@ -1,4 +1,4 @@
-"""What the convolutions of a bundle's backbone read: histograms of magnitudes, measured on photos with ONNX Runtime."""
+"""What is rounded where a bundle computes in INT8: histograms of magnitudes, measured on photos with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from da3.calib.errors import CalibrationError
 from da3.runtime import Domain
 from da3.runtime.backends import open_session
 from da3.runtime.bundle import Bundle
-from da3.runtime.onnx_graph import Info, Ranges, convolved, read_model, write_model
+from da3.runtime.onnx_graph import Info, Magnitudes, convolved, read_model, summed, write_model
 from da3.runtime.records import Step
 from da3.runtime.schedule.walk import inputs_of, walk
 
@@ -55,30 +55,37 @@ class Histogram:
 
 
 class _Session(NamedTuple):
-    """One file of the bundle, open. taps: names of the values that its convolutions read."""
+    """One file of the bundle, open. taps: names of the values that are shown."""
 
     session: Any
     taps: list[str]
 
 
 class Watched:
-    """A bundle's plan, run as float32 and image by image, that shows what the convolutions of its backbone read."""
+    """A bundle's plan, run as float32 and image by image, that shows what INT8 may round.
+
+    depthwise: what the convolutions of the backbone read, (file, value) -> do depthwise convolutions alone read it?
+    others: (file, value) of what sums and averages need, see `da3.runtime.onnx_graph.summed`.
+    """
 
     def __init__(self, bundle: Bundle):
         self._manifest = bundle.manifest
         self._sessions: dict[str, _Session] = {}
-        # (file, value) -> do depthwise convolutions alone read it?
         self.depthwise: dict[tuple[str, str], bool] = {}
+        self.others: set[tuple[str, str]] = set()
         for file in sorted({segment.file for segment in bundle.manifest.segments.values()}):
             model = read_model(bundle.read(file), f"{bundle.path}: {file}")
             found = convolved(model) if file.startswith("backbone/") else {}
             self.depthwise.update(((file, name), depthwise) for name, depthwise in found.items())
+            others = summed(model)
+            self.others.update((file, name) for name in others)
+            taps = sorted(others.union(found))
             known = {info.name for info in model.inputs + model.outputs}
-            model.outputs += [Info(name, np.dtype(np.float32), (None,) * 4) for name in found if name not in known]
-            self._sessions[file] = _Session(open_session(write_model(model)), list(found))
+            model.outputs += [Info(name, np.dtype(np.float32), (None,) * 4) for name in taps if name not in known]
+            self._sessions[file] = _Session(open_session(write_model(model)), taps)
 
     def run(self, domain: Domain, image: Array, watch: Watch, all_blocks: bool = False) -> bool:
-        """Show ``watch`` what convolutions read for one image, float32 (1, 3, S, S). False: a block was skipped.
+        """Show ``watch`` what may be rounded for one image, float32 (1, 3, S, S). False: a block was skipped.
 
         What enters a gated block is shown for what skips it too, and the other way round: both get the same scale.
         ``all_blocks``: whatever the gates say.
@@ -111,9 +118,9 @@ class Watched:
                 watch(segment.file, value.name, array)
 
 
-def ranges_of(histograms: dict[tuple[str, str], Histogram], percent: float) -> Ranges:
+def ranges_of(histograms: dict[tuple[str, str], Histogram], percent: float) -> Magnitudes:
     """The magnitudes to be 127; values that were always 0 are left out, and so not quantised."""
-    ranges: Ranges = {}
+    ranges: Magnitudes = {}
     for (file, name), histogram in sorted(histograms.items()):
         largest = float(f"{histogram.percentile(percent):.6g}")
         if largest > 0:

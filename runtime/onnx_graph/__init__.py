@@ -1,6 +1,7 @@
 """ONNX graphs without the onnx package: read, written, joined, and made float16 or INT8."""
 
-from .int8_ranges import INT8_FILE, INT8_FORMAT, Ranges, convolved, read_ranges
+from .int8_places import convolved, summed
+from .int8_ranges import INT8_FILE, INT8_FORMAT, Magnitudes, read_ranges
 from .model import DTYPES, AttributeValue, Info, Model, Node
 from .reading import read_model
 from .subgraphs import PRECISIONS, cpu_subgraph, engine_subgraph, ingredients, subgraph_identity
@@ -14,9 +15,9 @@ __all__ = [
     "PRECISIONS",
     "AttributeValue",
     "Info",
+    "Magnitudes",
     "Model",
     "Node",
-    "Ranges",
     "convolved",
     "cpu_subgraph",
     "engine_subgraph",
@@ -24,6 +25,7 @@ __all__ = [
     "read_model",
     "read_ranges",
     "subgraph_identity",
+    "summed",
     "whole_model",
     "write_model",
 ]

@@ -1,6 +1,6 @@
 """The graphs of several steps put end to end as one, without what nobody reads."""
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Set
+from typing import Dict, List, NamedTuple, Sequence, Set, Tuple
 
 from ..bundle.bundle import BundleContents
 from ..errors import BundleError
@@ -9,7 +9,7 @@ from ..schedule.layout import Subgraph
 from .model import Info, Model, Node
 from .reading import read_model
 
-Change = Callable[[str, Model], Model]  # (name of a bundle's file, its graph) -> a graph to use in its stead
+Names = Dict[str, str]  # value in a step's file -> the same in the graph of several steps
 
 
 class Piece(NamedTuple):
@@ -20,21 +20,28 @@ class Piece(NamedTuple):
     model: Model
 
 
-def subgraph_model(subgraph: Subgraph, bundle: BundleContents, change: Optional[Change] = None) -> Model:
+def subgraph_model(subgraph: Subgraph, bundle: BundleContents) -> Model:
     """The graph that `subgraph.segment` describes: its inputs and outputs in that order, under those names.
 
     A single step's graph keeps its own names. In several joined, values between steps are called as in the plan, and
     everything inside a step has the step's number before its name. Every input stays, read or not; nodes and weights
-    that no output needs are dropped. change: done to each step's graph first; its inputs and outputs must stay.
-    Raises BundleError if a file is damaged or is not what the manifest says of it.
+    that no output needs are dropped. Raises BundleError if a file is damaged or is not what the manifest says of it.
     """
-    pieces = [read_piece(step, bundle, change) for step in subgraph.steps]
+    return named_subgraph_model(subgraph, bundle)[0]
+
+
+def named_subgraph_model(subgraph: Subgraph, bundle: BundleContents) -> Tuple[Model, List[Tuple[Piece, Names]]]:
+    """`subgraph_model`, and its pieces, each with what the values of its file are called in it, unless dropped."""
+    pieces = [read_piece(step, bundle) for step in subgraph.steps]
     if len(pieces) == 1:
-        return pruned(pieces[0].model)
-    return pruned(joined(pieces, subgraph.segment, "%s: subgraph %s" % (bundle.path, subgraph.segment.name)))
+        model = pieces[0].model
+        return pruned(model), [(pieces[0], {name: name for name in model.value_names()})]
+    names = [names for _, names in _renamed(pieces, subgraph.segment)]
+    where = "%s: subgraph %s" % (bundle.path, subgraph.segment.name)
+    return pruned(joined(pieces, subgraph.segment, where)), list(zip(pieces, names))
 
 
-def read_piece(step: Step, bundle: BundleContents, change: Optional[Change] = None) -> Piece:
+def read_piece(step: Step, bundle: BundleContents) -> Piece:
     """A step with its segment's graph as the bundle has it. Raises BundleError, see `subgraph_model`."""
     segment = bundle.manifest.segments[step.segment]
     where = "%s: %s" % (bundle.path, segment.file)
@@ -48,7 +55,31 @@ def read_piece(step: Step, bundle: BundleContents, change: Optional[Change] = No
         )
     model.inputs = [inputs[value.name] for value in segment.inputs]
     model.outputs = [outputs[value.name] for value in segment.outputs]
-    return Piece(step, segment, model if change is None else change(segment.file, model))
+    return Piece(step, segment, model)
+
+
+def _renamed(pieces: Sequence[Piece], ends: Segment) -> List[Tuple[str, Names]]:
+    """For each piece: what is put before the names of what is inside it, and what each of its values is called.
+
+    An input that a piece hands on as an output is called as the input.
+    """
+    plan_names = {name for piece in pieces for name in piece.step.inputs + piece.step.outputs}
+    plan_names.update(value.name for value in ends.inputs)
+    mark = "step"
+    while any(name.startswith(mark) for name in plan_names):
+        mark += "_"
+    result: List[Tuple[str, Names]] = []
+    for number, (step, segment, model) in enumerate(pieces):
+        prefix = "%s%d/" % (mark, number)
+        names = {name: prefix + name for name in model.value_names()}
+        names[""] = ""
+        named = set(model.weights)
+        for name, value in list(zip(step.inputs, segment.inputs)) + list(zip(step.outputs, segment.outputs)):
+            if value.name not in named:
+                names[value.name] = name
+                named.add(value.name)
+        result.append((prefix, names))
+    return result
 
 
 def joined(pieces: Sequence[Piece], ends: Segment, where: str) -> Model:
@@ -57,32 +88,22 @@ def joined(pieces: Sequence[Piece], ends: Segment, where: str) -> Model:
     Values of the plan that no step writes and that are not among the inputs are read all the same: who joins must
     provide them, as weights. Raises BundleError, which names `where`, if the steps' graphs are of different opsets.
     """
-    plan_names = {name for piece in pieces for name in piece.step.inputs + piece.step.outputs}
-    plan_names.update(value.name for value in ends.inputs)
-    mark = "step"
-    while any(name.startswith(mark) for name in plan_names):
-        mark += "_"
     nodes: List[Node] = []
     weights: Dict[str, Array] = {}
     infos: Dict[str, Info] = {}
     opsets: Dict[str, int] = {}
-    for number, (step, segment, model) in enumerate(pieces):
-        prefix = "%s%d/" % (mark, number)
-        names = {"": ""}
+    for (step, segment, model), (prefix, names) in zip(pieces, _renamed(pieces, ends)):
         copies: List[Node] = []
-        for name, value, info in zip(step.inputs, segment.inputs, model.inputs):
-            names[value.name] = name
+        for name, info in zip(step.inputs, model.inputs):
             infos.setdefault(name, info)
         for name, value, info in zip(step.outputs, segment.outputs, model.outputs):
-            if value.name in names or value.name in model.weights:  # an input or a constant handed on as it is
-                copies.append(Node("Identity", [value.name], [name], name=prefix + name))
-            else:
-                names[value.name] = name
+            if names[value.name] != name:  # an input or a constant handed on as it is, or an output handed out twice
+                copies.append(Node("Identity", [names[value.name]], [name], name=prefix + name))
             infos[name] = info
         for node in model.nodes:
             inputs, outputs = ([names.get(n, prefix + n) for n in ns] for ns in (node.inputs, node.outputs))
             nodes.append(node.replace(inputs, outputs, name=prefix + node.name if node.name else ""))
-        nodes += [copy.replace([names.get(n, prefix + n) for n in copy.inputs]) for copy in copies]
+        nodes += copies
         weights.update((prefix + name, array) for name, array in model.weights.items())
         for domain, version in model.opsets.items():
             if opsets.setdefault(domain, version) != version:

@@ -9,17 +9,17 @@ from typing import Container, List, NamedTuple, Sequence
 
 from ..bundle.bundle import BundleContents
 from ..bundle.manifest import Manifest
-from ..errors import BackendError, BundleError
+from ..errors import BackendError
 from ..schedule.layout import Subgraph
 from .float16 import half_borders, to_half
-from .int8 import to_int8
-from .int8_ranges import INT8_FILE, convolved, read_ranges
+from .int8_ranges import INT8_FILE
+from .int8_subgraphs import int8_subgraph
 from .joining import subgraph_model
 from .model import Model
 from .opset import to_opset_19
 
 PRECISIONS = ("fp32", "fp16", "int8")
-_MAKING = 1  # to be raised when `cpu_subgraph` makes other graphs of the same files than before
+_MAKING = 2  # to be raised when `cpu_subgraph` makes other graphs of the same files than before
 
 
 class Ingredients(NamedTuple):
@@ -87,23 +87,3 @@ def engine_subgraph(
         return half_borders(model, full)
     quantised = any(node.op == "QuantizeLinear" for node in model.nodes)
     return to_half(to_opset_19(model) if quantised else model, full)
-
-
-def int8_subgraph(subgraph: Subgraph, bundle: BundleContents, pairs: bool = False) -> Model:
-    """A subgraph whose convolutions are quantised where their inputs were measured; the rest is float32.
-
-    pairs: see `to_int8`.
-    """
-    ranges = read_ranges(bundle)
-
-    def quantised(file: str, model: Model) -> Model:
-        known = convolved(model)
-        for name in ranges.get(file, {}):
-            if name not in known:
-                raise BundleError(
-                    "%s: %s: no convolution of %s reads %r; run `da3 calibrate --int8` again"
-                    % (bundle.path, INT8_FILE, file, name)
-                )
-        return to_int8(model, ranges.get(file, {}), pairs)
-
-    return subgraph_model(subgraph, bundle, quantised)

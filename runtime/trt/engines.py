@@ -19,7 +19,7 @@ from ..schedule.layout import Layout, Subgraph
 from .formats import LINEAR, fast_format
 from .tensor_spec import FREE, FULL, HALF, TensorSpec
 
-_MAKING = 1  # to be raised when the same files give other engines than before
+_MAKING = 2  # to be raised when the same files give other engines than before
 
 
 class EngineOptions(NamedTuple):

@@ -16,14 +16,16 @@ from da3.export.exporter import export_domain
 from da3.runtime import Runtime
 from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.backends.reference import ReferenceBackend
-from da3.runtime.bundle import writer
+from da3.runtime.bundle import put_file, to_json, writer
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.bundle.packs import update_domain
 from da3.runtime.calibration import confidence
 from da3.runtime.errors import BundleError, Da3Error
 from da3.runtime.images.paths import expand
-from da3.runtime.onnx_graph.int8_ranges import read_ranges
+from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, read_ranges
+from da3.runtime.onnx_graph.int8_subgraphs import int8_subgraph
 from da3.runtime.records import ExitRule
+from da3.runtime.schedule.layout import join_plan
 from da3.toolchain.cli.commands import app
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
@@ -83,7 +85,7 @@ def test_only_the_ranges_and_the_manifest_change(exported, measured):
     with Bundle(bundle) as opened:
         opened.verify()
         ranges = read_ranges(opened)
-    assert sum(map(len, ranges.values())) == done.quantised < done.values
+    assert sum(map(len, ranges.convolutions.values())) == done.quantised < done.values
     assert json.loads(after["backbone/int8.json"])["domains"] == ["signs", "plain"]
     assert done.measured == 6 + 12 and [a.photos for a in done.agreements] == [6, 12] and not done.unreadable
 
@@ -107,11 +109,48 @@ def test_int8_agrees_with_float32(measured, photos):
     assert np.abs(logits[1] - logits[2]).mean() < 0.01 * scale
 
 
+def test_every_sum_is_int8_where_nobody_may_leave(measured, bundle):
+    """Each block's sum adds one rounded value to a convolution's result; by older measurements all stay floats."""
+    with Bundle(measured[0]) as opened, Bundle(bundle) as older:
+        everything = json.loads(opened.read(INT8_FILE))
+        assert everything.pop("others").keys() > {"backbone/block_00.onnx"}
+        put_file(older, INT8_FILE, to_json(everything))
+    for folder, rounded in ((measured[0], 1), (bundle, 0)):
+        with Bundle(folder) as opened:
+            (subgraph,) = join_plan(opened.manifest, True, leaves=False).device_subgraphs
+            model = int8_subgraph(subgraph, opened)
+            back = {name for node in model.nodes if node.op == "DequantizeLinear" for name in node.outputs}
+            ends = {name for step in subgraph.steps if step.block is not None for name in step.outputs}
+            sums = [node.inputs for node in model.nodes if node.op == "Add" and ends.issuperset(node.outputs)]
+            assert len(sums) == len(opened.manifest.blocks)
+            assert [len(back.intersection(inputs)) for inputs in sums] == [rounded] * len(sums)
+            assert back <= {name for node in model.nodes for name in node.inputs}, "a quantiser that nobody needs"
+
+
+def test_what_replaces_a_closed_block_is_rounded_as_the_block_would(measured):
+    """Several closed blocks share a file, but each value's magnitude is that of the block that would read it."""
+    with Bundle(measured[0]) as opened:
+        ranges, plan = read_ranges(opened), opened.manifest.plan
+        closed = sorted(read_domain(opened, "signs").closed)
+        (subgraph,) = join_plan(opened.manifest, True, leaves=False, closed=closed).device_subgraphs
+        model = int8_subgraph(subgraph, opened)
+    quantisers = {node.inputs[0]: node for node in model.nodes if node.op == "QuantizeLinear"}
+    checked = 0
+    for step in plan:
+        if step.block in closed and step.inputs[0] in quantisers:
+            file = opened.manifest.segments[step.segment].file
+            largest = ranges.convolutions[file]["x"]
+            scale = float(model.weights[quantisers[step.inputs[0]].inputs[1]])
+            assert largest <= 127 * scale <= 1.001 * largest
+            checked += 1
+    assert checked >= 2
+
+
 def test_depthwise_convolutions_stay_unless_asked_for(bundle, measured, photos):
     done = calibrate_int8(bundle, {"plain": photos}, depthwise=True)
     assert done.quantised == done.values == measured[1].values
     with Bundle(bundle) as opened, Bundle(measured[0]) as other:
-        everything, usual = read_ranges(opened), read_ranges(other)
+        everything, usual = read_ranges(opened).convolutions, read_ranges(other).convolutions
         depthwise = Watched(opened).depthwise
     left_out = {(file, name) for file, names in everything.items() for name in names if name not in usual.get(file, {})}
     assert left_out == {key for key, alone in depthwise.items() if alone}
@@ -137,7 +176,7 @@ def test_what_is_watched_is_what_the_runtime_computes(exported, photos, all_bloc
                 segment = bundle.manifest.segments[step.segment]
                 entering = segment.inputs[0].name
                 np.testing.assert_allclose(seen[segment.file, entering], values[step.inputs[0]], rtol=1e-3, atol=1e-3)
-                inside = {name for file, name in seen if file == segment.file} - {entering}
+                inside = {name for file, name in seen if file == segment.file} - {v.name for v in segment.inputs}
                 assert bool(inside) == ran[step.block]
     assert (skipped > 0) != all_blocks, "the domain must close blocks"
 

@@ -27,6 +27,7 @@ RELEASES = {
     "8.2.1": "pycuda",
     "8.5.3": "pycuda",
     "8.6.1": "pycuda",
+    "10.3.0": "cuda-python 12.6",
     "10.16.1": "cuda-python 12.6",
     "11.4.0": "cuda-python 13.0",
 }

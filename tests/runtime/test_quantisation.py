@@ -73,7 +73,7 @@ def test_int8_kernels_are_within_half_a_step():
 @pytest.mark.parametrize("pairs", [False, True])
 def test_int8_computes_what_rounding_by_hand_does(pairs):
     model = convolutions()
-    made = to_int8(model, {"x": 2.0}, pairs)
+    made = to_int8(model, {"x": 2.0}, pairs=pairs)
     assert all(w.dtype != np.int8 or not w.any() for w in made.weights.values()) == pairs
     feeds = feeds_for(model.inputs)
     (quantiser,) = [n for n in made.nodes if n.op == "QuantizeLinear" and n.inputs[0] == "x"]
@@ -107,9 +107,24 @@ def test_int8_leaves_alone_what_was_not_measured():
 def test_int8_scales_of_any_size(largest):
     made = to_int8(convolutions(), {"x": largest})
     scale = float(made.weights[next(n for n in made.nodes if n.op == "QuantizeLinear").inputs[1]])
-    assert 0 < scale < np.inf and float(np.float16(scale)) == scale
+    assert 2.0**-14 <= scale < np.inf and float(np.float16(scale)) == scale
     if largest < 65504:
         assert scale * 127 >= largest
+
+
+@pytest.mark.parametrize("pairs", [False, True])
+def test_every_scale_has_a_reciprocal_in_float16(pairs):
+    """The kernel's channels are of size 100, 1, 1e-6 and 0: the last is dead, as some of every pretrained network."""
+    made = to_int8(convolutions(), {"x": 1e-30}, pairs=pairs)
+    (conv,) = [node for node in made.nodes if node.outputs == ["c"]]
+    (of_kernel,) = [node for node in made.nodes if node.outputs == [conv.inputs[1]]]
+    scales = made.weights[of_kernel.inputs[1]]
+    assert scales[3] == 1 and scales[2] == 2.0**-14 and (scales[:2] > 2.0**-14).all()
+    for quantiser in [node for node in made.nodes if node.op in ("QuantizeLinear", "DequantizeLinear")]:
+        assert np.isfinite(np.float16(1) / made.weights[quantiser.inputs[1]].astype(np.float16)).all()
+    shown = read_model(graph(CONVOLUTIONS, X, {"c": OUT["y"]}, CONVOLUTION_WEIGHTS))
+    (found,) = ort_run(write_model(to_int8(shown, {"x": 4.0}, pairs=pairs)), feeds_for(made.inputs))
+    np.testing.assert_allclose(found[:, 3], CONVOLUTION_WEIGHTS["b"][3], rtol=1e-6)  # a dead channel gives its bias
 
 
 def test_opset_19_computes_the_same():
@@ -207,6 +222,22 @@ def test_unknown_precision(built):
 )
 def test_damaged_ranges(bundle, ranges, message):
     write_ranges(bundle, ranges)
+    with pytest.raises(BundleError, match=message) as caught:
+        Runtime(bundle, backend=OrtBackend(precision="int8"))
+    assert "int8.json" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("others", "message"),
+    [
+        ({"backbone/gone.onnx": {"x": 1.0}}, "the bundle has no backbone/gone.onnx"),
+        ({"backbone/stem.onnx": {"c": 1.0}}, "no sum or average of backbone/stem.onnx has 'c'"),
+        ({"backbone/block_0.onnx": {"x": 0}}, "x must be a positive number, not 0"),
+        ([], "others must be an object"),
+    ],
+)
+def test_damaged_magnitudes_of_sums(bundle, others, message):
+    write_ranges(bundle, {"backbone/stem.onnx": {"image": 4.0}}, others=others)
     with pytest.raises(BundleError, match=message) as caught:
         Runtime(bundle, backend=OrtBackend(precision="int8"))
     assert "int8.json" in str(caught.value) and "\n" not in str(caught.value)

@@ -18,7 +18,8 @@ from da3.runtime.bundle.writer import put_file, to_json, write_files
 from da3.runtime.errors import BackendError
 from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.learning import derive_observation, derive_step
-from da3.runtime.onnx_graph.int8_ranges import INT8_FILE, convolved
+from da3.runtime.onnx_graph.int8_places import convolved, summed
+from da3.runtime.onnx_graph.int8_ranges import INT8_FILE
 from da3.runtime.onnx_graph.reading import read_model
 from da3.runtime.onnx_graph.subgraphs import engine_subgraph
 from da3.runtime.onnx_graph.whole import whole_model
@@ -70,12 +71,15 @@ def bundle(request, tmp_path_factory):
     """A bundle as the exporter writes it, of random weights and without domains; every convolution may be INT8."""
     model = trained(*request.param)
     deployment = deploy(model, Preprocessing(model.size, 0.875, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)))
-    ranges = {name: dict.fromkeys(convolved(read_model(data)), 4.0) for name, data in deployment.files.items()}
-    ranges = {name: values for name, values in ranges.items() if values}
+    models = {name: read_model(data) for name, data in deployment.files.items()}
+    ranges, others = (
+        {name: dict.fromkeys(find(model), 4.0) for name, model in models.items() if find(model)}
+        for find in (convolved, summed)
+    )
     folder = tmp_path_factory.mktemp("rtx") / "bundle"
     write_files(folder, deployment.every_file())
     with Bundle(folder) as opened:
-        put_file(opened, INT8_FILE, to_json({"format": 1, "ranges": ranges}))
+        put_file(opened, INT8_FILE, to_json({"format": 1, "ranges": ranges, "others": others}))
     with Bundle(folder) as opened:
         yield opened
 

@@ -17,7 +17,7 @@ from synthetic_bundle import (
     write_exits_domain,
 )
 from test_exits import check, medians, read, rules
-from trt_answers import NEWEST, PYTHON, inferences
+from trt_answers import INSTALLED, NEWEST, PYTHON, inferences
 
 from da3.runtime import Bundle, Runtime
 from da3.runtime.errors import BackendError
@@ -83,8 +83,7 @@ def photos(left):
 # -- answers
 
 
-@pytest.mark.parametrize("cuda", CUDA)
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release, cuda", INSTALLED)
 def test_answers_are_those_of_the_cpu(release, cuda, engines, opened, answers):
     engines(release)
     x = images(COUNT)

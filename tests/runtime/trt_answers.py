@@ -2,11 +2,15 @@
 
 import numpy as np
 import synthetic_bundle
+from simulation import CUDA, RELEASES
 
 DOMAINS = ("flowers", "signs")
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}
 NEWEST = "11.4.0"
 PYTHON = "cuda-python 13.0"
+# How CUDA is reached hardly depends on TensorRT's release: the oldest and the newest meet every binding.
+INSTALLED = [(release, cuda) for release in (RELEASES[0], NEWEST) for cuda in CUDA]
+INSTALLED += [(release, cuda) for release in RELEASES[1:-1] for cuda in ("pycuda", "cuda-python 12.6")]
 
 
 def check(runtime, answers, domain, rows, precision="fp32"):

@@ -1,9 +1,11 @@
 """Which names a release of TensorRT has, and classes that have exactly those.
 
 names/*.json holds, per release, the names of the classes that this simulation imitates. Those of 8.2.1 and 8.5.3 were
-read from the published binding sources (NVIDIA/TensorRT, python/src at those tags), the others with `dir()` from the
-real bindings; enum values come from the headers (include/NvInfer*.h), operators from the importers of
-onnx/onnx-tensorrt.
+read from the published binding sources (NVIDIA/TensorRT, python/src at those tags), those of 8.6.1, 10.16.1 and 11.4.0
+with `dir()` from the real bindings; enum values come from the headers (include/NvInfer*.h), operators from the
+importers of onnx/onnx-tensorrt, and the types that they take from its docs/operators.md. The other files hold what a
+release lacks of a later one that it is `like`, and the `source` that says so: python/src, which gives the very names of
+`dir()` for the releases that were read both ways.
 """
 
 import json
@@ -12,7 +14,7 @@ from types import ModuleType
 
 from ..not_simulated import Unsimulated
 
-RELEASES = ("8.2.1", "8.5.3", "8.6.1", "10.16.1", "11.4.0")
+RELEASES = ("8.2.1", "8.5.2", "8.5.3", "8.6.1", "8.6.2", "10.3.0", "10.13.3", "10.16.1", "11.4.0")
 FOLDER = Path(__file__).parent / "names"
 
 
@@ -22,7 +24,7 @@ class Api:
     def __init__(self, release):
         if release not in RELEASES:
             raise ValueError(f"no such simulated release: {release}; there are {', '.join(RELEASES)}")
-        content = json.loads((FOLDER / f"tensorrt-{release}.json").read_text())
+        content = _content(release)
         self.release = release
         self.version = content["version"]
         self.number = tuple(int(n) for n in release.split("."))
@@ -31,9 +33,32 @@ class Api:
         self.classes = {name: frozenset(names) for name, names in content["classes"].items()}
         self.enums = content["enums"]
         self.operators = frozenset(content["operators"])
+        self.types = {name: frozenset(types) for name, types in content["types"].items()}
 
     def sentence(self, owner, name):
         return f"{owner!r} has no attribute {name!r}: TensorRT {self.release} has no such name"
+
+
+def _content(release):
+    """The file of a release, made whole where it says what it lacks of another."""
+    content = json.loads((FOLDER / f"tensorrt-{release}.json").read_text())
+    if "like" not in content:
+        return content
+    gone = {"top": [], "classes": {}, "enums": {}, **content.get("without", {})}
+    whole = _content(content["like"])
+    whole["top"] = _less(whole["top"], gone["top"])
+    for kind in ("classes", "enums"):
+        for name, names in gone[kind].items():
+            whole[kind][name] = _less(whole[kind][name], names)
+    return {**whole, "version": content["version"]}
+
+
+def _less(names, gone):
+    """A list of names, or a table of an enum's values by name, without some of them, which must be there."""
+    missing = set(gone) - set(names)
+    if missing:
+        raise ValueError(f"not among the names: {sorted(missing)}")
+    return {k: v for k, v in names.items() if k not in gone} if isinstance(names, dict) else [*({*names} - {*gone})]
 
 
 class _UnsimulatedMember:

@@ -1,13 +1,14 @@
 """What TensorRT's ONNX parser refuses, as far as this project's graphs come near it.
 
-From the importers of onnx/onnx-tensorrt at 8.2-GA, 8.5-GA, 8.6-GA and 10.1-GA (the newest published): which operators
-there are, and what each asks of its inputs. An operator or type that is not known to work is refused.
+From the importers of onnx/onnx-tensorrt at 8.2-GA, 8.5-GA, 8.6-GA and 10.1-GA (the newest published), and their
+docs/operators.md: which operators there are, of which types, and what each asks of its inputs. An operator or type that
+is not known to work is refused.
 """
 
 from typing import NamedTuple
 
 import numpy as np
-from onnx import TensorProto, checker, numpy_helper
+from onnx import TensorProto, checker, numpy_helper, shape_inference
 
 TENSOR_TYPES = {
     TensorProto.FLOAT: "FLOAT",
@@ -16,11 +17,27 @@ TENSOR_TYPES = {
     TensorProto.INT32: "INT32",
     TensorProto.BOOL: "BOOL",
 }
+TYPE_NAMES = {**TENSOR_TYPES, TensorProto.BFLOAT16: "BF16"}
 WEIGHT_TYPES = {*TENSOR_TYPES, TensorProto.INT64}
 # (operator, position) -> the input must be known when the network is parsed.
 CONSTANT_INPUTS = {
     ("Unsqueeze", 1), ("Squeeze", 1), ("Conv", 2), ("Clip", 1), ("Clip", 2), ("Resize", 2), ("ReduceSum", 1),
+    ("Slice", 3),
     ("QuantizeLinear", 1), ("QuantizeLinear", 2), ("DequantizeLinear", 1), ("DequantizeLinear", 2),
+}  # fmt: skip
+# Operators of which more inputs than the first have the type that the tables are about; None: all.
+TYPED_INPUTS = {
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "MatMul", "Gemm"), 2),
+    **dict.fromkeys(("Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"), 2),
+    **dict.fromkeys(("Concat", "Min", "Max", "Sum"), None),
+}
+UNTYPED = ("Range", "Where", "OneHot")  # whose first input is no data
+RESIZE = {
+    "mode": ("nearest", "linear"),
+    "nearest_mode": ("floor", "ceil", "round_prefer_floor", "round_prefer_ceil"),
+    "coordinate_transformation_mode": (
+        "half_pixel", "pytorch_half_pixel", "tf_half_pixel_for_nn", "asymmetric", "align_corners",
+    ),
 }  # fmt: skip
 
 
@@ -58,11 +75,12 @@ def refusals(model, api):
     for node in model.graph.node:
         if node.op_type == "Constant":
             constants[node.output[0]] = node.attribute[0].t
+    types = _types(model, weights, api)
     quantised: set[str] = set()  # constants that went through quantisers: a convolution takes them as its kernel
     for number, node in enumerate(model.graph.node):
         if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] in {*constants, *quantised}:
             quantised.add(node.output[0])
-        for code, text in _refuse_node(node, constants, quantised, api):
+        for code, text in (*_refuse_node(node, constants, quantised, api), *_refuse_types(node, types, api)):
             found.append(Refusal(code, number, node.name, node.op_type, text))
     return found
 
@@ -83,6 +101,37 @@ def _refuse_node(node, constants, quantised, api):
                 yield "INVALID_NODE", "the Clip importer of 8.2 reads float16 bounds as float32: wrong numbers"
     if operator in ("QuantizeLinear", "DequantizeLinear"):
         yield from _refuse_quantisation(node, constants, api)
+    if operator == "MaxPool" and len(node.output) > 1:
+        yield "UNSUPPORTED_NODE", "TensorRT does not support the indices output in MaxPool!"
+    if operator == "Resize":
+        for attribute in node.attribute:
+            known = RESIZE.get(attribute.name)
+            if known is not None and attribute.s.decode() not in known:
+                yield "UNSUPPORTED_NODE", f"Resize's {attribute.name} {attribute.s.decode()} is not supported"
+
+
+def _types(model, weights, api):
+    """The type that TensorRT gives each value, as far as ONNX knows it. Before 10, INT64 is INT32."""
+    graph = shape_inference.infer_shapes(model).graph
+    found = {name: weight.data_type for name, weight in weights.items()}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        found[value.name] = value.type.tensor_type.elem_type
+    found = {name: TYPE_NAMES.get(kind, TensorProto.DataType.Name(kind)) for name, kind in found.items()}
+    return found if api.number >= (10,) else {n: "INT32" if kind == "INT64" else kind for n, kind in found.items()}
+
+
+def _refuse_types(node, types, api):
+    operator = node.op_type
+    known = api.types.get(operator)
+    if known is None or operator in UNTYPED:
+        return
+    for name in node.input[: TYPED_INPUTS.get(operator, 1)]:
+        kind = types.get(name)
+        if kind is not None and kind not in known:
+            yield "UNSUPPORTED_NODE", f"{operator} takes {', '.join(sorted(known))}, not {kind}"
+    made = types.get(node.output[0])
+    if operator == "Cast" and made == "BOOL" and api.number < (8, 4):
+        yield "UNSUPPORTED_NODE", "an identity layer of 8.2 converts from BOOL, but not to it"
 
 
 def _refuse_quantisation(node, constants, api):

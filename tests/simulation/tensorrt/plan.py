@@ -21,6 +21,9 @@ def problem(network, config):
         return "the network has half-precision tensors, but BuilderFlag.FP16 is not set"
     if not strong and int8 and "INT8" not in config._flags:
         return "Int8 precision has been set for a layer, but int8 is not configured in the builder"
+    if int8 and not has_int8(config._home.device.sm):  # the words of 8.6, in issue 3157 of NVIDIA/TensorRT
+        layers = "QuantizeLayer/DequantizeLayer layers"
+        return f"Error Code 9: Internal Error (Networks with {layers} require hardware with Int8 support.)"
     dynamic = [t for t in network._inputs if -1 in t._shape]
     if dynamic and not config._profiles:
         return "Network has dynamic or shape inputs, but no optimization profile has been defined."
@@ -39,6 +42,11 @@ def problem(network, config):
         if tensor._layout() is None:
             return f"Could not find any supported formats consistent with input/output data types ({tensor._name})"
     return None
+
+
+def has_int8(sm):
+    """Does a GPU multiply INT8? From sm_61 on, but for sm_62: the support matrices of TensorRT 8."""
+    return sm >= 61 and sm != 62
 
 
 class Plan:

@@ -1,5 +1,6 @@
 """What each release of the simulated builder and parser demands, and what they refuse."""
 
+import re
 import warnings
 
 import numpy as np
@@ -205,6 +206,18 @@ def test_quantisation_is_symmetric_and_of_floats(trt):
     assert ("3 inputs" if major < 10 else "INT32 bias must stay float") in refused(trt, bias)
 
 
+@pytest.mark.parametrize("release", ["8.2.1", "8.5.2"])
+@pytest.mark.parametrize("sm, builds", [(53, False), (62, False), (72, True), (87, True)])
+def test_int8_wants_hardware_for_it(release, sm, builds, capsys):
+    with simulated(tensorrt=release, sm=sm), pycuda_context():
+        import tensorrt as trt
+
+        plan = build(trt, quantised(), prepare=lambda config: config.set_flag(trt.BuilderFlag.INT8))
+        assert (plan is not None) == builds
+        assert build(trt, linear()) is not None
+    assert ("require hardware with Int8 support" in capsys.readouterr().out) != builds
+
+
 def test_quantised_kernels_are_floats_with_quantisers_before_10():
     image, scales = {"x": ["batch", 1, 4, 4]}, {"scale": np.float32(0.1), "zero": np.int8(0)}
     quantisers = [("QuantizeLinear", ["k", *scales], ["q"], {}), ("DequantizeLinear", ["q", *scales], ["d"], {})]
@@ -222,6 +235,52 @@ def test_8_2_reads_bounds_of_clip_as_float32():
     clip = model([("Clip", ["x", *bounds], ["y"], {})], {"x": shape}, {"y": shape}, bounds)
     assert "reads float16 bounds as float32" in judged("8.2.1", clip)
     assert judged("8.6.1", clip) == ""
+
+
+FLOATS, NUMBERS, TRUTHS = (TensorProto.FLOAT, TensorProto.INT32, TensorProto.BOOL)
+FROM_8_5, FROM_8_6, FROM_10 = (RELEASES[RELEASES.index(r) :] for r in ("8.5.2", "8.6.1", "10.3.0"))
+
+
+@pytest.mark.parametrize(
+    ("node", "kind", "words", "taken"),
+    [
+        (("ArgMax", ["x"], ["m"], {"axis": 1}), FLOATS, "", RELEASES),
+        (("ArgMax", ["x"], ["m"], {"axis": 1}), NUMBERS, "ArgMax takes .*, not INT32", FROM_8_6),
+        (("Cast", ["x"], ["m"], {"to": NUMBERS}), TRUTHS, "", RELEASES),
+        (("Cast", ["x"], ["m"], {"to": TRUTHS}), FLOATS, "converts from BOOL, but not to it", FROM_8_5),
+        (("Equal", ["x", "x"], ["m"], {}), NUMBERS, "", RELEASES),
+        (("Equal", ["x", "x"], ["m"], {}), TRUTHS, "Equal takes .*, not BOOL", []),
+        (("And", ["x", "x"], ["m"], {}), TRUTHS, "", RELEASES),
+        (("And", ["x", "x"], ["m"], {}), NUMBERS, "And takes BOOL, not INT32", []),
+        (("ReduceMean", ["x"], ["m"], {}), NUMBERS, "ReduceMean takes .*, not INT32", FROM_10),
+    ],
+)
+def test_operators_take_the_types_of_their_release(node, kind, words, taken):
+    nodes = [node, ("Cast", ["m"], ["y"], {"to": FLOATS})]
+    data = model(nodes, {"x": (["batch", 4], kind)}, {"y": [None, None]})
+    for release in RELEASES:
+        found = judged(release, data)
+        assert (found == "") == (release in taken), (release, found)
+        assert not found or re.search(words, found), found
+
+
+def test_what_importers_ask_of_attributes(trt):
+    image = {"x": ["batch", 1, 4, 4]}
+    resize = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    scales = {"s": np.float32([1, 1, 2, 2])}
+
+    def resized(**changes):
+        nodes = [("Resize", ["x", "", "s"], ["y"], {**resize, **changes})]
+        return model(nodes, image, {"y": ["batch", 1, 8, 8]}, scales)
+
+    build(trt, resized(), ({"x": ((1, 1, 4, 4),) * 3},))
+    assert "tf_crop_and_resize" in refused(trt, resized(coordinate_transformation_mode="tf_crop_and_resize"))
+    pool = [("MaxPool", ["x"], ["y", "i"], {"kernel_shape": [2, 2]})]
+    assert "indices" in refused(trt, model(pool, image, {"y": ["batch", 1, 3, 3]}))
+    ends = {"starts": np.int64([0]), "ends": np.int64([2])}
+    shapes = {"x": ["batch", 4], "axes": ([1], TensorProto.INT32)}
+    nodes = [("Cast", ["axes"], ["a"], {"to": TensorProto.INT64}), ("Slice", ["x", *ends, "a"], ["y"], {})]
+    assert "must be an initializer" in refused(trt, model(nodes, shapes, {"y": [None, None]}, ends))
 
 
 def test_constants_must_be_constant():

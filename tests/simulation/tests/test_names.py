@@ -1,11 +1,13 @@
 """The doubles have exactly the names of the release that they imitate, and go away when the simulation ends."""
 
 import importlib
+import json
 import sys
 
 import pytest
 
 from .. import CUDA, RELEASES, NotSimulated, simulated
+from ..tensorrt import api
 from ..tensorrt.api import Api
 from .helpers import build, linear, load, network, pycuda_context
 
@@ -32,6 +34,29 @@ def test_a_release_has_its_names_and_no_other(release):
             for kind in other.enums.keys() & own.enums.keys() & own.top:
                 for name in other.enums[kind].keys() - own.enums[kind].keys():
                     assert not hasattr(getattr(trt, kind), name)
+
+
+def test_what_older_releases_lack():
+    """Names that were read in the release's own bindings, each beside a neighbour that has or lacks it."""
+    networks = {release: own.classes["INetworkDefinition"] for release, own in APIS.items()}
+    for name, since in (("add_plugin_v3", "10.3.0"), ("add_squeeze", "10.13.3"), ("add_moe", "10.16.1")):
+        assert [name in networks[r] for r in RELEASES] == [r in RELEASES[RELEASES.index(since) :] for r in RELEASES]
+    assert "FP4" in APIS["10.13.3"].enums["DataType"] and "FP4" not in APIS["10.3.0"].enums["DataType"]
+    assert "IStreamReader" in APIS["10.3.0"].top and "IStreamReaderV2" not in APIS["10.3.0"].top
+    for twin, release in (("8.5.2", "8.5.3"), ("8.6.2", "8.6.1")):
+        assert vars(APIS[twin]).keys() == vars(APIS[release]).keys()
+        differ = {key for key, value in vars(APIS[twin]).items() if value != vars(APIS[release])[key]}
+        assert differ == {"release", "version", "number"}
+
+
+def test_a_name_that_is_taken_away_must_be_there(tmp_path, monkeypatch):
+    source = json.loads((api.FOLDER / "tensorrt-10.13.3.json").read_text())
+    (tmp_path / "tensorrt-10.16.1.json").write_bytes((api.FOLDER / "tensorrt-10.16.1.json").read_bytes())
+    monkeypatch.setattr(api, "FOLDER", tmp_path)
+    for gone in ({"top": ["Bulider"]}, {"classes": {"Builder": ["biuld"]}}, {"enums": {"DataType": ["FP44"]}}):
+        (tmp_path / "tensorrt-10.13.3.json").write_text(json.dumps({**source, "without": gone}))
+        with pytest.raises(ValueError, match="not among the names: ."):
+            Api("10.13.3")
 
 
 def test_what_is_not_imitated_says_so_when_it_is_used():

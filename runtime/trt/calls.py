@@ -55,7 +55,7 @@ class Rows(NamedTuple):
 class RowsCall:
     """A subgraph on some images: their rows are copied together, run, and copied back.
 
-    settings: by number of rows; weights, afterwards: see SubgraphCall.
+    settings: by number of rows; before: called before rows are copied back; weights, afterwards: see SubgraphCall.
     """
 
     def __init__(
@@ -66,6 +66,7 @@ class RowsCall:
         weights: Weights,
         inputs: Sequence[Rows],
         outputs: Sequence[Rows],
+        before: Sequence[Callable[[], None]],
         afterwards: Sequence[Callable[[], None]],
     ) -> None:
         self._copy = runner.cuda.copy
@@ -75,6 +76,7 @@ class RowsCall:
         self._weights = weights
         self._inputs = inputs
         self._outputs = outputs
+        self._before = before
         self._afterwards = afterwards
 
     def __call__(self, rows: Array) -> None:
@@ -90,6 +92,8 @@ class RowsCall:
             else:
                 runner.reshape(setting.shapes)
             runner.run()
+            for first in self._before:
+                first()
             for whole, chosen, nbytes in self._outputs:
                 for start, at, length in runs:
                     copy(whole + start * nbytes, chosen + at * nbytes, length * nbytes, stream)

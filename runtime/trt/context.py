@@ -11,7 +11,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple
 import numpy as np
 
 from ..backends.interface import ExecutionContext
-from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS
+from ..bundle.plan import DOMAIN, IMAGE, LOGITS
 from ..cuda.interface import Host, host
 from ..errors import BackendError
 from ..records import Array
@@ -23,7 +23,7 @@ from .formats import padded, unpack
 from .host_calls import HostCall
 from .host_copy import HostCopy
 from .opened import Engines, OpenedEngines
-from .tensor_spec import TensorSpec, aligned, most_bytes, sized_shape
+from .tensor_spec import TensorSpec, aligned, sized_shape, tensor_bytes
 from .weights import Weights
 
 
@@ -48,7 +48,6 @@ class TensorRTContext(ExecutionContext):
         self._pinned: List[Host] = []
         self._streams: List[Any] = []
         self._memory = 0
-        self._sizes: Dict[str, int] = {}  # of the domain that ran last
         self._pushed = False
         self._started = False
         try:
@@ -65,7 +64,7 @@ class TensorRTContext(ExecutionContext):
             runner = self._runner(subgraph, spec, False)
         addresses = [(tensor.tensor, self._places[tensor.value]) for tensor in self._own_tensors(spec)]
         setting = self._setting(subgraph, spec, weights, addresses, self._batch)
-        return SubgraphCall(runner, setting, weights, self._afterwards(spec, weights))
+        return SubgraphCall(runner, setting, weights, self._afterwards(spec))
 
     def bind_rows(self, subgraph: Subgraph, weights: Weights) -> Callable[[Array], None]:
         if subgraph.host:
@@ -80,7 +79,7 @@ class TensorRTContext(ExecutionContext):
         for tensor in self._own_tensors(spec):
             address = self._places[tensor.value]
             if tensor.has_rows:
-                row = most_bytes(tensor, 1)
+                row = tensor_bytes(tensor, 1)
                 (inputs if tensor in spec.inputs else outputs).append(Rows(address, at, row))
                 address, at = at, at + aligned(row * self._batch)
             addresses.append((tensor.tensor, address))
@@ -91,7 +90,9 @@ class TensorRTContext(ExecutionContext):
             weights=weights,
             inputs=inputs,
             outputs=outputs,
-            afterwards=self._afterwards(spec, weights),
+            # Other rows may have been written before, by the subgraph that runs in this one's place.
+            before=[self._copies[tensor.value].hold for tensor in spec.outputs if tensor.value in self._copies],
+            afterwards=self._afterwards(spec),
         )
 
     def gate(self, value: str) -> Callable[[], Array]:
@@ -102,7 +103,11 @@ class TensorRTContext(ExecutionContext):
         self._cuda.push()
         self._pushed = self._started = True
         try:
-            np.copyto(self._image.array, images)
+            if self._image.array.dtype == images.dtype:
+                np.copyto(self._image.array, images)
+            else:
+                with np.errstate(over="ignore"):
+                    np.copyto(self._image.array, images, casting="same_kind")
             self._cuda.to_device(self._places[IMAGE], self._image, self._streams[0])
         except BaseException:
             self.end()  # nobody else will: the run has not begun
@@ -112,14 +117,11 @@ class TensorRTContext(ExecutionContext):
         if value in self._values:
             return np.array(self._values[value])
         spec = self._tensors[value]
-        shape = sized_shape(spec.shape, self._batch, self._sizes)
-        room = host(np.empty(padded(shape, spec.layout), spec.dtype).reshape(-1))
-        if value == LOGITS and room.nbytes <= self._logits.nbytes:
-            array = self._logits.array[: room.array.size]
-            room = Host(array, self._logits.address, array.nbytes)
+        shape = sized_shape(spec.shape, self._batch)
+        room = self._logits if value == LOGITS else host(np.empty(padded(shape, spec.layout), spec.dtype))
         self._cuda.to_host(room, self._places[value], self._streams[0])
         self._finish()
-        return unpack(room.array, shape, spec.layout)
+        return unpack(room.array.reshape(-1), shape, spec.layout)
 
     def end(self) -> None:
         if not self._pushed:
@@ -180,9 +182,7 @@ class TensorRTContext(ExecutionContext):
         inputs = [tensor for tensor in spec.inputs if tensor.tensor in there]
         read = [tensor for tensor in inputs if tensor.value.startswith(DOMAIN)]
         shapes: Shapes = tuple(
-            (tensor.tensor, sized_shape(tensor.shape, batch, weights.sizes))
-            for tensor in inputs
-            if -1 in there[tensor.tensor].shape
+            (tensor.tensor, sized_shape(tensor.shape, batch)) for tensor in inputs if -1 in there[tensor.tensor].shape
         )
         return Setting(
             placement=placement,
@@ -192,15 +192,9 @@ class TensorRTContext(ExecutionContext):
             shapes=shapes,
         )
 
-    def _afterwards(self, spec: EngineSpec, weights: Weights) -> List[Callable[[], None]]:
-        """What is to be done when a subgraph was started: what the host will read is fetched, sizes that the domain
-        sets are noted."""
-        then: List[Callable[[], None]] = [
-            self._copies[tensor.value].fetch for tensor in spec.outputs if tensor.value in self._copies
-        ]
-        if any(isinstance(n, str) and n != BATCH for tensor in spec.outputs for n in tensor.shape):
-            then.append(lambda: self._sizes.update(weights.sizes))
-        return then
+    def _afterwards(self, spec: EngineSpec) -> List[Callable[[], None]]:
+        """What is to be done when a subgraph was started: what the host will read is fetched."""
+        return [self._copies[tensor.value].fetch for tensor in spec.outputs if tensor.value in self._copies]
 
     def _finish(self) -> None:
         """Wait until both streams are empty."""
@@ -216,7 +210,7 @@ class TensorRTContext(ExecutionContext):
         sizes: Dict[int, int] = {}
         numbers = self._opened.layout.buffers
         for value, spec in self._tensors.items():
-            sizes[numbers[value]] = max(sizes.get(numbers[value], 0), most_bytes(spec, batch))
+            sizes[numbers[value]] = max(sizes.get(numbers[value], 0), tensor_bytes(spec, batch))
         end = aligned(max(engine.scratch for engine in self._engines.values()))
         offsets: Dict[int, int] = {}
         for number, size in sorted(sizes.items()):
@@ -229,16 +223,17 @@ class TensorRTContext(ExecutionContext):
         for _ in range(2):
             self._streams.append(cuda.stream())
         cuda.zero(self._memory, end + room, self._streams[0])  # channels that only pad must hold numbers
-        self._image = self._pin(sized_shape(self._tensors[IMAGE].shape, batch, {}))
+        self._image = self._pin(self._tensors[IMAGE])
         if LOGITS in self._tensors:
-            self._logits = self._pin((most_bytes(self._tensors[LOGITS], batch) // 4,))
+            self._logits = self._pin(self._tensors[LOGITS])
         for value in self._opened.layout.fetched:
-            pinned, address = self._pin(sized_shape(self._tensors[value].shape, batch, {})), self._places[value]
+            pinned, address = self._pin(self._tensors[value]), self._places[value]
             self._copies[value] = HostCopy(cuda, pinned, address, stream=self._streams[0], copies=self._streams[1])
         self._finish()
 
-    def _pin(self, shape: Sequence[int]) -> Host:
-        self._pinned.append(self._cuda.pinned(shape, np.float32))
+    def _pin(self, spec: TensorSpec) -> Host:
+        """Room on the host for a value in plain rows."""
+        self._pinned.append(self._cuda.pinned(sized_shape(spec.shape, self._batch), spec.dtype))
         return self._pinned[-1]
 
     def _free(self) -> None:
@@ -270,6 +265,6 @@ def _rows_bytes(opened: OpenedEngines, batch: int) -> int:
         left = left or call.exit is not None
     specs = [opened.spec(subgraph) for subgraph in some]
     return max(
-        [sum(aligned(most_bytes(tensor, 1) * batch) for tensor in spec.tensors if tensor.has_rows) for spec in specs]
+        [sum(aligned(tensor_bytes(tensor, 1) * batch) for tensor in spec.tensors if tensor.has_rows) for spec in specs]
         + [0]
     )

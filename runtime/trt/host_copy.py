@@ -2,13 +2,16 @@
 
 from typing import Any
 
+import numpy as np
+
 from ..cuda.interface import Cuda, Host
 from ..records import Array
 
 
 class HostCopy:
-    """The copy of one value, a gate's logits or an exit's features. host: page-locked memory, float32 (batch, ...);
-    address: where the value lies on the device; stream: where it is computed; copies: the stream for the copy.
+    """The copy of one value, a gate's logits or an exit's features. host: page-locked memory, float32 or float16
+    (batch, ...); address: where the value lies on the device; stream: where it is computed; copies: the stream for the
+    copy.
 
     done: no copy is under way, nor what it waits for.
     """
@@ -16,6 +19,7 @@ class HostCopy:
     def __init__(self, cuda: Cuda, host: Host, address: int, *, stream: Any, copies: Any) -> None:
         self._cuda = cuda
         self._host = host
+        self._array = host.array if host.array.dtype == np.float32 else np.empty(host.array.shape, np.float32)
         self._address = address
         self._stream = stream
         self._copies = copies
@@ -32,14 +36,21 @@ class HostCopy:
         cuda.to_host(self._host, self._address, self._copies)
         cuda.record(self._copied, self._copies)
 
+    def hold(self) -> None:
+        """What follows in `stream` writes the value again, in the same run: it waits until the copy is made."""
+        if not self.done:
+            self._cuda.stream_waits(self._stream, self._copied)
+
     def read(self) -> Array:
         """The value, float32 (batch, ...), once the copy is done."""
         self._cuda.wait_event(self._copied)
         self.done = True
-        return self._host.array
+        if self._array is not self._host.array:
+            np.copyto(self._array, self._host.array)
+        return self._array
 
     def close(self) -> None:
         """Free the events. The host memory is the caller's."""
         self._cuda.destroy(self._written)
         self._cuda.destroy(self._copied)
-        self._host = self._written = self._copied = None  # type: ignore[assignment]
+        self._host = self._array = self._written = self._copied = None  # type: ignore[assignment]

@@ -11,7 +11,6 @@ from typing import Dict, List, MutableMapping, Optional, Sequence, Tuple
 
 from ..backends.reference import Program
 from ..bundle.bundle import Bundle
-from ..bundle.plan import BATCH
 from ..cuda.interface import Cuda
 from ..errors import BackendError
 from ..onnx_graph.subgraphs import cpu_subgraph
@@ -38,8 +37,7 @@ class OpenedEngines:
     """See the module. specs: what each subgraph on the device needs, in the order of `layout.device_subgraphs`.
 
     tensors: the spec of every value that crosses engines; programs: what the subgraphs on the host run, by the id of
-    each; free: the dimensions of tensors that a domain sets. lock: to be held while engines are taken, engine contexts
-    are made, or the memory of domains changes.
+    each. lock: to be held while engines are taken, engine contexts are made, or the memory of domains changes.
     """
 
     def __init__(
@@ -63,7 +61,6 @@ class OpenedEngines:
             id(subgraph): Program(cpu_subgraph(subgraph, bundle), "%s: %s" % (bundle.path, subgraph.segment.name))
             for subgraph in layout.host_subgraphs
         }
-        self.free = {n for spec in specs for t in spec.tensors for n in t.shape if isinstance(n, str) and n != BATCH}
         self.lock = threading.Lock()
         self._shared = shared
         self._set = engine_set

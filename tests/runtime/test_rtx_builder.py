@@ -140,7 +140,7 @@ def test_every_engine(precision, sm, typed, library, bundle):
     batch, the pinned memory layouts of old and new GPUs."""
     options, manifest = EngineOptions(precision, BATCH), bundle.manifest
     layouts = [join_plan(manifest, True, closed=closed) for closed in ((), closable(manifest.plan))]
-    specs = unique([spec for layout in layouts for spec in engine_specs(layout, manifest, options, sm)])
+    specs = unique([spec for layout in layouts for spec in engine_specs(layout, manifest, options, sm=sm, typed=True)])
     parts = len(exit_steps(manifest.plan)) + 1
     assert parts < len(specs) <= 2 * parts
     assert {n for spec in specs for tensor in spec.tensors for n in tensor.shape if isinstance(n, str)} == {"batch"}

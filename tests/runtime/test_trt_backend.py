@@ -76,7 +76,7 @@ def test_a_run_allocates_nothing_and_waits_for_gates_only(release, cuda, engines
                 check(runtime, answers, "flowers", list(range(count)))
             assert device.store.made == made
             waits = device.timeline.waits[seen:]
-            assert set(waits) == {"event", "stream"} and waits.count("event") == 2 * 3
+            assert waits == ["event"] * (2 + 1) * 3  # two gates, and the features that the head reads on the host
         assert bool(device.executables) == (cuda != "pycuda")  # graphs
 
 

@@ -21,6 +21,7 @@ from ..system.memory import available_bytes
 from .api import Library
 from .builder import Builder, GraphRefused, Recipe
 from .engines import (
+    NO_EXCEPTIONS,
     EngineOptions,
     EngineSpec,
     Exceptions,
@@ -185,7 +186,7 @@ class _Build:
     def _begin(self, force: bool) -> EngineSet:
         """What an earlier build left, or a set without engines."""
         # Named after what every bundle of these files needs, so that domains come and go in the same set.
-        basis = self._specs_of(self._layouts[0], Exceptions())
+        basis = self._specs_of(self._layouts[0], NO_EXCEPTIONS)
         key = set_key(basis, self._options, self._device)
         name = "trt%s-sm%d-%s-%s" % (self._device.tensorrt, self._device.sm, self._options.precision, key)
         path = os.path.join(self._folder, name)
@@ -195,8 +196,8 @@ class _Build:
             device=self._device,
             options=self._options,
             engines={},
-            exceptions=Exceptions(),
-            total=len(self._specs(Exceptions())),
+            exceptions=NO_EXCEPTIONS,
+            total=len(self._specs(NO_EXCEPTIONS)),
             built=time.time(),
         )
 

@@ -12,8 +12,8 @@ from ..errors import BackendError
 from .api import Library
 from .engines import Profile
 
-# Tactics from libraries that are loaded with the first engine which uses one, and kept: about 240 MiB for cuBLAS and 400
-# for cuDNN on a Nano. 10 has them off, 11 has none.
+# Tactics from libraries, which are loaded with the first engine that may use one, and stay: about 240 MiB for cuBLAS
+# and 400 for cuDNN on a Nano. 10 has them off, 11 has none.
 _LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
 
 

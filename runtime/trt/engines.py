@@ -65,6 +65,9 @@ class Exceptions(NamedTuple):
     full: Tuple[str, ...] = ()
 
 
+NO_EXCEPTIONS = Exceptions()
+
+
 def engine_specs(
     layout: Layout,
     manifest: Manifest,
@@ -72,7 +75,7 @@ def engine_specs(
     *,
     sm: int,
     typed: bool,
-    exceptions: Exceptions = Exceptions(),
+    exceptions: Exceptions = NO_EXCEPTIONS,
 ) -> List[EngineSpec]:
     """What each subgraph on the device needs, in the order of `layout.device_subgraphs`; several may need the same
     engine.

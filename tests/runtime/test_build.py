@@ -341,15 +341,16 @@ def test_an_unknown_precision(bundle):
         build_engines(bundle, "fp8")
 
 
-def test_values_inside_engines_cannot_be_traced(bundle):
+def test_values_inside_engines_cannot_be_traced(bundle, exits_bundle):
     with installed():
         build_engines(bundle)
+        build_engines(exits_bundle)
         image = synthetic_bundle.images(1)
         with Runtime(bundle, backend="tensorrt") as runtime:
             assert runtime.trace(image, ["g1"], domain="signs")[1]["g1"].shape == (1,)
             assert runtime.trace(image, ["features"], domain="signs")[1]["features"].shape == (1, 4)
-            with pytest.raises(BackendError) as error:
-                runtime.trace(image, ["x0", "features"], domain="signs")
+        with Runtime(exits_bundle, backend="tensorrt") as runtime, pytest.raises(BackendError) as error:
+            runtime.trace(image, ["x0", "features"], domain="signs")
         assert "trace with the backend onnxruntime or reference" in str(error.value)
 
 

@@ -77,7 +77,8 @@ class Library:
 
 class Engine:
     """A deserialised engine. tensors: its inputs and outputs, by name; scratch: bytes of memory that one engine context
-    works in."""
+    works in; shared: any number of engine contexts may exist. Where profiles are not shared that holds for an engine
+    without free dimensions, which needs none (include/NvInferRuntime.h, createExecutionContext)."""
 
     def __init__(self, library: Library, raw: Any, name: str) -> None:
         self.library = library
@@ -98,6 +99,7 @@ class Engine:
             if dtype not in dtypes:
                 raise BackendError("%s is %s, which this da3 does not know: run `da3 build`" % (where, dtype))
             self.tensors[key] = Tensor(key, dtypes[dtype], shape, layout)
+        self.shared = library.shares_profiles or all(-1 not in tensor.shape for tensor in self.tensors.values())
         newer = hasattr(raw, "device_memory_size_v2")
         self.scratch = int(raw.device_memory_size_v2 if newer else raw.device_memory_size)
 

@@ -1,6 +1,7 @@
 """TensorRT: the engines that `da3 build` made on this device, one for each subgraph of the plan that it runs.
 
-Engines and domains' weights are held once; every execution context has engine contexts, memory and streams of its own.
+Domains' weights are held once, and engines are where TensorRT lets them; every execution context has memory and streams
+of its own, and engine contexts, if they are not lent to it.
 A domain is a block of device memory: a bound call tells its engine context where that lies, if the engine context's
 last domain was another.
 """
@@ -80,8 +81,7 @@ class TensorRTBackend(Backend):
         with opened.cuda.current():
             with opened.lock:
                 memory.sweep()
-                engines = opened.take()
-            return TensorRTContext(opened, batch, engines)
+            return TensorRTContext(opened, batch)
 
     def another(self) -> "TensorRTBackend":
         return TensorRTBackend(self._folder, self._precision, self._shared)

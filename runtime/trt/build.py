@@ -266,9 +266,13 @@ class _Build:
         """How an engine is built, from the best to what is better than nothing: without tactics of cuBLAS and cuDNN
         first; then in a lower precision, which nobody else notices; then with other values at its borders."""
         libraries = (False, True) if self._builder.has_libraries else (False,)
-        border = {tensor.dtype for tensor in spec.tensors}
-        # Where nothing is float16 at the borders, the rest of the network does not see that an engine is float32.
-        inner = [p for p in _FALLBACK[self._options.precision] if p != "fp32" or HALF not in border]
+        half = any(tensor.dtype == HALF for tensor in spec.tensors)
+        if half:
+            inner = [precision for precision in _FALLBACK[self._options.precision] if precision != "fp32"]
+        elif self._library.typed:
+            inner = ["fp32"]  # all borders were made float32 for it, and it would take casts to compute otherwise
+        else:
+            inner = list(_FALLBACK[self._options.precision])  # nobody else sees what it computes in
         for precision in inner:
             for allowed in libraries:
                 yield _Attempt(precision, allowed, spec, None)

@@ -17,6 +17,7 @@ from trt_answers import DOMAINS, NEWEST, PYTHON, TOLERANCE, check, inferences
 
 from da3.runtime import Da3Error, Runtime
 from da3.runtime.errors import BackendError
+from da3.runtime.trt.api import Library
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 
@@ -78,6 +79,50 @@ def test_a_run_allocates_nothing_and_waits_for_gates_only(release, cuda, engines
             waits = device.timeline.waits[seen:]
             assert waits == ["event"] * (2 + 1) * 3  # two gates, and the features that the head reads on the host
         assert bool(device.executables) == (cuda != "pycuda")  # graphs
+
+
+@pytest.mark.parametrize("release, cuda", [("8.2.1", "pycuda"), ("8.5.3", PYTHON), ("8.6.1", "pycuda")])
+def test_another_batch_size_loads_no_engine_again(release, cuda, engines, opened, answers, monkeypatch):
+    """Before profiles could be shared, too, where an engine has one engine context: that is lent to who runs."""
+    engines(release)
+    loads = []
+    load = Library.engine
+    monkeypatch.setattr(Library, "engine", lambda self, plan, name: loads.append(name) or load(self, plan, name))
+    with simulated(tensorrt=release, cuda=cuda), opened(release) as runtime:
+        first = len(loads)
+        for rows in ([0], [0, 1, 2], [0, 1], [2, 1, 0, 3], [4], [1, 2]):
+            for domain in DOMAINS:
+                check(runtime, answers, domain, rows)
+        assert len(loads) == first == len(set(loads)) == 7
+        held = [[] for _ in range(3)]  # runs at a time take a copy each
+        (lane,) = runtime._open.scheduler._lanes.values()
+        for number, context in enumerate(lane._backend.context(batch) for batch in (1, 2, 3)):
+            context.begin(synthetic_bundle.images(number + 1))
+            held[number] = context
+        for context in held:
+            context.end()
+            context.close()
+        shared = release == "8.6.1"
+        assert len(loads) == (7 if shared else 3 * 7)
+        check(runtime, answers, "signs", [0, 1, 2])
+        assert len(loads) == (7 if shared else 3 * 7)
+
+
+@pytest.mark.parametrize("release", ["8.2.1", "8.5.3", "8.6.1", NEWEST])
+def test_graphs_are_recorded_on_every_release_where_cuda_has_them(release, engines, opened, answers):
+    """One picture at a time is a graph from the third time on; some rows of a batch are not."""
+    engines(release)
+    with simulated(tensorrt=release, cuda=PYTHON) as device, opened(release) as runtime:
+        for _ in range(5):
+            check(runtime, answers, "flowers", [0])
+        graphs = len(device.executables)
+        assert graphs >= 4
+        runs = device.runs
+        check(runtime, answers, "flowers", [0])
+        assert device.runs == runs, "enqueued without a graph"
+        for _ in range(5):
+            check(runtime, answers, "flowers", [0, 1, 2])
+            check(runtime, answers, "flowers", [0])
 
 
 def test_switching_domains_makes_nothing(engines, opened, answers):

@@ -45,11 +45,12 @@ def render_report(report: BuildReport) -> str:
             "GPUs of sm_%d have no %s: built in %s" % (report.device.sm, report.asked, report.options.precision)
         )
     for precision, names in sorted(report.fallen.items()):
-        words = (", ".join(names), report.options.precision, precision)
-        notes.append("TensorRT did not build %s in %s: built in %s" % words)
+        notes.append(
+            "TensorRT did not build %s in %s: built in %s" % (", ".join(names), report.options.precision, precision)
+        )
     if report.libraries:
-        names = ", ".join(report.libraries)
-        notes.append("TensorRT built %s with cuBLAS or cuDNN only, which take memory of their own" % names)
+        words = ", ".join(report.libraries)
+        notes.append("TensorRT built %s with cuBLAS or cuDNN only, which take memory of their own" % words)
     if report.exceptions.linear:
         notes.append("TensorRT did not build with %s in its fast layout" % ", ".join(report.exceptions.linear))
     if report.exceptions.full:

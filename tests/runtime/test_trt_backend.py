@@ -313,6 +313,27 @@ def test_too_little_memory_is_said_in_a_sentence(built, engines):
         assert runtime.run_batch(synthetic_bundle.images(1), "flowers").logits.shape == (1, 3)
 
 
+@pytest.mark.parametrize("release", ["8.2.1", "10.16.1", NEWEST])
+def test_a_gate_that_overflows_is_named(release, engines, opened, built):
+    """Above 65504 in float16: infinity, and NaN would skip the block."""
+    x = synthetic_bundle.images(3)
+    for precision in ("fp32", "fp16"):
+        engines(release, precision)
+        with simulated(tensorrt=release), opened(release, precision) as runtime:
+            domain = runtime.load("flowers")
+            name = "adaptors.0.gate_weight"
+            weights = {**domain.weights, name: domain.weights[name] * 1e6}
+            runtime.load(domain._replace(name="large", weights=weights))
+            for rows in ([0], [0, 1, 2]):
+                if precision == "fp32":
+                    assert np.isfinite(runtime.run_batch(x[rows], "large").logits).all()
+                else:
+                    words = "domain large, the gate of block 1: NaN or infinity: float16 holds nothing beyond 65504"
+                    with pytest.raises(BackendError, match=words):
+                        runtime.run_batch(x[rows], "large")
+                assert np.isfinite(runtime.run_batch(x[rows], "flowers").logits).all()
+
+
 # -- values inside
 
 

@@ -249,6 +249,13 @@ def _logger(trt: Any) -> Tuple[Any, Deque[str]]:
 
 
 def _make_logger(trt: Any, errors: Deque[str]) -> Any:
+    """A logger that keeps errors.
+
+    TensorRT hands it every line, whatever its severity, and has to take the interpreter's lock for each: 7,476 lines in
+    the 3.1 s that TensorRT-RTX 1.7 takes to build MobileNetV2's five parts, 5 ms in here. What filters natively cannot
+    do its work: trt.Logger prints to stdout what it lets through, and keeps nothing; a builder with an IErrorRecorder
+    took the process down (TensorRT-RTX 1.7) at the first error behind a build that had succeeded.
+    """
     if not hasattr(trt, "ILogger"):
         return trt.Logger(trt.Logger.ERROR)
 

@@ -10,16 +10,14 @@ import time
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from ..bundle.bundle import Bundle, read_domain
-from ..cuda.interface import Cuda
 from ..cuda.opening import open_cuda
 from ..errors import BackendError, BundleError, DomainError
 from ..onnx_graph.model import Model
 from ..onnx_graph.subgraphs import PRECISIONS, engine_subgraph, for_images
 from ..onnx_graph.writing import write_model
 from ..schedule.layout import Layout, join_plan
-from ..system.memory import available_bytes
 from .api import Library
-from .builder import Builder, GraphRefused, Recipe
+from .builder import Builder, GraphRefused, Recipe, default_workspace
 from .engines import (
     NO_EXCEPTIONS,
     EngineOptions,
@@ -36,7 +34,6 @@ from .store import Device, EngineEntry, EngineSet, engines_folder, has_plan, rea
 from .tensor_spec import FULL, HALF
 from .timing import read_timing, slug, timing_file, write_timing
 
-_WORKSPACE = 1 << 30
 _MOST_IMAGES = 1024
 # What an engine is built as where it does not build as it was asked for, in turn.
 _FALLBACK = {"int8": ("int8", "fp16", "fp32"), "fp16": ("fp16", "fp32"), "fp32": ("fp32",)}
@@ -101,7 +98,7 @@ def build_engines(
         device = Device(library.version, cuda.gpu.name, cuda.gpu.sm)
         options = options._replace(precision=possible_precision(precision, device.sm))
         with cuda.current():
-            workspace = min(_WORKSPACE, _free_bytes(cuda) // 2) if workspace_bytes is None else workspace_bytes
+            workspace = default_workspace(cuda) if workspace_bytes is None else workspace_bytes
             build = _Build(
                 bundle, library, options=options, device=device, folder=folder, workspace=workspace, progress=progress
             )
@@ -346,15 +343,6 @@ class _Made(NamedTuple):
 
 def _joined(one: Exceptions, other: Exceptions) -> Exceptions:
     return Exceptions(*(tuple(sorted(set(a) | set(b))) for a, b in zip(one, other)))
-
-
-def _free_bytes(cuda: Cuda) -> int:
-    """What the builder may count on. A GPU that shares the machine's memory does not count pages among the free that
-    the system would give back at once, such as its cache of files."""
-    free = cuda.memory()[0]
-    if not getattr(cuda.gpu, "integrated", False):
-        return free
-    return available_bytes() or free
 
 
 def _options(precision: str, batch: Tuple[int, int]) -> EngineOptions:

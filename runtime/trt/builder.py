@@ -8,13 +8,27 @@ include/NvInfer.h says what a release does with it: in a network of strong types
 
 from typing import Any, Dict, NamedTuple, Tuple
 
+from ..cuda.interface import Cuda
 from ..errors import BackendError
+from ..system.memory import available_bytes
 from .api import Library
 from .engines import Profile
 
 # Tactics from libraries, which are loaded with the first engine that may use one, and stay: about 240 MiB for cuBLAS
 # and 400 for cuDNN on a Nano. 10 has them off, 11 has none.
 _LIBRARIES = ("CUBLAS", "CUBLAS_LT", "CUDNN")
+_WORKSPACE = 1 << 30
+
+
+def default_workspace(cuda: Cuda) -> int:
+    """Bytes that TensorRT may take to work in where nobody says: 1 GiB, or half of what is free if that is less. The
+    context must be pushed."""
+    free = cuda.memory()[0]
+    if getattr(cuda.gpu, "integrated", False):
+        # The GPU shares the machine's memory, and does not count pages among the free that the system would give back
+        # at once, such as its cache of files.
+        free = available_bytes() or free
+    return min(_WORKSPACE, free // 2)
 
 
 class Recipe(NamedTuple):
@@ -72,6 +86,17 @@ class Builder:
         if plan is None:
             raise BackendError(self._failed(recipe))
         return bytes(plan)
+
+    def leanest(self, model: bytes, recipe: Recipe) -> bytes:
+        """`plan` without tactics of cuBLAS and cuDNN, or with them where it does not build without."""
+        try:
+            return self.plan(model, recipe._replace(libraries=False))
+        except GraphRefused:
+            raise
+        except BackendError:
+            if not self.has_libraries:
+                raise
+        return self.plan(model, recipe._replace(libraries=True))
 
     def _build(self, model: bytes, recipe: Recipe) -> Any:
         trt, library, builder = self._library.trt, self._library, self._builder

@@ -17,7 +17,7 @@ from da3.runtime.app.commands import main
 from da3.runtime.app.texts import render_report
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BackendError
-from da3.runtime.trt import build as building
+from da3.runtime.trt import builder
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 from da3.runtime.trt.builder import Builder
@@ -155,10 +155,10 @@ def test_the_workspace_is_half_of_what_the_machine_has_to_give(bundle, given, mo
         def memory(self):
             return 300 << 20, 4 << 30
 
-    monkeypatch.setattr(building, "available_bytes", lambda: 900 << 20)
-    assert building._free_bytes(Memory(False)) == 300 << 20 and building._free_bytes(Memory(True)) == 900 << 20
-    monkeypatch.setattr(building, "available_bytes", lambda: None)
-    assert building._free_bytes(Memory(True)) == 300 << 20
+    workspace = builder.default_workspace
+    for available, wanted in ((900 << 20, 450 << 20), (9 << 30, 1 << 30), (None, 150 << 20)):
+        monkeypatch.setattr(builder, "available_bytes", lambda available=available: available)
+        assert workspace(Memory(False)) == 150 << 20 and workspace(Memory(True)) == wanted
     with simulated(tensorrt=NEWEST, memory=1 << 30):
         build_engines(bundle)
     assert {recipe.workspace for _, recipe in given} == {1 << 29}

@@ -35,7 +35,8 @@ def run(plan, feeds):
     names = [output.name for output in session.get_outputs()]
     results = session.run(names, feeds)
     if plan.meta["rounds"]:
-        results = [r.astype(np.float16).astype(r.dtype) if r.dtype == np.float32 else r for r in results]
+        with np.errstate(over="ignore"):
+            results = [r.astype(np.float16).astype(r.dtype) if r.dtype == np.float32 else r for r in results]
     return dict(zip(names, results, strict=True))
 
 

@@ -125,6 +125,28 @@ def test_graphs_are_recorded_on_every_release_where_cuda_has_them(release, engin
             check(runtime, answers, "flowers", [0])
 
 
+@pytest.mark.parametrize("release, cuda", [("8.2.1", "pycuda"), ("8.6.1", PYTHON), (NEWEST, PYTHON)])
+def test_a_gate_that_rows_write_in_two_calls(release, cuda, bundle):
+    """Behind a block that some images run and others skip, both write their rows of the next gate, which is copied to
+    the host after each: the second waits for the first copy."""
+    manifest = synthetic_bundle.read_manifest(bundle)
+    (last,) = [step for step in manifest["plan"] if step["segment"] == "block_2"]
+    last["gate"] = "g3"  # of the adaptor behind block 1
+    synthetic_bundle.write_manifest(bundle, manifest)
+    images = synthetic_bundle.images(6)
+    with Runtime(bundle, "reference") as cpu:
+        expected = {name: cpu.run_batch(images, name) for name in DOMAINS}
+    with simulated(tensorrt=release, cuda=cuda):
+        build_engines(bundle, "fp32", (1, 4))
+        with Runtime(bundle, "tensorrt") as runtime:
+            for domain in DOMAINS:
+                ran = expected[domain].blocks[:, 1]
+                mixed = [*np.flatnonzero(ran)[:2], *np.flatnonzero(~ran)[:2]]
+                assert len(mixed) > 2 and len(set(ran[mixed])) == 2
+                for rows in (mixed, mixed[::-1]):
+                    check(runtime, expected, domain, rows)
+
+
 def test_switching_domains_makes_nothing(engines, opened, answers):
     engines(NEWEST)
     with simulated(tensorrt=NEWEST, cuda=PYTHON) as device, opened(NEWEST) as runtime:

@@ -107,6 +107,11 @@ def test_borders_are_of_the_type_that_was_told(release, bundle):
         build_engines(bundle, "fp16", (1, 4))
         with Runtime(bundle, "tensorrt") as runtime:
             tensors, _ = loaded(runtime)
+            runtime.run_batch(synthetic_bundle.images(2), "signs")
+            (lane,) = runtime._open.scheduler._lanes.values()
+            with lane._backend._opened.cuda.current():
+                for copy in lane._idle[0].context._copies.values():
+                    assert copy.read().dtype == np.float32, "what the host reads is float32 wherever it was converted"
     shared = "float16" if release.startswith("11.") else "float32"
     assert tensors["x1"][:2] == ("float16", "HWC8")
     assert tensors["image"][:2] == tensors["g1"][:2] == (shared, "LINEAR")

@@ -118,6 +118,12 @@ class Engine:
     def context(self, scratch: int) -> "EngineContext":
         """An engine context that works in the memory at `scratch`, which it shares with others that run before or
         after it. Raises BackendError."""
+        context = self.bare_context()
+        context.work_in(scratch, self.scratch)
+        return context
+
+    def bare_context(self) -> "EngineContext":
+        """An engine context without memory to work in. Raises BackendError."""
         library = self.library
         library.forget()
         try:
@@ -125,8 +131,6 @@ class Engine:
                 raw = self._raw.create_execution_context(library.trt.ExecutionContextAllocationStrategy.USER_MANAGED)
             else:
                 raw = self._raw.create_execution_context_without_device_memory()
-            if raw is not None and self.scratch:
-                _set_memory(raw, scratch, self.scratch)
         except Exception as error:  # see Library.engine
             raise BackendError("TensorRT cannot run %s: %s" % (self.name, library.said(error)))
         if raw is None:
@@ -146,6 +150,27 @@ class EngineContext(ABC):
         self._raw = raw
         self._engine = engine
         self._shapes: Dict[str, Tuple[int, ...]] = {}
+
+    def work_in(self, address: int, nbytes: int) -> None:
+        """Give it the memory that it works in."""
+        if not nbytes:
+            return
+        library = self._engine.library
+        try:
+            _set_memory(self._raw, address, nbytes)
+        except Exception as error:  # see Library.engine
+            raise BackendError("TensorRT cannot run %s: %s" % (self._engine.name, library.said(error)))
+
+    def scratch_for(self, shapes: Sequence[Tuple[str, Tuple[int, ...]]]) -> int:
+        """The bytes of memory that it works in while its inputs have these shapes, 0 where TensorRT does not say; then
+        this engine context is not to be used. From 10 on.
+
+        No input may be given another shape afterwards: TensorRT has laid out the memory for these (see
+        updateDeviceMemorySizeForShapes in include/NvInferRuntime.h).
+        """
+        for name, shape in shapes:
+            self.shape(name, shape)
+        return int(self._raw.update_device_memory_size_for_shapes())
 
     @abstractmethod
     def place(self, name: str, address: int) -> None:

@@ -19,7 +19,7 @@ from ..errors import BackendError
 from ..records import Array
 from ..schedule.layout import Subgraph
 from .calls import Place, Rows, RowsCall, SubgraphCall
-from .engine_runner import Setting, Shapes
+from .engine_runner import Setting
 from .engines import EngineSpec
 from .formats import padded, unpack
 from .host_calls import HostCall
@@ -191,15 +191,12 @@ class TensorRTContext(ExecutionContext):
         there = self._opened.engine_tensors(spec)
         inputs = [tensor for tensor in spec.inputs if tensor.tensor in there]
         read = [tensor for tensor in inputs if tensor.value.startswith(DOMAIN)]
-        shapes: Shapes = tuple(
-            (tensor.tensor, sized_shape(tensor.shape, batch)) for tensor in inputs if -1 in there[tensor.tensor].shape
-        )
         return Setting(
             placement=placement,
             domain=weights.token if read else None,
             addresses=tuple(addresses),
             weight_addresses=tuple((tensor.tensor, weights.addresses[tensor.value, tensor.dtype]) for tensor in read),
-            shapes=shapes,
+            shapes=self._opened.free_shapes(spec, batch),
         )
 
     def _afterwards(self, spec: EngineSpec) -> List[Callable[[], None]]:
@@ -235,7 +232,8 @@ class TensorRTContext(ExecutionContext):
             self._streams.append(cuda.stream())
         self._place = Place(cuda, self._streams[0])
         if self._opened.shared:
-            self._place.runners = self._opened.runners(what)
+            with self._opened.lock:
+                self._place.runners = self._opened.runners(batch, what)
         cuda.zero(self._memory, end + room, self._streams[0])  # channels that only pad must hold numbers
         self._image = self._pin(self._tensors[IMAGE])
         if LOGITS in self._tensors:

@@ -17,10 +17,11 @@ from ..onnx_graph.subgraphs import cpu_subgraph
 from ..schedule.layout import Layout, Subgraph
 from ..system.sizes import render_bytes
 from .api import Engine, Library, Tensor
+from .engine_runner import Shapes
 from .engines import EngineSpec, unique
 from .runners import Engines, Runners
 from .store import EngineSet, read_plan
-from .tensor_spec import TensorSpec
+from .tensor_spec import TensorSpec, sized_shape
 
 
 class SharedEngines:
@@ -95,10 +96,21 @@ class OpenedEngines:
         if not self.shared:
             self.give_back(self.lend())  # whether there is memory for it, too
 
-    def runners(self, what: str) -> Runners:
+    def runners(self, batch: int, what: str) -> Runners:
         """No engine contexts yet, for an execution context to add its own; only where they are shared. The context must
-        be pushed. what: see Runners."""
-        return Runners(self.cuda, self._engines, what)
+        be pushed, the lock held. batch: the number of images; what: see Runners."""
+        if batch > 1 or not self.library.picks_memory:
+            return Runners(self.cuda, self._engines, what)  # some images alone will be run, too
+        return Runners(self.cuda, self._engines, what, {s.identity: self.free_shapes(s, 1) for s in self._distinct})
+
+    def free_shapes(self, spec: EngineSpec, batch: int) -> Shapes:
+        """The shapes of an engine's inputs that are free, for so many images."""
+        there = self._there[spec.identity]
+        return tuple(
+            (tensor.tensor, sized_shape(tensor.shape, batch))
+            for tensor in spec.inputs
+            if tensor.tensor in there and -1 in there[tensor.tensor].shape
+        )
 
     def lend(self) -> Runners:
         """An engine context of every engine, by the engine's identity, for one run; only where they are not shared. The

@@ -85,10 +85,16 @@ class Plan:
                 for t in inputs + network._outputs
             ],
             "weights": sum(weight.ByteSize() for weight in graph.initializer),
-            "scratch": -(-8 * sum(_volume(shape) for shape in greatest) // 256) * 256 if works else 0,
+            "works": works,
+            "scratch": scratch_bytes({"works": works}, greatest),
             "sha256": hashlib.sha256(model).hexdigest(),
         }
         return cls(MAGIC + json.dumps(meta).encode() + b"\n" + model)
+
+
+def scratch_bytes(meta, shapes):
+    """The memory to work in for inputs of these shapes: an assumption, eight bytes for each of their numbers."""
+    return -(-8 * sum(_volume(shape) for shape in shapes) // 256) * 256 if meta["works"] else 0
 
 
 def _shapes(profile, tensor):

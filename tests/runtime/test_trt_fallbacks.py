@@ -1,5 +1,6 @@
 """What builders are given, on every simulated release of TensorRT, and what is done where they do not build it."""
 
+import importlib
 import json
 
 import numpy as np
@@ -18,6 +19,7 @@ from da3.runtime.app.texts import render_report
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BackendError
 from da3.runtime.trt import builder
+from da3.runtime.trt.api import EngineContext
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 from da3.runtime.trt.builder import Builder
@@ -148,6 +150,33 @@ def test_engines_for_one_image_take_any_number_of_contexts(bundle):
                     context.end()
                     context.close()
     assert used[1, 2] == 3 * used[1, 1]
+
+
+@pytest.mark.parametrize("release", RELEASES)
+def test_one_picture_takes_the_memory_of_one(release, bundle, monkeypatch):
+    """From 10 on, where TensorRT says what shapes take: a quarter, for engines of up to four."""
+    used = {}
+    for answer in ("as it is", 0):
+        with simulated(tensorrt=release) as device:
+            build_engines(bundle, "fp16", (1, 4))
+            if answer == 0 and "ExecutionContextAllocationStrategy" in dir(importlib.import_module("tensorrt")):
+                monkeypatch.setattr(EngineContext, "scratch_for", lambda self, shapes: 0)
+            with Runtime(bundle, "tensorrt") as runtime:
+                for count in (1, 4, 1):
+                    found = runtime.run_batch(synthetic_bundle.images(count), "signs")
+                    assert np.isfinite(found.logits).all()
+                (lane,) = runtime._open.scheduler._lanes.values()
+                opened = lane._backend._opened
+                if not opened.shared:
+                    continue
+                for pooled in lane._idle:
+                    runners = pooled.context._place.runners
+                    (memory,) = [a for a in device.store.alive() if a.address == runners._memory]
+                    used[answer, pooled.batch] = memory.size
+    if used:
+        whole, says = used[0, 4], release.startswith(("10.", "11."))
+        assert used["as it is", 4] == whole == used[0, 1]
+        assert abs(used["as it is", 1] - whole / (4 if says else 1)) <= 512  # to which it is rounded
 
 
 def test_the_workspace_is_half_of_what_the_machine_has_to_give(bundle, given, monkeypatch):

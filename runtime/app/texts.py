@@ -1,11 +1,12 @@
 """The texts of `da3 build`: what its options mean, and what it prints while and after it builds."""
 
 import re
-from typing import Tuple
+from typing import List, Tuple
 
 from ..errors import BackendError
 from ..system.sizes import render_bytes
 from ..trt.build import BuildReport, Progress
+from ..trt.store import render_batch
 
 
 def parse_batch(text: str) -> Tuple[int, int]:
@@ -27,20 +28,34 @@ def render_progress(step: Progress) -> str:
 
 
 def render_report(report: BuildReport) -> str:
-    """What was built."""
-    text = "%d engines built, %d were there: %s, %s, 1 to %d images at a time, %s, in %s\n%s" % (
+    """What was built, and what did not become as it was asked for."""
+    text = "%d engines built, %d were there: %s, %s, %s at a time, %s, in %s\n%s" % (
         report.built,
         report.reused,
         report.device,
         report.options.precision,
-        report.options.batch[1],
+        render_batch(report.options),
         render_bytes(report.nbytes),
         duration(report.seconds),
         report.folder,
     )
-    if report.linear:
-        text += "\nnote: TensorRT did not build with %s in its fast layout" % ", ".join(report.linear)
-    return text
+    notes: List[str] = []
+    if report.options.precision != report.asked:
+        notes.append(
+            "GPUs of sm_%d have no %s: built in %s" % (report.device.sm, report.asked, report.options.precision)
+        )
+    for precision, names in sorted(report.fallen.items()):
+        notes.append(
+            "TensorRT did not build %s in %s: built in %s" % (", ".join(names), report.options.precision, precision)
+        )
+    if report.libraries:
+        words = ", ".join(report.libraries)
+        notes.append("TensorRT built %s with cuBLAS or cuDNN only, which take memory of their own" % words)
+    if report.exceptions.linear:
+        notes.append("TensorRT did not build with %s in its fast layout" % ", ".join(report.exceptions.linear))
+    if report.exceptions.full:
+        notes.append("TensorRT built with %s as float32 only" % ", ".join(report.exceptions.full))
+    return text + "".join("\nnote: " + note for note in notes)
 
 
 def duration(seconds: float) -> str:

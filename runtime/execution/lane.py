@@ -12,11 +12,11 @@ import numpy as np
 
 from ..backends.interface import Backend, ExecutionContext
 from ..bundle.bundle import Bundle
-from ..errors import BackendError
+from ..errors import BackendError, ImageError
 from ..records import Array, Domain
 from ..schedule.flops import reached_blocks
 from ..schedule.layout import Layout
-from .program import Exits, Program, bind_program, run
+from .program import Exits, NotFinite, Program, bind_program, run
 
 _MAX_PROGRAMS = 256  # of one context; with more domains than that, programs are bound again when they come back
 _MAX_IDLE_CONTEXTS = 8
@@ -110,7 +110,8 @@ class Lane:
         """float32 (B, 3, size, size), C-contiguous -> Outcome, in pieces of the size that a context may take.
 
         watched: values that the layout lets be read. overrides: of blocks with gates, ascending. exits: for each
-        exit of the layout. Raises LaneClosed before anything else is done.
+        exit of the layout. Raises LaneClosed before anything else is done, ImageError for images that hold NaN or
+        infinity where that shows in the answer, BackendError where finite images are answered so.
         """
         most = self._backend.max_batch or len(images)
         pieces = [
@@ -156,11 +157,21 @@ class Lane:
             context.begin(images)
             try:
                 answer = run(program, bound.theta, exits, pooled.batch)
+                if not watched and not np.isfinite(answer.logits).all():  # who traces may be looking for the cause
+                    raise NotFinite("the last logits")
                 values = {name: context.read(name) for name in watched}
             finally:
                 context.end()
             sound = True
             return Outcome(answer.logits, answer.ran, answer.left, values)
+        except NotFinite as error:
+            sound = True  # everything was run
+            if not np.isfinite(images).all():
+                raise ImageError("NaN or infinity in the images: look at what they are made of")
+            raise BackendError(
+                "domain %s, %s: float16 holds nothing beyond 65504, so if this runs in fp16 or int8, build or run it "
+                "with --precision fp32" % (bound.domain.name, error)
+            )
         finally:
             self._give_back(pooled, sound)
 

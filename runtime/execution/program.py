@@ -8,15 +8,24 @@ given its next part first: to the end behind an exit where nobody leaves, past o
 it in vain for them costs less than the wait (see schedule/look_ahead.py).
 """
 
+from math import isfinite
 from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..backends.interface import ExecutionContext
 from ..bundle.plan import LOGITS
+from ..errors import BackendError
 from ..records import Array
-from ..schedule.decisions import Leaving, Overrides, forced, leaves_one, leaves_rows, opens
+from ..schedule.decisions import Leaving, Overrides, forced, opens, spread_one, spread_rows
 from ..schedule.layout import Call, Layout
+
+
+class NotFinite(BackendError):
+    """NaN or infinity in a gate, or in the logits of an exit or of the end. The message names the place."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__("%s: NaN or infinity" % where)
 
 
 class BoundCall(NamedTuple):
@@ -90,7 +99,11 @@ def bind_program(
 
 
 def run(program: Program, theta: float, exits: Exits, batch: int) -> Answer:
-    """Run a program on the images of its context. theta: that of the domain's gates."""
+    """Run a program on the images of its context. theta: that of the domain's gates.
+
+    Raises NotFinite where something is decided by what is no number: a NaN is above no threshold, so a block would be
+    skipped, or an exit passed by, and nobody told.
+    """
     calls = in_order(program.calls, exits) if program.hosted else program.calls
     if batch == 1:
         return _run_one(program, calls, theta, exits.rules)
@@ -140,19 +153,28 @@ def _run_one(program: Program, calls: Sequence[BoundCall], theta: float, rules: 
     ran = None
     number = -1
     for run, gate, skip, block, _, _, answer, exit, _ in calls:
-        if gate is None or opens(gate()[0], theta):
+        if gate is None:
             run()
         else:
-            ran = program.ran[-1:].copy() if ran is None else ran
-            ran[0, block] = False
-            skip()
+            logit = gate()[0]
+            if not isfinite(logit):
+                raise NotFinite("the gate of block %d" % block)
+            if opens(logit, theta):
+                run()
+            else:
+                ran = program.ran[-1:].copy() if ran is None else ran
+                ran[0, block] = False
+                skip()
         if answer is not None:
             scale, limit = rules[exit]
             if limit > 0:  # somebody may leave
                 logits = answer()
-                if leaves_one(logits, scale, limit):
+                spread = spread_one(logits, scale)
+                if spread < limit:
                     number = exit
                     break
+                if spread != spread:
+                    raise NotFinite("the logits of exit %d" % exit)
     if number >= 0:
         return Answer(logits.copy(), program.ran[number : number + 1].copy(), np.array([number], np.int64))
     left = np.array([len(program.ran) - 1], np.int64)
@@ -171,13 +193,19 @@ def _run_many(
         if gate is None:
             _on_rows(run, run_rows, rows, batch)
         else:
-            on = opens(gate(), theta)  # (batch,)
+            gates = gate()  # (batch,)
+            if not np.isfinite(gates).all():
+                raise NotFinite("the gate of block %d" % block)
+            on = opens(gates, theta)
             ran[:, block] = on
             _on_rows(run, run_rows, rows[on[rows]], batch)
             _on_rows(skip, skip_rows, rows[~on[rows]], batch)
         if answer is not None and rules[exit].limit > 0:
             logits = answer()
-            gone = leaves_rows(logits[rows], *rules[exit])
+            spreads = spread_rows(logits[rows], rules[exit].scale)
+            if np.isnan(spreads).any():
+                raise NotFinite("the logits of exit %d" % exit)
+            gone = spreads < rules[exit].limit
             if gone.any():
                 early = np.empty_like(logits) if early is None else early
                 leaving, rows = rows[gone], rows[~gone]

@@ -4,7 +4,7 @@ from .int8_places import convolved, summed
 from .int8_ranges import INT8_FILE, INT8_FORMAT, Magnitudes, read_ranges
 from .model import DTYPES, AttributeValue, Info, Model, Node
 from .reading import read_model
-from .subgraphs import PRECISIONS, cpu_subgraph, engine_subgraph, ingredients, subgraph_identity
+from .subgraphs import PRECISIONS, cpu_subgraph, engine_subgraph, for_images, ingredients, subgraph_identity
 from .whole import whole_model
 from .writing import write_model
 
@@ -21,6 +21,7 @@ __all__ = [
     "convolved",
     "cpu_subgraph",
     "engine_subgraph",
+    "for_images",
     "ingredients",
     "read_model",
     "read_ranges",

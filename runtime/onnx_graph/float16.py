@@ -25,31 +25,6 @@ def to_half(model: Model, float32_values: Container[str] = ()) -> Model:
     return _Halver(model, float32_values).model()
 
 
-def half_borders(model: Model, float32_values: Container[str] = ()) -> Model:
-    """A copy of the model with float16 inputs and outputs but for those named; it computes in float32 as before."""
-    taken = model.value_names()
-    casts: List[Node] = []
-    ends: List[Node] = []
-    names: Dict[str, str] = {}
-    inputs, outputs = list(model.inputs), list(model.outputs)
-    for infos in (inputs, outputs):
-        for i, info in enumerate(infos):
-            if info.dtype == _FULL and info.name not in float32_values:
-                infos[i] = info._replace(dtype=_HALF)
-    for info in (i for i in inputs if i.dtype == _HALF):
-        names[info.name] = unused_name(info.name + "_float32", taken)
-        casts.append(_cast_node(info.name, names[info.name], _FULL))
-    for info in (i for i in outputs if i.dtype == _HALF and i.name not in names):
-        names[info.name] = unused_name(info.name + "_float32", taken)
-        ends.append(_cast_node(names[info.name], info.name, _HALF))
-    nodes: List[Node] = []
-    for node in model.nodes:
-        given, made = ([names.get(name, name) for name in ns] for ns in (node.inputs, node.outputs))
-        nodes.append(node.replace(given, made))
-    weights = {names.get(name, name): array for name, array in model.weights.items()}
-    return model.replace(casts + nodes + ends, weights, inputs, outputs)
-
-
 class _Halver:
     """One conversion. In the result, values named in `_full` are float32; all others that were are float16."""
 

@@ -9,13 +9,15 @@ from typing import Container, List, NamedTuple, Sequence
 
 from ..bundle.bundle import BundleContents
 from ..bundle.manifest import Manifest
+from ..bundle.plan import BATCH
 from ..errors import BackendError
+from ..records import Segment, Value
 from ..schedule.layout import Subgraph
-from .float16 import half_borders, to_half
+from .float16 import to_half
 from .int8_ranges import INT8_FILE
 from .int8_subgraphs import int8_subgraph
 from .joining import subgraph_model
-from .model import Model
+from .model import Info, Model
 from .opset import to_opset_19
 
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -69,14 +71,16 @@ def cpu_subgraph(subgraph: Subgraph, bundle: BundleContents, precision: str = "f
 
 
 def engine_subgraph(
-    subgraph: Subgraph, bundle: BundleContents, precision: str, full: Container[str], typed: bool = True
+    subgraph: Subgraph, bundle: BundleContents, precision: str, full: Container[str] = (), typed: bool = True
 ) -> Model:
-    """A subgraph as TensorRT takes it. With fp16 and int8, inputs and outputs are float16, but not those in `full`.
+    """A subgraph as TensorRT takes it.
 
-    typed: the release takes types as they are written (from 9 on). All that is not quantised is float16 there,
-    quantisers' scales included. Older releases choose among the types that their flags allow, so only inputs and
-    outputs are written as float16: the importer of 8.2 reads the bounds of Clip as float32 whatever they are, and
-    quantisers take float32 only, right before their convolution, and no int8 constants.
+    typed: the release takes types as they are written. With fp16 and int8, all that is not quantised is float16 there,
+    quantisers' scales, inputs and outputs included, but not the inputs and outputs in `full`, which are cast. Other
+    releases choose among the types that their flags allow, and are told those of inputs and outputs apart from the
+    graph, which is float32 throughout: a Cast would be a kernel of its own, between a pinned layout and the
+    convolution; the importer of 8.2 reads the bounds of Clip as float32 whatever they are, and quantisers take float32
+    only, right before their convolution, and no int8 constants.
     """
     if precision == "fp32":
         return subgraph_model(subgraph, bundle)
@@ -84,6 +88,16 @@ def engine_subgraph(
         subgraph_model(subgraph, bundle) if precision == "fp16" else int8_subgraph(subgraph, bundle, pairs=not typed)
     )
     if not typed:
-        return half_borders(model, full)
+        return model
     quantised = any(node.op == "QuantizeLinear" for node in model.nodes)
     return to_half(to_opset_19(model) if quantised else model, full)
+
+
+def for_images(model: Model, segment: Segment, images: int) -> Model:
+    """The graph of a segment for exactly so many images: no dimension of its inputs and outputs is free."""
+
+    def fixed(infos: Sequence[Info], values: Sequence[Value]) -> List[Info]:
+        shapes = [tuple(images if n == BATCH else n for n in value.shape) for value in values]
+        return [info._replace(shape=shape) for info, shape in zip(infos, shapes)]
+
+    return model.replace(inputs=fixed(model.inputs, segment.inputs), outputs=fixed(model.outputs, segment.outputs))

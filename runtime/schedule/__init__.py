@@ -1,6 +1,6 @@
 """What runs when: plans joined into subgraphs, walked step by step, and the one rule and count of which blocks run."""
 
-from .decisions import Leaving, Overrides, check_overrides, forced, leaves, leaves_one, leaving, opens, threshold
+from .decisions import Leaving, Overrides, check_overrides, forced, leaves, leaving, opens, threshold
 from .flops import flops_share, reached_blocks, result_shares, saved_shares
 from .layout import Call, Layout, Subgraph, free_sizes, join_plan, whole_plan
 from .walk import Visit, inputs_of, walk
@@ -19,7 +19,6 @@ __all__ = [
     "inputs_of",
     "join_plan",
     "leaves",
-    "leaves_one",
     "leaving",
     "opens",
     "reached_blocks",

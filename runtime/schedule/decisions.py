@@ -40,26 +40,34 @@ def leaves(logits: Array, rule: ExitRule) -> Array:
 
 def leaves_rows(logits: Array, scale: float, limit: float) -> Array:
     """`leaves` with the numbers of a `Leaving`."""
-    exact = logits.astype(np.float64)
-    with np.errstate(all="ignore"):
-        sure: Array = np.exp((exact - exact.max(axis=1, keepdims=True)) * scale).sum(axis=1) < limit
+    with np.errstate(invalid="ignore"):
+        sure: Array = spread_rows(logits, scale) < limit
     return sure
 
 
-def leaves_one(logits: Array, scale: float, limit: float) -> bool:
-    """`leaves_rows` for one picture, logits (1, classes).
+def spread_rows(logits: Array, scale: float) -> Array:
+    """1 over the largest probability of each picture, float64 (B,): who has less than the limit of a `Leaving` leaves.
+    NaN for a picture with a NaN or +infinity among its logits. scale: 1 / temperature."""
+    exact = logits.astype(np.float64)
+    with np.errstate(all="ignore"):
+        spread: Array = np.exp((exact - exact.max(axis=1, keepdims=True)) * scale).sum(axis=1)
+    return spread
+
+
+def spread_one(logits: Array, scale: float) -> float:
+    """`spread_rows` for one picture, logits (1, classes).
 
     In Python: between two parts of a network nothing is in the caches, and numpy's functions then take 25 us here,
     where this takes 5.
     """
     if logits.shape[1] > _FEW:
-        return bool(leaves_rows(logits, scale, limit)[0])
+        return float(spread_rows(logits, scale)[0])
     values = logits[0].tolist()
     largest = max(values)
     total = 0.0
     for value in values:
         total += exp((value - largest) * scale)
-    return total < limit
+    return total
 
 
 def threshold(theta: float) -> float:
@@ -73,8 +81,8 @@ def threshold(theta: float) -> float:
 def opens(logits: Any, theta: float) -> Any:
     """Whether a gate lets its block run: its logit is above theta.
 
-    logits: a float gives a bool; a numpy array or a torch tensor (B,) gives one of bools (B,). A NaN is above nothing,
-    so a gate whose logit overflowed to NaN skips its block, and no error is raised.
+    logits: a float gives a bool; a numpy array or a torch tensor (B,) gives one of bools (B,). A NaN is above nothing;
+    what runs a plan refuses gates that are not finite (execution/program.py).
     """
     return logits > theta
 

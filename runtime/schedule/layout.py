@@ -4,8 +4,8 @@ Every boundary between subgraphs costs a call and, on most engines, a change of 
 skipped apart from each other are joined. Blocks that a domain closes are replaced by what is done in their place first,
 so they cost no boundary. Where pictures may leave, a subgraph ends behind each exit, and nothing else is decided in a
 plan with exits; where none may, such a plan is one subgraph. On a device that works on while the host goes on (a GPU),
-what has a dimension of the domain's size, such as an exit's classifier, runs on the host: it is small, and engines that
-are built once for all domains need no free dimension then. That holds for bundles of format 2.
+what has a dimension of the domain's size, such as a classifier, runs on the host: it is small, and engines that are
+built once for all domains need no free dimension then, for whose greatest size they would set memory aside.
 
 How far the plan of a bundle with gates (format 1) is joined depends on the device:
 
@@ -14,12 +14,11 @@ How far the plan of a bundle with gates (format 1) is joined depends on the devi
   costs nothing for segments without weights of their own (adaptors: their weights are inputs); others are held twice
   only where they are small.
 - A GPU should have computed a gate long before it is read: a subgraph ends behind the step that writes a gate, and a
-  gated block is a subgraph of its own.
+  gated block begins one, in which the adaptor behind it runs as well, whether the block is run or skipped.
 """
 
 from typing import Collection, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..bundle.format import GATED_FORMAT
 from ..bundle.manifest import Manifest
 from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, closable, with_skipped
 from ..errors import DomainError
@@ -175,9 +174,8 @@ def _groups(manifest: Manifest, plan: Sequence[Step], looks_ahead: bool, leaves:
         if step.exit and leaves:
             sections.append([])
     groups: List[_Group] = []
-    hosted = looks_ahead and manifest.format > GATED_FORMAT
     for number, section in enumerate(sections):
-        host = [step for step in section if _on_host(manifest, step)] if hosted else []
+        host = [step for step in section if _on_host(manifest, step)] if looks_ahead else []
         device = [step for step in section if step not in host]
         groups += [_Group(steps) for steps in (_ahead(device) if looks_ahead else _behind(manifest, device))]
         groups += [_Group(host, host=True)] if host else []
@@ -193,7 +191,7 @@ def _on_host(manifest: Manifest, step: Step) -> bool:
 
 
 def _ahead(plan: Sequence[Step]) -> List[List[Step]]:
-    """A gated step alone; before it, a cut behind the step that writes its gate."""
+    """A gated step with the weightless steps behind it; a cut behind the step that writes a gate which is read next."""
     groups: List[List[Step]] = []
     chain: List[Step] = []
     for step in plan:
@@ -201,9 +199,20 @@ def _ahead(plan: Sequence[Step]) -> List[List[Step]]:
             chain.append(step)
             continue
         cut = _writer(chain, step.gate) + 1
-        groups += [group for group in (chain[:cut], chain[cut:], [step]) if group]
+        joined = _join_behind(groups, chain[:cut] or chain)
+        groups += [group for group in (chain[joined : max(joined, cut)], chain[max(joined, cut) :], [step]) if group]
         chain = []
-    return groups + [chain] if chain else groups
+    joined = _join_behind(groups, chain)
+    return groups + [chain[joined:]] if chain[joined:] else groups
+
+
+def _join_behind(groups: List[List[Step]], chain: List[Step]) -> int:
+    """Add the weightless steps that a chain begins with to the last group, if that is a gated step's; how many."""
+    if not groups or groups[-1][0].gate is None:
+        return 0
+    count = next((i for i, step in enumerate(chain) if not _weightless(step)), len(chain))
+    groups[-1] = groups[-1] + chain[:count]
+    return count
 
 
 def _behind(manifest: Manifest, plan: Sequence[Step]) -> List[List[Step]]:

@@ -1,24 +1,24 @@
 """TensorRT: the engines that `da3 build` made on this device, one for each subgraph of the plan that it runs.
 
-Engines and domains' weights are held once; every execution context has engine contexts, memory and streams of its own.
+Domains' weights are held once, and engines are where TensorRT lets them; every execution context has memory and streams
+of its own, and engine contexts, if they are not lent to it.
 A domain is a block of device memory: a bound call tells its engine context where that lies, if the engine context's
 last domain was another.
 """
 
-from typing import Dict, Optional, Tuple
+from typing import Optional, Tuple
 
 from ..backends.interface import Backend
 from ..bundle.bundle import Bundle
 from ..cuda.opening import open_cuda
 from ..errors import BackendError
 from ..records import Domain
-from ..schedule.layout import Layout, free_sizes
+from ..schedule.layout import Layout
 from .api import Library
 from .context import TensorRTContext
 from .opened import OpenedEngines, SharedEngines
 from .selection import choose_set
 from .store import Device, engines_folder
-from .tensor_spec import FREE
 from .weights import WeightMemory, Weights, pack_weights
 
 
@@ -45,7 +45,7 @@ class TensorRTBackend(Backend):
         library = self._shared.library or Library()
         self._shared.library = library
         device = Device(library.version, cuda.gpu.name, cuda.gpu.sm)
-        engine_set, specs = choose_set(folder, layout, bundle, device, self._precision)
+        engine_set, specs = choose_set(folder, layout, bundle, device, typed=library.typed, precision=self._precision)
         self.max_batch = engine_set.options.batch[1]
         self._opened = opened = OpenedEngines(
             cuda,
@@ -67,11 +67,9 @@ class TensorRTBackend(Backend):
     def weights(self, domain: Domain) -> Weights:
         """The domain's tensors, copied to the device in the types that engines take."""
         opened, memory = self._check_open()
-        sizes = {n: size for n, size in free_sizes(opened.layout, domain.weights).items() if n in opened.free}
-        _check_sizes(domain, sizes)
         packed = pack_weights(opened.inputs(), domain.weights)
         with opened.cuda.current(), opened.lock:
-            return memory.upload(packed, sizes, domain)
+            return memory.upload(packed, domain)
 
     def context(self, batch: int) -> TensorRTContext:
         opened, memory = self._check_open()
@@ -83,8 +81,7 @@ class TensorRTBackend(Backend):
         with opened.cuda.current():
             with opened.lock:
                 memory.sweep()
-                engines = opened.take()
-            return TensorRTContext(opened, batch, engines)
+            return TensorRTContext(opened, batch)
 
     def another(self) -> "TensorRTBackend":
         return TensorRTBackend(self._folder, self._precision, self._shared)
@@ -105,13 +102,3 @@ class TensorRTBackend(Backend):
         if self._opened is None or self._memory is None:
             raise BackendError("this TensorRT backend is closed, or was not opened")
         return self._opened, self._memory
-
-
-def _check_sizes(domain: Domain, sizes: Dict[str, int]) -> None:
-    """Raise BackendError for a domain with more classes than engines are built for."""
-    for name, count in sizes.items():
-        if not FREE[0] <= count <= FREE[2]:
-            raise BackendError(
-                "domain %s has %d %s; TensorRT engines are built for %d to %d: run it with --backend onnxruntime"
-                % (domain.name, count, name, FREE[0], FREE[2])
-            )

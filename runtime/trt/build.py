@@ -7,25 +7,36 @@ Every engine is written as soon as it is built, so an interrupted build goes on 
 import hashlib
 import os
 import time
-from typing import Callable, Iterable, List, NamedTuple, Optional, Set, Tuple, Union
+from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from ..bundle.bundle import Bundle, read_domain
 from ..cuda.opening import open_cuda
 from ..errors import BackendError, BundleError, DomainError
 from ..onnx_graph.model import Model
-from ..onnx_graph.subgraphs import PRECISIONS, engine_subgraph
+from ..onnx_graph.subgraphs import PRECISIONS, engine_subgraph, for_images
 from ..onnx_graph.writing import write_model
 from ..schedule.layout import Layout, join_plan
 from .api import Library
-from .builder import Builder, Recipe
-from .engines import EngineOptions, EngineSpec, engine_specs, profile, set_key, unique
+from .builder import Builder, GraphRefused, Recipe, default_workspace
+from .engines import (
+    NO_EXCEPTIONS,
+    EngineOptions,
+    EngineSpec,
+    Exceptions,
+    engine_specs,
+    possible_precision,
+    profile,
+    set_key,
+    unique,
+)
 from .formats import LINEAR
 from .store import Device, EngineEntry, EngineSet, engines_folder, has_plan, read_set, tidy_set, write_plan
-from .tensor_spec import FULL
+from .tensor_spec import FULL, HALF
 from .timing import read_timing, slug, timing_file, write_timing
 
-_WORKSPACE = 1 << 30
 _MOST_IMAGES = 1024
+# What an engine is built as where it does not build as it was asked for, in turn.
+_FALLBACK = {"int8": ("int8", "fp16", "fp32"), "fp16": ("fp16", "fp32"), "fp32": ("fp32",)}
 
 
 class Progress(NamedTuple):
@@ -42,7 +53,9 @@ class Progress(NamedTuple):
 
 class BuildReport(NamedTuple):
     """What a build has done. folder: where the engines lie; built, reused: how many engines; nbytes: of all plans
-    together; linear: values that lie in plain rows because an engine did not build otherwise."""
+    together; exceptions: see there; fallen: the names of engines that were built in another precision than the one
+    asked for, by that precision; libraries: those that take tactics from cuBLAS or cuDNN; asked: the precision that
+    was asked for, which `options` does not have where the GPU lacks it."""
 
     folder: str
     device: Device
@@ -51,7 +64,10 @@ class BuildReport(NamedTuple):
     reused: int
     nbytes: int
     seconds: float
-    linear: Tuple[str, ...]
+    exceptions: Exceptions
+    fallen: Dict[str, List[str]]
+    libraries: List[str]
+    asked: str
 
 
 Listener = Callable[[Progress], None]
@@ -69,9 +85,10 @@ def build_engines(
 ) -> BuildReport:
     """Build what is missing of a bundle's engines. Raises BackendError.
 
-    precision: fp16, fp32 or int8. batch: the number of images to tune for, and the most at a time. workspace_bytes:
-    what TensorRT may take to work in (None: 1 GiB, or half of what is free if that is less). force: build all again.
-    engines: a folder to put them in, if not the bundle's own.
+    precision: fp16, fp32 or int8, which is fp16 where the GPU has no INT8. batch: the number of images to tune for, and
+    the most at a time; 1 and 1 make engines for exactly one image. workspace_bytes: what TensorRT may take to work in
+    (None: 1 GiB, or half of what is free if that is less). force: build all again. engines: a folder to put them in, if
+    not the bundle's own.
     """
     options = _options(precision, batch)
     with Bundle(bundle_path) as bundle:
@@ -79,12 +96,13 @@ def build_engines(
         cuda = open_cuda()  # before TensorRT is asked for anything, see api.py
         library = Library()
         device = Device(library.version, cuda.gpu.name, cuda.gpu.sm)
+        options = options._replace(precision=possible_precision(precision, device.sm))
         with cuda.current():
-            workspace = min(_WORKSPACE, cuda.memory()[0] // 2) if workspace_bytes is None else workspace_bytes
+            workspace = default_workspace(cuda) if workspace_bytes is None else workspace_bytes
             build = _Build(
                 bundle, library, options=options, device=device, folder=folder, workspace=workspace, progress=progress
             )
-            return build.run(force)
+            return build.run(force)._replace(asked=precision)
 
 
 def needed_layouts(bundle: Bundle) -> List[Layout]:
@@ -134,16 +152,20 @@ class _Build:
         self._seconds: List[float] = []  # that each engine took, in the order they were built
 
     def run(self, force: bool) -> BuildReport:
-        """Build until no engine is missing. Where one builds with plain rows only, its values lie so from then on,
-        and what else touches them is built again. force: what an earlier build left is not used."""
+        """Build until no engine is missing. Where one builds with plain rows or as float32 only, its values lie so from
+        then on, and what else touches them is built again. force: what an earlier build left is not used."""
         started = time.time()
         self._set = self._begin(force)
-        slow = self._build_missing()
-        while slow:
-            self._set = self._set._replace(linear=tuple(sorted(set(self._set.linear) | set(slow))))
-            slow = self._build_missing()
-        self._set = tidy_set(self._set, [spec.identity for spec in self._specs(self._set.linear)])
+        found = self._build_missing()
+        while found is not None:
+            self._set = self._set._replace(exceptions=_joined(self._set.exceptions, found))
+            found = self._build_missing()
+        self._set = tidy_set(self._set, [spec.identity for spec in self._specs(self._set.exceptions)])
         entries = self._set.engines.values()
+        fallen: Dict[str, List[str]] = {}
+        for entry in entries:
+            if entry.precision != self._options.precision:
+                fallen.setdefault(entry.precision, []).append(entry.name)
         return BuildReport(
             folder=self._set.folder,
             device=self._device,
@@ -152,13 +174,16 @@ class _Build:
             reused=max(0, len(entries) - len(self._seconds)),
             nbytes=sum(entry.nbytes for entry in entries),
             seconds=time.time() - started,
-            linear=self._set.linear,
+            exceptions=self._set.exceptions,
+            fallen=fallen,
+            libraries=[entry.name for entry in entries if entry.libraries],
+            asked=self._options.precision,
         )
 
     def _begin(self, force: bool) -> EngineSet:
         """What an earlier build left, or a set without engines."""
         # Named after what every bundle of these files needs, so that domains come and go in the same set.
-        basis = engine_specs(self._layouts[0], self._bundle.manifest, self._options, self._device.sm)
+        basis = self._specs_of(self._layouts[0], NO_EXCEPTIONS)
         key = set_key(basis, self._options, self._device)
         name = "trt%s-sm%d-%s-%s" % (self._device.tensorrt, self._device.sm, self._options.precision, key)
         path = os.path.join(self._folder, name)
@@ -168,21 +193,28 @@ class _Build:
             device=self._device,
             options=self._options,
             engines={},
-            linear=(),
-            total=len(self._specs(())),
+            exceptions=NO_EXCEPTIONS,
+            total=len(self._specs(NO_EXCEPTIONS)),
             built=time.time(),
         )
 
-    def _specs(self, linear: Iterable[str]) -> List[EngineSpec]:
-        linear = tuple(linear)
-        manifest, sm = self._bundle.manifest, self._device.sm
-        found = [engine_specs(layout, manifest, self._options, sm, linear) for layout in self._layouts]
-        return unique([spec for specs in found for spec in specs])
+    def _specs_of(self, layout: Layout, exceptions: Exceptions) -> List[EngineSpec]:
+        return engine_specs(
+            layout,
+            self._bundle.manifest,
+            self._options,
+            sm=self._device.sm,
+            typed=self._library.typed,
+            exceptions=exceptions,
+        )
 
-    def _build_missing(self) -> List[str]:
-        """Build what is missing of the set. Ends early with the values that must lie in plain rows, if there are any,
-        for an engine to build."""
-        specs = self._specs(self._set.linear)
+    def _specs(self, exceptions: Exceptions) -> List[EngineSpec]:
+        return unique([spec for layout in self._layouts for spec in self._specs_of(layout, exceptions)])
+
+    def _build_missing(self) -> Optional[Exceptions]:
+        """Build what is missing of the set. Ends early with the values that must lie otherwise, if there are any, for
+        an engine to build."""
+        specs = self._specs(self._set.exceptions)
         missing = [not has_plan(self._set, spec.identity) for spec in specs]
         for i, spec in enumerate(specs):
             step = Progress(
@@ -196,53 +228,121 @@ class _Build:
             if missing[i]:
                 self._tell(step)
                 begun = time.time()
-                slow = self._build(spec, i + 1)
-                if slow:
-                    return slow
+                found = self._build(spec, i + 1)
+                if found is not None:
+                    return found
                 self._seconds.append(time.time() - begun)
             seconds = self._seconds
             took = seconds[-1] if missing[i] else 0.0
             left = sum(seconds) / len(seconds) * sum(missing[i + 1 :]) if seconds else None
             self._tell(step._replace(seconds=took, left=left))
-        return []
+        return None
 
-    def _build(self, spec: EngineSpec, number: int) -> List[str]:
-        """Build and write one engine, or give the values that must lie in plain rows for it to build."""
-        name = spec.subgraph.segment.name
-        full = [tensor.tensor for tensor in spec.tensors if tensor.dtype == FULL]
-        model = engine_subgraph(spec.subgraph, self._bundle, self._options.precision, full, self._library.typed)
+    def _build(self, spec: EngineSpec, number: int) -> Optional[Exceptions]:
+        """Build and write one engine, or give the values that must lie otherwise for it to build."""
+        first: Optional[BackendError] = None
+        refused: Set[str] = set()
+        for attempt in self._attempts(spec):
+            if attempt.precision in refused:
+                continue
+            try:
+                made = self._make(spec, attempt)
+            except GraphRefused as error:
+                first = first or error
+                refused.add(attempt.precision)
+            except BackendError as error:
+                first = first or error
+            else:
+                if attempt.found is None:
+                    self._keep(spec, number, attempt, made)
+                return attempt.found
+        assert first is not None
+        raise first
+
+    def _attempts(self, spec: EngineSpec) -> Iterator["_Attempt"]:
+        """How an engine is built, from the best to what is better than nothing: without tactics of cuBLAS and cuDNN
+        first; then in a lower precision, which nobody else notices; then with other values at its borders."""
+        libraries = (False, True) if self._builder.has_libraries else (False,)
+        half = any(tensor.dtype == HALF for tensor in spec.tensors)
+        if half:
+            inner = [precision for precision in _FALLBACK[self._options.precision] if precision != "fp32"]
+        elif self._library.typed:
+            inner = ["fp32"]  # all borders were made float32 for it, and it would take casts to compute otherwise
+        else:
+            inner = list(_FALLBACK[self._options.precision])  # nobody else sees what it computes in
+        for precision in inner:
+            for allowed in libraries:
+                yield _Attempt(precision, allowed, spec, None)
+        linear = tuple(tensor.value for tensor in spec.tensors if tensor.layout != LINEAR)
+        full = tuple(tensor.value for tensor in spec.tensors if tensor.dtype == HALF)
+        if linear:
+            rows = tuple(tensor._replace(layout=LINEAR) for tensor in spec.tensors)
+            for precision in inner:
+                yield _Attempt(precision, libraries[-1], spec.over(rows), Exceptions(linear=linear))
+        if full:
+            rows = tuple(tensor._replace(layout=LINEAR, dtype=FULL) for tensor in spec.tensors)
+            yield _Attempt("fp32", libraries[-1], spec.over(rows), Exceptions(full=full))
+
+    def _make(self, spec: EngineSpec, attempt: "_Attempt") -> "_Made":
+        """Build as an attempt has it. Raises BackendError."""
+        options, tensors = self._options, attempt.spec.tensors
+        full = [tensor.tensor for tensor in tensors if tensor.dtype == FULL]
+        model = engine_subgraph(spec.subgraph, self._bundle, attempt.precision, full, self._library.typed)
+        if options.batch[1] == 1:
+            model = for_images(model, spec.subgraph.segment, 1)
         data = write_model(model)
+        halves = () if self._library.typed else tuple(t.tensor for t in tensors if t.dtype == HALF)
         recipe = Recipe(
-            name=name,
-            profiles={tensor.tensor: profile(tensor, self._options) for tensor in spec.inputs},
-            layouts={tensor.tensor: tensor.layout for tensor in spec.tensors},
-            half=self._options.precision != "fp32",
+            name=spec.subgraph.segment.name,
+            profiles={tensor.tensor: profile(tensor, options) for tensor in spec.inputs},
+            layouts={tensor.tensor: tensor.layout for tensor in tensors},
+            half=attempt.precision != "fp32" or bool(halves),
             int8=is_quantised(model),
             workspace=self._workspace,
+            halves=halves,
+            libraries=attempt.libraries,
         )
-        try:
-            plan = self._builder.plan(data, recipe)
-        except BackendError:
-            fast = [tensor.value for tensor in spec.tensors if tensor.layout != LINEAR]
-            if fast:  # raises as well where the layouts are not to blame
-                self._builder.plan(data, recipe._replace(layouts=dict.fromkeys(recipe.layouts, LINEAR)))
-                return fast
-            raise
+        return _Made(self._builder.plan(data, recipe), hashlib.sha256(data).hexdigest())
+
+    def _keep(self, spec: EngineSpec, number: int, attempt: "_Attempt", made: "_Made") -> None:
+        """Write an engine, and what was measured on the way."""
+        name = spec.subgraph.segment.name
         entry = EngineEntry(
             name=name,
             plan="%03d-%s-%s.plan" % (number, slug(name)[:60], spec.identity[:12]),
-            sha256=hashlib.sha256(plan).hexdigest(),
-            nbytes=len(plan),
-            onnx_sha256=hashlib.sha256(data).hexdigest(),
-            layouts=recipe.layouts,
+            sha256=hashlib.sha256(made.plan).hexdigest(),
+            nbytes=len(made.plan),
+            onnx_sha256=made.onnx_sha256,
+            layouts={tensor.tensor: tensor.layout for tensor in spec.tensors},
+            precision=attempt.precision,
+            libraries=attempt.libraries,
         )
-        write_plan(self._set, spec.identity, entry, plan)
+        write_plan(self._set, spec.identity, entry, made.plan)
         write_timing(self._timing, self._builder.timing)
-        return []
 
     def _tell(self, step: Progress) -> None:
         if self._progress is not None:
             self._progress(step)
+
+
+class _Attempt(NamedTuple):
+    """A way to build an engine. spec: its tensors as they would be; found: the values that must lie otherwise then."""
+
+    precision: str
+    libraries: bool
+    spec: EngineSpec
+    found: Optional[Exceptions]
+
+
+class _Made(NamedTuple):
+    """A plan, and the hash of the graph it was built from."""
+
+    plan: bytes
+    onnx_sha256: str
+
+
+def _joined(one: Exceptions, other: Exceptions) -> Exceptions:
+    return Exceptions(*(tuple(sorted(set(a) | set(b))) for a, b in zip(one, other)))
 
 
 def _options(precision: str, batch: Tuple[int, int]) -> EngineOptions:

@@ -1,5 +1,7 @@
 """What one run at a time needs on the GPU: memory with a place for every value, engine contexts, and two streams.
 
+Engine contexts are an execution context's own, or, where an engine can have one only, lent to it from `begin` to `end`.
+
 The engine contexts of an execution context run one after another on one stream, so they share the memory they work in.
 What the host reads on the way, gates or the features of exits, is copied on the other stream. Subgraphs that the layout
 has on the host run there, on these copies, and their values stay on the host.
@@ -11,44 +13,39 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple, Union
 import numpy as np
 
 from ..backends.interface import ExecutionContext
-from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS
+from ..bundle.plan import DOMAIN, IMAGE, LOGITS
 from ..cuda.interface import Host, host
 from ..errors import BackendError
 from ..records import Array
 from ..schedule.layout import Subgraph
-from .calls import Rows, RowsCall, SubgraphCall
-from .engine_runner import EngineRunner, Setting, Shapes
+from .calls import Place, Rows, RowsCall, SubgraphCall
+from .engine_runner import Setting
 from .engines import EngineSpec
 from .formats import padded, unpack
 from .host_calls import HostCall
 from .host_copy import HostCopy, HostView
-from .opened import Engines, OpenedEngines
-from .tensor_spec import TensorSpec, aligned, most_bytes, sized_shape
+from .opened import OpenedEngines
+from .tensor_spec import TensorSpec, aligned, sized_shape, tensor_bytes
 from .weights import Weights
 
 
 class TensorRTContext(ExecutionContext):
-    """See the module. Made with the context pushed; frees what it has taken if that fails.
+    """See the module. Made with the context pushed; frees what it has taken if that fails."""
 
-    engines: what `opened.take` gave; they go back when the execution context is closed.
-    """
-
-    def __init__(self, opened: OpenedEngines, batch: int, engines: Engines) -> None:
+    def __init__(self, opened: OpenedEngines, batch: int) -> None:
         self._opened = opened
         self._cuda = opened.cuda
         self._batch = batch
-        self._engines = engines
+        self._place: Any = None
         self._tensors = opened.tensors
         self._places: Dict[str, int] = {}
-        self._runners: Dict[Any, EngineRunner] = {}
-        self._placements: Dict[int, object] = {}
+        self._placements: Dict[Tuple[int, bool], object] = {}
         self._copies: Dict[str, Union[HostCopy, HostView]] = {}
         self._values: Dict[str, Array] = {}  # that were written on the host
         self._hosted = bool(opened.programs)
         self._pinned: List[Host] = []
         self._streams: List[Any] = []
         self._memory = 0
-        self._sizes: Dict[str, int] = {}  # of the domain that ran last
         self._pushed = False
         self._started = False
         try:
@@ -62,17 +59,17 @@ class TensorRTContext(ExecutionContext):
             return self._host_call(subgraph, weights)
         spec = self._opened.spec(subgraph)
         with self._cuda.current():
-            runner = self._runner(subgraph, spec, False)
+            key = self._key(subgraph, spec, False)
         addresses = [(tensor.tensor, self._places[tensor.value]) for tensor in self._own_tensors(spec)]
-        setting = self._setting(subgraph, spec, weights, addresses, self._batch)
-        return SubgraphCall(runner, setting, weights, self._afterwards(spec, weights))
+        setting = self._setting(self._placement(subgraph, False), spec, weights, addresses, self._batch)
+        return SubgraphCall(self._place, key, setting, weights, self._afterwards(spec))
 
     def bind_rows(self, subgraph: Subgraph, weights: Weights) -> Callable[[Array], None]:
         if subgraph.host:
             return self._host_call(subgraph, weights).rows
         spec = self._opened.spec(subgraph)
         with self._cuda.current():
-            runner = self._runner(subgraph, spec, True)
+            key = self._key(subgraph, spec, True)
         addresses: List[Tuple[str, int]] = []
         inputs: List[Rows] = []
         outputs: List[Rows] = []
@@ -80,18 +77,21 @@ class TensorRTContext(ExecutionContext):
         for tensor in self._own_tensors(spec):
             address = self._places[tensor.value]
             if tensor.has_rows:
-                row = most_bytes(tensor, 1)
+                row = tensor_bytes(tensor, 1)
                 (inputs if tensor in spec.inputs else outputs).append(Rows(address, at, row))
                 address, at = at, at + aligned(row * self._batch)
             addresses.append((tensor.tensor, address))
-        placement = self._placements.setdefault(id(subgraph), object())
+        placement = self._placement(subgraph, True)
         return RowsCall(
-            runner,
+            self._place,
+            key,
             settings=[self._setting(placement, spec, weights, addresses, count) for count in range(self._batch + 1)],
             weights=weights,
             inputs=inputs,
             outputs=outputs,
-            afterwards=self._afterwards(spec, weights),
+            # Other rows may have been written before, by the subgraph that runs in this one's place.
+            before=[self._copies[tensor.value].hold for tensor in spec.outputs if tensor.value in self._copies],
+            afterwards=self._afterwards(spec),
         )
 
     def gate(self, value: str) -> Callable[[], Array]:
@@ -102,7 +102,14 @@ class TensorRTContext(ExecutionContext):
         self._cuda.push()
         self._pushed = self._started = True
         try:
-            np.copyto(self._image.array, images)
+            if not self._opened.shared:
+                with self._opened.lock:
+                    self._place.runners = self._opened.lend()
+            if self._image.array.dtype == images.dtype:
+                np.copyto(self._image.array, images)
+            else:
+                with np.errstate(over="ignore"):
+                    np.copyto(self._image.array, images, casting="same_kind")
             self._cuda.to_device(self._places[IMAGE], self._image, self._streams[0])
         except BaseException:
             self.end()  # nobody else will: the run has not begun
@@ -112,14 +119,11 @@ class TensorRTContext(ExecutionContext):
         if value in self._values:
             return np.array(self._values[value])
         spec = self._tensors[value]
-        shape = sized_shape(spec.shape, self._batch, self._sizes)
-        room = host(np.empty(padded(shape, spec.layout), spec.dtype).reshape(-1))
-        if value == LOGITS and room.nbytes <= self._logits.nbytes:
-            array = self._logits.array[: room.array.size]
-            room = Host(array, self._logits.address, array.nbytes)
+        shape = sized_shape(spec.shape, self._batch)
+        room = self._logits if value == LOGITS else host(np.empty(padded(shape, spec.layout), spec.dtype))
         self._cuda.to_host(room, self._places[value], self._streams[0])
         self._finish()
-        return unpack(room.array, shape, spec.layout)
+        return unpack(room.array.reshape(-1), shape, spec.layout)
 
     def end(self) -> None:
         if not self._pushed:
@@ -132,6 +136,8 @@ class TensorRTContext(ExecutionContext):
         except BackendError:
             pass  # the run has failed before, and said why
         finally:
+            if not self._opened.shared:
+                self._return_runners()
             self._cuda.pop()
 
     def close(self) -> None:
@@ -155,52 +161,47 @@ class TensorRTContext(ExecutionContext):
             batch=self._batch,
         )
 
-    def _runner(self, subgraph: Subgraph, spec: EngineSpec, rows: bool) -> EngineRunner:
-        """The engine context for a subgraph. Where an engine can have one only, all subgraphs that it runs share it."""
-        many = self._opened.library.shares_profiles
-        key: Any = (id(subgraph), False) if many and not rows else (spec.identity, many)
-        runner = self._runners.get(key)
-        if runner is None:
+    def _key(self, subgraph: Subgraph, spec: EngineSpec, rows: bool) -> Any:
+        """The key of the engine context for a subgraph, which is made if it is one of our own. Where an engine can have
+        one only, all subgraphs that it runs share it; else those that run on some images do."""
+        if not self._opened.shared:
+            return spec.identity
+        key = (spec.identity, "rows") if rows else (spec.identity, id(subgraph))
+        with self._opened.lock:
+            self._place.runners.add(key, spec.identity, not rows and self._cuda.graphs)
+        return key
+
+    def _placement(self, subgraph: Subgraph, rows: bool) -> object:
+        return self._placements.setdefault((id(subgraph), rows), object())
+
+    def _return_runners(self) -> None:
+        runners, self._place.runners = self._place.runners, None
+        if runners is not None:
             with self._opened.lock:
-                context = self._engines[spec.identity].context(self._memory)
-            graphs = many and not rows and self._cuda.graphs
-            runner = self._runners[key] = EngineRunner(self._cuda, context, self._streams[0], graphs)
-        return runner
+                self._opened.give_back(runners)
 
     def _own_tensors(self, spec: EngineSpec) -> List[TensorSpec]:
-        """Inputs and outputs that lie in the execution context's memory. TensorRT may have dropped an input that
-        nothing needs."""
-        there = self._engines[spec.identity].tensors
+        """Inputs and outputs that lie in the execution context's memory."""
+        there = self._opened.engine_tensors(spec)
         return [tensor for tensor in spec.tensors if tensor.tensor in there and not tensor.value.startswith(DOMAIN)]
 
     def _setting(
         self, placement: object, spec: EngineSpec, weights: Weights, addresses: Sequence[Tuple[str, int]], batch: int
     ) -> Setting:
-        there = self._engines[spec.identity].tensors
+        there = self._opened.engine_tensors(spec)
         inputs = [tensor for tensor in spec.inputs if tensor.tensor in there]
         read = [tensor for tensor in inputs if tensor.value.startswith(DOMAIN)]
-        shapes: Shapes = tuple(
-            (tensor.tensor, sized_shape(tensor.shape, batch, weights.sizes))
-            for tensor in inputs
-            if -1 in there[tensor.tensor].shape
-        )
         return Setting(
             placement=placement,
             domain=weights.token if read else None,
             addresses=tuple(addresses),
             weight_addresses=tuple((tensor.tensor, weights.addresses[tensor.value, tensor.dtype]) for tensor in read),
-            shapes=shapes,
+            shapes=self._opened.free_shapes(spec, batch),
         )
 
-    def _afterwards(self, spec: EngineSpec, weights: Weights) -> List[Callable[[], None]]:
-        """What is to be done when a subgraph was started: what the host will read is fetched, sizes that the domain
-        sets are noted."""
-        then: List[Callable[[], None]] = [
-            self._copies[tensor.value].fetch for tensor in spec.outputs if tensor.value in self._copies
-        ]
-        if any(isinstance(n, str) and n != BATCH for tensor in spec.outputs for n in tensor.shape):
-            then.append(lambda: self._sizes.update(weights.sizes))
-        return then
+    def _afterwards(self, spec: EngineSpec) -> List[Callable[[], None]]:
+        """What is to be done when a subgraph was started: what the host will read is fetched."""
+        return [self._copies[tensor.value].fetch for tensor in spec.outputs if tensor.value in self._copies]
 
     def _finish(self) -> None:
         """Wait until both streams are empty."""
@@ -211,30 +212,34 @@ class TensorRTContext(ExecutionContext):
     # -- memory
 
     def _reserve(self) -> None:
-        """Take one block of memory: what TensorRT works in, then the values, then room for chosen rows."""
+        """Take one block of memory: the values, then room for chosen rows."""
         cuda, batch = self._cuda, self._batch
         sizes: Dict[int, int] = {}
         numbers = self._opened.layout.buffers
         for value, spec in self._tensors.items():
-            sizes[numbers[value]] = max(sizes.get(numbers[value], 0), most_bytes(spec, batch))
-        end = aligned(max(engine.scratch for engine in self._engines.values()))
+            sizes[numbers[value]] = max(sizes.get(numbers[value], 0), tensor_bytes(spec, batch))
+        end = 0
         offsets: Dict[int, int] = {}
         for number, size in sorted(sizes.items()):
             offsets[number] = end
             end += aligned(size)
         room = _rows_bytes(self._opened, batch) if batch > 1 else 0
-        self._memory = cuda.alloc(end + room, "a run of %d image%s" % (batch, "" if batch == 1 else "s"))
+        what = "a run of %d image%s" % (batch, "" if batch == 1 else "s")
+        self._memory = cuda.alloc(end + room, what)
         self._rows = self._memory + end
         self._places = {value: self._memory + offsets[numbers[value]] for value in self._tensors}
         for _ in range(2):
             self._streams.append(cuda.stream())
+        self._place = Place(cuda, self._streams[0])
+        if self._opened.shared:
+            with self._opened.lock:
+                self._place.runners = self._opened.runners(batch, what)
         cuda.zero(self._memory, end + room, self._streams[0])  # channels that only pad must hold numbers
-        self._image = self._pin(sized_shape(self._tensors[IMAGE].shape, batch, {}))
+        self._image = self._pin(self._tensors[IMAGE])
         if LOGITS in self._tensors:
-            self._logits = self._pin((most_bytes(self._tensors[LOGITS], batch) // 4,))
+            self._logits = self._pin(self._tensors[LOGITS])
         for value in self._opened.layout.fetched:
-            pinned = self._pin(sized_shape(self._tensors[value].shape, batch, {}))
-            self._copies[value] = self._way_to_host(value, pinned)
+            self._copies[value] = self._way_to_host(value, self._pin(self._tensors[value]))
         self._finish()
 
     def _way_to_host(self, value: str, pinned: Host) -> Union[HostCopy, HostView]:
@@ -247,13 +252,16 @@ class TensorRTContext(ExecutionContext):
         self._places[value] = mapped
         return HostView(cuda, pinned, stream=stream)
 
-    def _pin(self, shape: Sequence[int]) -> Host:
-        self._pinned.append(self._cuda.pinned(shape, np.float32))
+    def _pin(self, spec: TensorSpec) -> Host:
+        """Room on the host for a value in plain rows."""
+        self._pinned.append(self._cuda.pinned(sized_shape(spec.shape, self._batch), spec.dtype))
         return self._pinned[-1]
 
     def _free(self) -> None:
-        for runner in self._runners.values():
-            runner.close()
+        runners = None if self._place is None else self._place.runners
+        if runners is not None:
+            self._place.runners = None
+            runners.close()
         for copy in self._copies.values():
             copy.close()
         for stream in self._streams:
@@ -261,13 +269,11 @@ class TensorRTContext(ExecutionContext):
         for pinned in self._pinned:
             self._cuda.unpin(pinned)
         self._image = self._logits = None  # type: ignore[assignment]
-        for held in (self._runners, self._copies, self._values, self._streams, self._pinned):
+        for held in (self._copies, self._values, self._streams, self._pinned):
             held.clear()
         if self._memory:
             self._cuda.free(self._memory)
             self._memory = 0
-        engines, self._engines = self._engines, {}
-        self._opened.give_back(engines)
 
 
 def _rows_bytes(opened: OpenedEngines, batch: int) -> int:
@@ -280,6 +286,6 @@ def _rows_bytes(opened: OpenedEngines, batch: int) -> int:
         left = left or call.exit is not None
     specs = [opened.spec(subgraph) for subgraph in some]
     return max(
-        [sum(aligned(most_bytes(tensor, 1) * batch) for tensor in spec.tensors if tensor.has_rows) for spec in specs]
+        [sum(aligned(tensor_bytes(tensor, 1) * batch) for tensor in spec.tensors if tensor.has_rows) for spec in specs]
         + [0]
     )

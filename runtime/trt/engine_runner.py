@@ -32,11 +32,9 @@ class EngineRunner:
     graphs: may its runs be recorded?
     """
 
-    def __init__(self, cuda: Cuda, context: EngineContext, stream: Any, graphs: bool) -> None:
-        self.cuda = cuda
-        self.stream = stream
+    def __init__(self, cuda: Cuda, context: EngineContext, graphs: bool) -> None:
+        self._cuda = cuda
         self._context: Any = context
-        self._address = cuda.address(stream)
         self._graphs = graphs
         self._runs = 0
         self.placement: Optional[object] = None
@@ -64,29 +62,35 @@ class EngineRunner:
         for name, value in shapes:
             shape(name, value)
 
-    def run(self) -> None:
-        """Run what the engine context is set to; from the third time on as a graph, where there are graphs."""
+    def run(self, stream: Any, address: int) -> None:
+        """Run what the engine context is set to; from the third time on as a graph, where there are graphs.
+
+        address: that of the stream, as TensorRT takes it."""
         if self._graphs and self._runs >= _EAGER_RUNS:
-            self._record()
+            self._record(stream, address)
             if self.graph is not None:
-                self.cuda.launch(self.graph, self.stream)
+                self._cuda.launch(self.graph, stream)
                 return
         self._runs += 1
-        self._context.enqueue(self._address)
+        self._context.enqueue(address)
+
+    def run_once(self, address: int) -> None:
+        """Run what the engine context is set to, whose shapes will be others the next time."""
+        self._context.enqueue(address)
 
     def drop_graph(self) -> None:
         """Free the graph, if there is one."""
         graph, self.graph = self.graph, None
         if graph is not None:
-            self.cuda.drop(graph)
+            self._cuda.drop(graph)
 
     def close(self) -> None:
         """Free the engine context and its graph."""
         self._context = None
         self.drop_graph()
 
-    def _record(self) -> None:
+    def _record(self, stream: Any, address: int) -> None:
         try:
-            self.graph = self.cuda.capture(self.stream, lambda: self._context.enqueue(self._address))
+            self.graph = self._cuda.capture(stream, lambda: self._context.enqueue(address))
         except Exception:  # not every engine can be recorded, nor with every driver: it runs as well without
             self._graphs = False

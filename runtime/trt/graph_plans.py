@@ -15,14 +15,13 @@ from ..cuda.interface import Cuda
 from ..errors import BackendError
 from ..system.atomic import write_atomically
 from .api import Library
-from .builder import Builder, Recipe
+from .builder import Builder, Recipe, default_workspace
 from .formats import LINEAR
 from .store import Device
 from .timing import read_timing, timing_file, write_timing
 
 _MAKING = 1  # to be raised when the same graph gives another plan than before
 _KEPT = 4  # plans of a name: another one is built for each number of classes and each set of closed blocks
-_WORKSPACE = 1 << 30
 _END = ".plan"
 
 
@@ -82,12 +81,12 @@ def build_plan(path: str, graph: Graph, cuda: Cuda, library: Library) -> None:
         layouts={end.name: LINEAR for end in graph.inputs + graph.outputs},
         half=graph.half,
         int8=False,
-        workspace=_WORKSPACE,
+        workspace=0,
     )
     with cuda.current():
-        recipe = recipe._replace(workspace=min(_WORKSPACE, cuda.memory()[0] // 2))
+        recipe = recipe._replace(workspace=default_workspace(cuda))
         builder = Builder(library, read_timing(timing))
-        plan = builder.plan(graph.data, recipe)
+        plan = builder.leanest(graph.data, recipe)
     head = {
         "sha256": hashlib.sha256(plan).hexdigest(),
         "inputs": [list(end) for end in graph.inputs],

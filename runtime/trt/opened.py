@@ -1,8 +1,8 @@
 """A bundle's engines, opened: what the backend and its execution contexts share.
 
 Backends for other layouts of the same bundle share engines too: those of equal identity are loaded once. Where an
-engine can have one engine context only, every execution context needs a copy of the engines of its own. Copies that no
-execution context uses are spare, and given to the next one.
+engine can have one engine context only, execution contexts have none of their own: they are lent a copy of the engines
+with its engine contexts while they run, so there are as many copies as there ever were runs at a time.
 """
 
 import threading
@@ -11,18 +11,17 @@ from typing import Dict, List, MutableMapping, Optional, Sequence, Tuple
 
 from ..backends.reference import Program
 from ..bundle.bundle import Bundle
-from ..bundle.plan import BATCH
 from ..cuda.interface import Cuda
 from ..errors import BackendError
 from ..onnx_graph.subgraphs import cpu_subgraph
 from ..schedule.layout import Layout, Subgraph
 from ..system.sizes import render_bytes
-from .api import Engine, Library
+from .api import Engine, Library, Tensor
+from .engine_runner import Shapes
 from .engines import EngineSpec, unique
+from .runners import Engines, Runners
 from .store import EngineSet, read_plan
-from .tensor_spec import TensorSpec
-
-Engines = Dict[str, Engine]  # by identity: one copy of every engine
+from .tensor_spec import TensorSpec, sized_shape
 
 
 class SharedEngines:
@@ -38,8 +37,8 @@ class OpenedEngines:
     """See the module. specs: what each subgraph on the device needs, in the order of `layout.device_subgraphs`.
 
     tensors: the spec of every value that crosses engines; programs: what the subgraphs on the host run, by the id of
-    each; free: the dimensions of tensors that a domain sets. lock: to be held while engines are taken, engine contexts
-    are made, or the memory of domains changes.
+    each; shared: any number of engine contexts of every engine may exist. lock: to be held while engines are taken,
+    engine contexts are made, or the memory of domains changes.
     """
 
     def __init__(
@@ -63,18 +62,24 @@ class OpenedEngines:
             id(subgraph): Program(cpu_subgraph(subgraph, bundle), "%s: %s" % (bundle.path, subgraph.segment.name))
             for subgraph in layout.host_subgraphs
         }
-        self.free = {n for spec in specs for t in spec.tensors for n in t.shape if isinstance(n, str) and n != BATCH}
         self.lock = threading.Lock()
         self._shared = shared
         self._set = engine_set
         self._specs = {id(subgraph): spec for subgraph, spec in zip(layout.device_subgraphs, specs)}
         self._distinct = unique(specs)
-        self._spare: List[Engines] = []
+        self.shared = False
+        self._there: Dict[str, Dict[str, Tensor]] = {}
+        self._engines: Engines = {}  # the first copy, until it is lent
+        self._idle: List[Runners] = []  # of engines that have one engine context
         self._closed = False
 
     def spec(self, subgraph: Subgraph) -> EngineSpec:
         """The engine that a subgraph on the device needs."""
         return self._specs[id(subgraph)]
+
+    def engine_tensors(self, spec: EngineSpec) -> Dict[str, Tensor]:
+        """The inputs and outputs that an engine has, by name: TensorRT may have dropped an input that nothing needs."""
+        return self._there[spec.identity]
 
     def inputs(self) -> List[TensorSpec]:
         """The inputs of every engine."""
@@ -85,35 +90,66 @@ class OpenedEngines:
 
         Raises BackendError where an engine is refused, or is not what its index says.
         """
-        self._spare.append(self._load())
+        self._engines = self._load()
+        self._there = {identity: engine.tensors for identity, engine in self._engines.items()}
+        self.shared = all(engine.shared for engine in self._engines.values())
+        if not self.shared:
+            self.give_back(self.lend())  # whether there is memory for it, too
 
-    def take(self) -> Engines:
-        """Engines for an execution context: shared ones where they can be. The context must be pushed, the lock held.
+    def runners(self, batch: int, what: str) -> Runners:
+        """No engine contexts yet, for an execution context to add its own; only where they are shared. The context must
+        be pushed, the lock held. batch: the number of images; what: see Runners."""
+        if batch > 1 or not self.library.picks_memory:
+            return Runners(self.cuda, self._engines, what)  # some images alone will be run, too
+        return Runners(self.cuda, self._engines, what, {s.identity: self.free_shapes(s, 1) for s in self._distinct})
 
-        Raises what `load_first` raises.
-        """
-        if self.library.shares_profiles:
-            return self._spare[0]
-        return self._spare.pop() if self._spare else self._load()
+    def free_shapes(self, spec: EngineSpec, batch: int) -> Shapes:
+        """The shapes of an engine's inputs that are free, for so many images."""
+        there = self._there[spec.identity]
+        return tuple(
+            (tensor.tensor, sized_shape(tensor.shape, batch))
+            for tensor in spec.inputs
+            if tensor.tensor in there and -1 in there[tensor.tensor].shape
+        )
 
-    def give_back(self, engines: Engines) -> None:
-        """An execution context is done with its engines."""
-        if engines and not self._closed and not self._spare:
-            self._spare.append(engines)
+    def lend(self) -> Runners:
+        """An engine context of every engine, by the engine's identity, for one run; only where they are not shared. The
+        context must be pushed, the lock held. Raises what `load_first` raises."""
+        if self._idle:
+            return self._idle.pop()
+        engines, self._engines = self._engines or self._load(), {}
+        runners = Runners(self.cuda, engines, "a run")
+        try:
+            for spec in self._distinct:
+                runners.add(spec.identity, spec.identity, self.cuda.graphs)
+        except BaseException:
+            runners.close()
+            raise
+        return runners
+
+    def give_back(self, runners: Runners) -> None:
+        """A run with what was lent is over; nothing of it is under way. The context must be pushed, the lock held."""
+        if self._closed:
+            runners.close()
+        else:
+            self._idle.append(runners)
 
     def close(self) -> None:
-        """Drop the spare engines, and take none back from now on. The context must be pushed, the lock held."""
+        """Drop the engines, and take none back from now on. The context must be pushed, the lock held."""
         self._closed = True
-        self._spare.clear()
+        idle, self._idle = self._idle, []
+        for runners in idle:
+            runners.close()
+        self._engines = {}
 
     def _load(self) -> Engines:
         engines: Engines = {}
         try:
             for spec in self._distinct:
                 key = (self._set.folder, spec.identity)
-                engines[spec.identity] = self._shared.loaded.get(key) or self._read(spec)
-                if self.library.shares_profiles:
-                    self._shared.loaded[key] = engines[spec.identity]
+                engine = engines[spec.identity] = self._shared.loaded.get(key) or self._read(spec)
+                if engine.shared:
+                    self._shared.loaded[key] = engine
         except BaseException:
             engines.clear()  # whoever holds the error holds this frame
             raise

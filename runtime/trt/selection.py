@@ -9,7 +9,7 @@ from typing import List, NamedTuple, Optional, Sequence
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..schedule.layout import Layout, join_plan, left_out
-from .engines import EngineSpec, engine_specs
+from .engines import EngineSpec, engine_specs, possible_precision
 from .store import Device, EngineSet, read_sets
 
 
@@ -22,16 +22,17 @@ class ChosenSet(NamedTuple):
 
 
 def choose_set(
-    folder: str, layout: Layout, bundle: Bundle, device: Device, precision: Optional[str] = None
+    folder: str, layout: Layout, bundle: Bundle, device: Device, *, typed: bool, precision: Optional[str] = None
 ) -> ChosenSet:
     """The set built last that holds every engine of the layout for this device.
 
-    precision: None takes any. Raises BackendError that says why there is none.
+    typed: see api.Library. precision: None takes any. Raises BackendError that says why there is none.
     """
+    precision = None if precision is None else possible_precision(precision, device.sm)
     sets = [s for s in read_sets(folder) if precision in (None, s.options.precision)]
     here = [s for s in sets if s.device == device]
     for engines in here:
-        specs = engine_specs(layout, bundle.manifest, engines.options, device.sm, engines.linear)
+        specs = _specs(engines, layout, bundle, typed)
         if all(spec.identity in engines.engines for spec in specs):
             return ChosenSet(engines, specs)
     kind = "" if precision is None else " in %s" % precision
@@ -42,7 +43,7 @@ def choose_set(
         raise BackendError(
             "%s: its engines%s were built with %s" % (bundle.path, kind, _foreign(sets, device, command))
         )
-    raise BackendError("%s: %s" % (bundle.path, _lacking(here[0], layout, bundle, command)))
+    raise BackendError("%s: %s" % (bundle.path, _lacking(here[0], layout, bundle, typed, command)))
 
 
 def _foreign(sets: Sequence[EngineSet], device: Device, command: str) -> str:
@@ -52,15 +53,15 @@ def _foreign(sets: Sequence[EngineSet], device: Device, command: str) -> str:
     return "%s; this is %s: %s" % (theirs, device, command)
 
 
-def _lacking(engines: EngineSet, layout: Layout, bundle: Bundle, command: str) -> str:
+def _lacking(engines: EngineSet, layout: Layout, bundle: Bundle, typed: bool, command: str) -> str:
     if len(layout.readable) > 1:
         return "%s cannot be read from TensorRT engines: trace with the backend onnxruntime or reference" % (
             ", ".join(layout.readable[1:])
         )
-    if _holds(engines, layout, bundle) and len(engines.engines) < engines.total:
+    if _holds(engines, layout, bundle, typed) and len(engines.engines) < engines.total:
         return "%d of its %d engines are built: %s to go on" % (len(engines.engines), engines.total, command)
     closed = left_out(layout, bundle.manifest)
-    if closed and _holds(engines, join_plan(bundle.manifest, True), bundle):
+    if closed and _holds(engines, join_plan(bundle.manifest, True), bundle, typed):
         blocks = "%s %s" % ("block" if len(closed) == 1 else "blocks", ", ".join(str(block) for block in closed))
         return "its engines are not built yet for a domain that closes %s: %s again, which adds what is missing" % (
             blocks,
@@ -69,7 +70,18 @@ def _lacking(engines: EngineSet, layout: Layout, bundle: Bundle, command: str) -
     return "its engines were built from other ONNX files than it has now: %s" % command
 
 
-def _holds(engines: EngineSet, layout: Layout, bundle: Bundle) -> bool:
+def _holds(engines: EngineSet, layout: Layout, bundle: Bundle, typed: bool) -> bool:
     """Does the set hold any engine of the layout?"""
-    specs = engine_specs(layout, bundle.manifest, engines.options, engines.device.sm, engines.linear)
-    return any(spec.identity in engines.engines for spec in specs)
+    return any(spec.identity in engines.engines for spec in _specs(engines, layout, bundle, typed))
+
+
+def _specs(engines: EngineSet, layout: Layout, bundle: Bundle, typed: bool) -> List[EngineSpec]:
+    """What a layout needs of a set."""
+    return engine_specs(
+        layout,
+        bundle.manifest,
+        engines.options,
+        sm=engines.device.sm,
+        typed=typed,
+        exceptions=engines.exceptions,
+    )

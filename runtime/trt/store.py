@@ -10,15 +10,15 @@ import json
 import os
 import re
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
 from ..system.atomic import replace_file
-from .engines import EngineOptions
+from .engines import EngineOptions, Exceptions
 
 INDEX = "engines.json"
-_FORMAT = 1
+_FORMAT = 2
 _PLAN = re.compile(r"^[A-Za-z0-9_.\-]+\.plan\Z")
 _LIMIT = 16 * 1024 * 1024
 
@@ -36,7 +36,8 @@ class Device(NamedTuple):
 
 class EngineEntry(NamedTuple):
     """What the index says of one engine. name: its subgraph's; plan: the file's name; sha256, nbytes: the file's;
-    onnx_sha256: that of the graph it was built from; layouts: how each input and output lies in memory."""
+    onnx_sha256: that of the graph it was built from; layouts: how each input and output lies in memory; precision: what
+    it computes in, which may not be what was asked for; libraries: whether it takes tactics from cuBLAS or cuDNN."""
 
     name: str
     plan: str
@@ -44,17 +45,19 @@ class EngineEntry(NamedTuple):
     nbytes: int
     onnx_sha256: str
     layouts: Dict[str, str]
+    precision: str
+    libraries: bool
 
 
 class EngineSet(NamedTuple):
-    """A folder of engines. engines: by identity; linear: see `engine_specs`; total: how many engines belong to it;
-    built: when, in seconds since 1970."""
+    """A folder of engines. engines: by identity; total: how many engines belong to it; built: when, in seconds since
+    1970."""
 
     folder: str
     device: Device
     options: EngineOptions
     engines: Dict[str, EngineEntry]
-    linear: Tuple[str, ...]
+    exceptions: Exceptions
     total: int
     built: float
 
@@ -93,7 +96,7 @@ def read_set(folder: str) -> Optional[EngineSet]:
             device=Device(str(root["tensorrt"]), str(root["gpu"]), int(root["sm"])),
             options=EngineOptions(str(root["precision"]), (int(root["batch"]["opt"]), int(root["batch"]["max"]))),
             engines={str(identity): _read_entry(entry) for identity, entry in root["engines"].items()},
-            linear=tuple(str(name) for name in root["linear"]),
+            exceptions=Exceptions(*(tuple(str(name) for name in root[key]) for key in Exceptions._fields)),
             total=int(root["total"]),
             built=float(root["built"]),
         )
@@ -110,7 +113,8 @@ def write_set(engines: EngineSet) -> None:
         "sm": engines.device.sm,
         "precision": engines.options.precision,
         "batch": {"min": 1, "opt": engines.options.batch[0], "max": engines.options.batch[1]},
-        "linear": list(engines.linear),
+        "linear": list(engines.exceptions.linear),
+        "full": list(engines.exceptions.full),
         "total": engines.total,
         "built": engines.built,
         "engines": {identity: _entry_content(entry) for identity, entry in engines.engines.items()},
@@ -176,11 +180,38 @@ def describe_sets(bundle: Bundle) -> str:
     """The engines in a bundle, a line for each set."""
     sets = [] if bundle.is_zip else read_sets(engines_folder(bundle))
     lines = [
-        "engines: %s (%s), %s, 1 to %d images at a time: %d of %d"
-        % (s.device, s.device.gpu, s.options.precision, s.options.batch[1], len(s.engines), s.total)
+        "engines: %s (%s), %s, %s at a time: %d of %d%s"
+        % (
+            s.device,
+            s.device.gpu,
+            s.options.precision,
+            render_batch(s.options),
+            len(s.engines),
+            s.total,
+            _departures(s),
+        )
         for s in sets
     ]
     return "\n".join(lines) or "engines: none"
+
+
+def render_batch(options: EngineOptions) -> str:
+    """How many images engines take, in words."""
+    return "1 image" if options.batch[1] == 1 else "1 to %d images" % options.batch[1]
+
+
+def _departures(engines: EngineSet) -> str:
+    """How many engines are not what was asked for, in words; nothing where all are."""
+    entries = engines.engines.values()
+    words: List[str] = []
+    for precision in ("fp16", "fp32"):
+        count = sum(entry.precision == precision for entry in entries)
+        if count and precision != engines.options.precision:
+            words.append("%d in %s" % (count, precision))
+    libraries = sum(entry.libraries for entry in entries)
+    if libraries:
+        words.append("%d with cuDNN or cuBLAS" % libraries)
+    return "".join(", " + text for text in words)
 
 
 def _read_entry(content: Dict[str, Any]) -> EngineEntry:
@@ -194,6 +225,8 @@ def _read_entry(content: Dict[str, Any]) -> EngineEntry:
         nbytes=int(content["bytes"]),
         onnx_sha256=str(content["onnx_sha256"]),
         layouts={str(tensor): str(layout) for tensor, layout in content["layouts"].items()},
+        precision=str(content["precision"]),
+        libraries=bool(content["libraries"]),
     )
 
 
@@ -205,4 +238,6 @@ def _entry_content(entry: EngineEntry) -> Dict[str, Any]:
         "bytes": entry.nbytes,
         "onnx_sha256": entry.onnx_sha256,
         "layouts": entry.layouts,
+        "precision": entry.precision,
+        "libraries": entry.libraries,
     }

@@ -1,6 +1,6 @@
 """What an input or output of an engine is: its names, shape and type, and how it lies in the GPU's memory."""
 
-from typing import Mapping, NamedTuple, Tuple
+from typing import NamedTuple, Tuple
 
 import numpy as np
 
@@ -9,13 +9,13 @@ from ..records import Shape
 from .formats import nbytes
 
 FULL, HALF = "float32", "float16"
-FREE = (1, 64, 16384)  # smallest, usual and greatest size of a dimension that a domain sets: its classes
 _ALIGNED = 512  # bytes; what CUDA calls textureAlignment, and more than the 256 that tensors need
 
 
 class TensorSpec(NamedTuple):
     """An input or output of an engine. tensor, value: what the engine and what the plan calls it; dtype: FULL or HALF;
-    layout: see formats.py."""
+    layout: see formats.py. No dimension is free but that of the images: what has one of the domain's size is computed
+    on the host (see schedule/layout.py)."""
 
     tensor: str
     value: str
@@ -29,15 +29,14 @@ class TensorSpec(NamedTuple):
         return self.shape[:1] == (BATCH,)
 
 
-def sized_shape(shape: Shape, batch: int, sizes: Mapping[str, int]) -> Tuple[int, ...]:
-    """A shape in numbers, for so many images. sizes: those of the dimensions that a domain sets, by name."""
-    return tuple(n if isinstance(n, int) else batch if n == BATCH else sizes[n] for n in shape)
+def sized_shape(shape: Shape, batch: int) -> Tuple[int, ...]:
+    """A shape in numbers, for so many images."""
+    return tuple(n if isinstance(n, int) else batch for n in shape)
 
 
-def most_bytes(spec: TensorSpec, batch: int) -> int:
-    """The most bytes that a tensor takes for so many images, whatever the domain."""
-    shape = tuple(n if isinstance(n, int) else batch if n == BATCH else FREE[2] for n in spec.shape)
-    return nbytes(shape, np.dtype(spec.dtype), spec.layout)
+def tensor_bytes(spec: TensorSpec, batch: int) -> int:
+    """The bytes that a tensor takes for so many images."""
+    return nbytes(sized_shape(spec.shape, batch), np.dtype(spec.dtype), spec.layout)
 
 
 def aligned(size: int) -> int:

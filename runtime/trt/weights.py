@@ -14,13 +14,11 @@ Key = Tuple[str, str]  # the plan's name of a value, and its type
 
 
 class Weights:
-    """A domain in device memory. addresses: where each value lies, by name and type; sizes: the size here of each
-    dimension of engines that a domain sets; tensors: all of its tensors, on the host; token: an object that stands for
-    the domain, and keeps nothing alive."""
+    """A domain in device memory. addresses: where each value lies, by name and type; tensors: all of its tensors, on
+    the host; token: an object that stands for the domain, and keeps nothing alive."""
 
-    def __init__(self, addresses: Dict[Key, int], sizes: Dict[str, int], tensors: Mapping[str, Array]) -> None:
+    def __init__(self, addresses: Dict[Key, int], tensors: Mapping[str, Array]) -> None:
         self.addresses = addresses
-        self.sizes = sizes
         self.tensors = tensors
         self.token = object()
 
@@ -64,7 +62,7 @@ class WeightMemory:
         self._live: Set[int] = set()
         self._dead: List[int] = []  # those whose Weights is gone
 
-    def upload(self, packed: PackedWeights, sizes: Dict[str, int], domain: Domain) -> Weights:
+    def upload(self, packed: PackedWeights, domain: Domain) -> Weights:
         """Copy the domain's tensors that engines read to the device."""
         self.sweep()
         memory = self._cuda.alloc(packed.data.nbytes, "domain %s" % domain.name)
@@ -77,7 +75,7 @@ class WeightMemory:
             self._cuda.free(memory)
             raise
         addresses = {key: memory + offset for key, offset in packed.offsets.items()}
-        weights = Weights(addresses, sizes, domain.weights)
+        weights = Weights(addresses, domain.weights)
         weakref.finalize(weights, self._dead.append, memory).atexit = False
         return weights
 

@@ -20,14 +20,14 @@ from test_engine import CountingBackend
 from test_exits_format import EXIT_TENSORS
 from test_schedule import Files
 
-from da3.runtime import Bundle, DomainError, Runtime
+from da3.runtime import BackendError, Bundle, DomainError, ImageError, Runtime
 from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.backends.reference import ReferenceBackend
 from da3.runtime.bundle.bundle import read_domain
 from da3.runtime.execution import scheduler as scheduling
 from da3.runtime.onnx_graph.joining import subgraph_model
 from da3.runtime.records import ExitRule
-from da3.runtime.schedule.decisions import leaves, leaves_one, leaving
+from da3.runtime.schedule.decisions import leaves, leaving, spread_one
 from da3.runtime.schedule.layout import join_plan, whole_plan
 from da3.runtime.schedule.walk import walk
 
@@ -150,21 +150,57 @@ def test_the_rule(classes):
             rule = ExitRule(threshold, temperature)
             wanted = [False] * len(rows) if threshold is None else (sure > threshold).tolist()
             assert leaves(logits, rule).tolist() == wanted
-            assert [leaves_one(row[None], *leaving(rule)) for row in logits] == wanted
+            scale, limit = leaving(rule)
+            assert [spread_one(row[None], scale) < limit for row in logits] == wanted
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_not_a_number_never_leaves(built_with_exits, weights, backend):
-    """An exit that answers NaN is passed by; its carry makes the later ones NaN too."""
-    broken = dict(weights["flowers"])
+def test_what_is_no_number_is_named(built_with_exits, backend):
+    """A NaN would be passed by at an exit, and only make what follows NaN too; nobody may leave at it unseen."""
     with Runtime(built_with_exits[0], backend=backend) as runtime:
         domain = runtime.load("flowers")
-        broken = dict(domain.weights)
-        broken["exits.0.bias"] = broken["exits.0.bias"] * np.nan
-        runtime.load(domain._replace(name="broken", weights=broken, exits=tuple(rules([0.0, 0.0]))))
-        for batch in (1, 4):
-            result = runtime.run_batch(images(batch), "broken")
-            assert result.left.tolist() == [2] * batch and np.isnan(result.logits).all()
+        for value, name, thresholds, where in (
+            (np.nan, "exits.0.bias", [0.0, 0.0], "the logits of exit 0"),
+            (np.nan, "exits.1.bias", [1.0, 0.0], "the logits of exit 1"),
+            (np.inf, "exits.0.bias", [0.0, 0.0], "the logits of exit 0"),
+            (np.nan, "exits.0.bias", [None, None], "the last logits"),
+            (-np.inf, "head.bias", [None, None], "the last logits"),
+        ):
+            weights = {**domain.weights, name: np.full_like(domain.weights[name], value)}
+            runtime.load(domain._replace(name="broken", weights=weights, exits=tuple(rules(thresholds))))
+            for batch in (1, 4):
+                with pytest.raises(BackendError) as error:
+                    runtime.run_batch(images(batch), "broken")
+                assert str(error.value) == (
+                    f"domain broken, {where}: NaN or infinity: float16 holds nothing beyond 65504, so if this runs in "
+                    "fp16 or int8, build or run it with --precision fp32"
+                )
+            assert not np.isfinite(runtime.trace(images(1), ["logits"], "broken")[1]["logits"]).all()
+        wrong = images(4)
+        wrong[2, 0, 3, 3] = np.nan
+        for rows in ([2], [0, 1, 2, 3]):
+            with pytest.raises(ImageError, match="NaN or infinity in the images"):
+                runtime.run_batch(wrong[rows], "flowers")
+        assert np.isfinite(runtime.run_batch(images(4), "flowers").logits).all()
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gate_that_is_no_number_is_named(built, backend):
+    """A NaN is above no threshold, so its block would be skipped."""
+    with Runtime(built[0], backend=backend) as runtime:
+        domain = runtime.load("flowers")
+        for value in (np.nan, np.inf, -np.inf):
+            for number in (0, 1):
+                name = f"adaptors.{number}.gate_bias"
+                weights = {**domain.weights, name: np.full_like(domain.weights[name], value)}
+                runtime.load(domain._replace(name="broken", weights=weights))
+                for batch in (1, 3):
+                    with pytest.raises(
+                        BackendError, match=f"domain broken, the gate of block {number + 1}: NaN or inf"
+                    ):
+                        runtime.run_batch(images(batch), "broken")
+                    # Where no gate is asked, none is looked at.
+                    assert np.isfinite(runtime.run_batch(images(batch), "broken", force_all_blocks=True).logits).all()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -57,15 +57,17 @@ def test_a_gpu_has_a_gate_computed_a_block_ahead(manifest):
     assert [names(call.subgraph) for call in layout.calls] == [
         ["stem", "adaptor"],  # writes g1
         ["block_0", "adaptor"],
-        ["block_1"],
-        ["adaptor"],
+        ["block_1", "adaptor"],  # whether or not the block runs
         ["block_2"],
-        ["tail", "head"],
+        ["tail"],
+        ["head"],
     ]
+    assert [call.subgraph.host for call in layout.calls] == [False] * 5 + [True]
+    assert layout.fetched == ["g1", "g2", "features"]
     written = {name: i for i, call in enumerate(layout.calls) for name in call.subgraph.outputs}
     for i, call in enumerate(layout.calls):
         if call.gate is not None:
-            assert names(call.skip) == [{1: "skip", 2: "shifted"}[call.block]]
+            assert names(call.skip) == {1: ["skip", "adaptor"], 2: ["shifted"]}[call.block]
             assert i - written[call.gate] >= 2, "nothing to do while the gate is copied"
 
 
@@ -107,14 +109,45 @@ def test_unknown_values_are_refused(manifest):
 
 def test_a_plan_without_gates_is_one_subgraph(manifest):
     plan = tuple(step.always for step in manifest.plan)
-    for looks_ahead in (False, True):
-        (call,) = join_plan(manifest._replace(plan=plan), looks_ahead).calls
-        assert call.subgraph == whole_plan(manifest)
+    (call,) = join_plan(manifest._replace(plan=plan), looks_ahead=False).calls
+    assert call.subgraph == whole_plan(manifest)
+    device, host = join_plan(manifest._replace(plan=plan), looks_ahead=True).calls
+    assert names(device.subgraph) == names(whole_plan(manifest))[:-1] and not device.subgraph.host
+    assert names(host.subgraph) == ["head"] and host.subgraph.host
+
+
+def test_adaptors_behind_a_gated_block_run_with_it_up_to_the_next_gate(manifest):
+    """What has weights of its own is not held twice, and a gate that is read next is not made to wait."""
+    adaptor = [f"domain:adaptors.0.{tensor}" for tensor in TENSORS]
+    plan = (
+        Step("stem", ("image",), ("x0",)),
+        Step("adaptor", ("x0", *adaptor), ("a0", "g1")),
+        Step("block_1", ("x0", "a0"), ("x1",), 1, "g1", "skip", ("x0", "a0")),
+        Step("adaptor", ("x1", *adaptor), ("a1", "g2")),
+        Step("adaptor", ("x1", *adaptor), ("a2", "g3")),
+        Step("block_2", ("x1", "a2"), ("x2",), 2, "g2", "skip", ("x1", "a2")),
+        Step("block_0", ("x2", "a1"), ("x3",)),
+        Step("adaptor", ("x3", *adaptor), ("a3", "g4")),
+        Step("block_1", ("x3", "a3"), ("x4",), 1, "g4", "skip", ("x3", "a3")),
+        Step("tail", ("x4",), ("features",)),
+        Step("head", ("features", "domain:head.weight", "domain:head.bias"), ("logits",)),
+    )
+    layout = join_plan(manifest._replace(plan=plan), looks_ahead=True)
+    assert [names(call.subgraph) for call in layout.calls] == [
+        ["stem", "adaptor"],
+        ["block_1", "adaptor"],
+        ["adaptor"],
+        ["block_2"],
+        ["block_0", "adaptor"],
+        ["block_1"],
+        ["tail"],
+        ["head"],
+    ]
 
 
 def test_one_step_keeps_its_segments_names(manifest):
-    call = join_plan(manifest, looks_ahead=True).calls[2]
-    assert call.subgraph.segment == manifest.segments["block_1"] and call.subgraph.inputs == ("x1", "a1")
+    call = join_plan(manifest, looks_ahead=True).calls[3]
+    assert call.subgraph.segment == manifest.segments["block_2"] and call.subgraph.inputs == ("x2", "a2")
     joined = join_plan(manifest, looks_ahead=True).calls[0].subgraph
     assert joined.segment.inputs[0] == Value("image", ("batch", 3, 16, 16)) and joined.segment.file == ""
 
@@ -129,7 +162,7 @@ def test_a_gated_block_whose_gate_came_long_before(manifest):
         Step("head", ("features", "domain:head.weight", "domain:head.bias"), ("logits",)),
     )
     layout = join_plan(manifest._replace(plan=plan), looks_ahead=True)
-    assert [names(c.subgraph) for c in layout.calls] == [["stem", "adaptor"], ["block_1"], ["tail", "head"]]
+    assert [names(c.subgraph) for c in layout.calls] == [["stem", "adaptor"], ["block_1"], ["tail"], ["head"]]
 
 
 TENSORS = ("down", "up", "gate_weight", "gate_bias")

@@ -12,7 +12,6 @@ from da3.runtime.backends.onnxruntime import OrtBackend
 from da3.runtime.backends.reference import ReferenceBackend
 from da3.runtime.bundle.bundle import Bundle
 from da3.runtime.errors import BackendError, BundleError
-from da3.runtime.onnx_graph.float16 import half_borders
 from da3.runtime.onnx_graph.int8 import to_int8
 from da3.runtime.onnx_graph.joining import subgraph_model
 from da3.runtime.onnx_graph.opset import to_opset_19
@@ -133,19 +132,6 @@ def test_opset_19_computes_the_same():
     assert later.opsets == {"": 19} and later.ir_version >= 9 and model.opsets == {"": 13}
     feeds = feeds_for(model.inputs)
     np.testing.assert_array_equal(ort_run(checked(write_model(later)), feeds)[0], ort_run(write_model(model), feeds)[0])
-
-
-@pytest.mark.parametrize("keep", [(), ("x",), ("y",), ("x", "y", "e")])
-def test_half_borders(keep):
-    model = convolutions(e=OUT["y"], w=[4, 2, 3, 3])
-    made = half_borders(model, keep)
-    for info in made.inputs + made.outputs:
-        assert info.dtype == (FULL if info.name in keep else HALF)
-    feeds = feeds_for(model.inputs)
-    halved = {"x": feeds["x"].astype(made.inputs[0].dtype)}
-    found = ort_run(checked(write_model(made)), halved)
-    for a, b in zip(ort_run(write_model(model), {"x": halved["x"].astype(np.float32)}), found, strict=True):
-        np.testing.assert_allclose(b.astype(np.float32), a, rtol=2e-3, atol=2e-3)
 
 
 @pytest.fixture

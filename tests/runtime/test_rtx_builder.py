@@ -21,7 +21,7 @@ from da3.runtime.learning import derive_observation, derive_step
 from da3.runtime.onnx_graph.int8_places import convolved, summed
 from da3.runtime.onnx_graph.int8_ranges import INT8_FILE
 from da3.runtime.onnx_graph.reading import read_model
-from da3.runtime.onnx_graph.subgraphs import engine_subgraph
+from da3.runtime.onnx_graph.subgraphs import engine_subgraph, for_images
 from da3.runtime.onnx_graph.whole import whole_model
 from da3.runtime.onnx_graph.writing import write_model
 from da3.runtime.schedule.layout import join_plan
@@ -130,21 +130,22 @@ def test_standalone(network, library):
 
 
 @pytest.mark.parametrize(
-    ("precision", "sm", "typed"),
+    ("precision", "sm", "typed", "batch"),
     [
-        ("fp32", ORIN, True),
-        ("fp16", ORIN, True),
-        ("fp16", NANO, True),
-        ("int8", ORIN, True),
-        pytest.param("int8", XAVIER, False, marks=pytest.mark.slow),  # the graphs for TensorRT 8
+        ("fp32", ORIN, True, BATCH),
+        ("fp16", ORIN, True, BATCH),
+        ("fp16", NANO, True, (1, 1)),
+        ("int8", ORIN, True, BATCH),
+        # The graphs for TensorRT 8 and 10: float32, and here their borders are, too, since types are strong.
+        pytest.param("int8", XAVIER, False, BATCH, marks=pytest.mark.slow),
     ],
 )
-def test_every_engine(precision, sm, typed, library, bundle):
+def test_every_engine(precision, sm, typed, batch, library, bundle):
     """All that `da3 build` builds: the parts between exits, with all blocks and with all closed that can be, dynamic
-    batch, the pinned memory layouts of old and new GPUs."""
-    options, manifest = EngineOptions(precision, BATCH), bundle.manifest
+    batch or one image, the pinned memory layouts of old and new GPUs."""
+    options, manifest = EngineOptions(precision, batch), bundle.manifest
     layouts = [join_plan(manifest, True, closed=closed) for closed in ((), closable(manifest.plan))]
-    specs = unique([spec for layout in layouts for spec in engine_specs(layout, manifest, options, sm)])
+    specs = unique([spec for layout in layouts for spec in engine_specs(layout, manifest, options, sm=sm, typed=True)])
     parts = len(exit_steps(manifest.plan)) + 1
     assert parts < len(specs) <= 2 * parts
     assert {n for spec in specs for tensor in spec.tensors for n in tensor.shape if isinstance(n, str)} == {"batch"}
@@ -153,11 +154,15 @@ def test_every_engine(precision, sm, typed, library, bundle):
         model = engine_subgraph(
             one.subgraph, bundle, precision, [tensor.tensor for tensor in one.tensors if tensor.dtype == FULL], typed
         )
+        if batch == (1, 1):
+            model = for_images(model, one.subgraph.segment, 1)
         quantised += is_quantised(model)
-        graphs.append((one.subgraph.segment.name, write_model(model), one.inputs, one.outputs, precision))
+        assert "Cast" not in {node.op for node in model.nodes}
+        ends = (one.inputs, one.outputs) if typed else map(plain, (model.inputs, model.outputs))
+        graphs.append((one.subgraph.segment.name, write_model(model), *ends, precision))
     assert any("+" in name for name, *_ in graphs) and (quantised > 0) == (precision == "int8")
     fast = {spec.layout for _, _, inputs, outputs, _ in graphs for spec in (*inputs, *outputs)} - {LINEAR}
-    assert fast == (set() if precision == "fp32" else {"CHW2" if sm == NANO else "HWC8"})
+    assert fast == (set() if precision == "fp32" or not typed else {"CHW2" if sm == NANO else "HWC8"})
     assert refused(library, graphs) == {}
 
 

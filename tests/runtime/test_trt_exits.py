@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulation import CUDA, RELEASES, simulated
+from simulation import RELEASES, simulated
 from simulation.device.memory import Fault
 from synthetic_bundle import (
     Backbone,
@@ -120,22 +120,26 @@ def entries(folder):
     return list(json.loads(index.read_text())["engines"].values())
 
 
+@pytest.mark.parametrize("typed", [False, True])
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_what_the_host_reads_is_float32_and_no_dimension_is_free(precision, closing):
+def test_what_the_host_reads_lies_in_plain_rows_and_no_dimension_is_free(precision, typed, closing):
+    """It is float32 where TensorRT converts."""
     from da3.runtime.trt.engines import EngineOptions, engine_specs
 
     with Bundle(closing) as bundle:
         for closed in CLOSED:
             layout = join_plan(bundle.manifest, True, closed=closed)
-            specs = engine_specs(layout, bundle.manifest, EngineOptions(precision, (1, 4)), 87)
+            options = EngineOptions(precision, (1, 4))
+            specs = engine_specs(layout, bundle.manifest, options, sm=87, typed=typed)
             assert len(specs) == PARTS
             ends = {t.value: (t.dtype, t.layout) for spec in specs for t in spec.tensors}
-            assert {ends[name] for name in ("e0", "e1", "features", "image")} == {("float32", "LINEAR")}
+            kind = "float16" if typed and precision == "fp16" else "float32"
+            assert {ends[name] for name in ("e0", "e1", "features", "image")} == {(kind, "LINEAR")}
             assert ends["x1"] == (("float16", "HWC8") if precision == "fp16" else ("float32", "LINEAR"))
             assert {n for spec in specs for t in spec.tensors for n in t.shape if isinstance(n, str)} == {"batch"}
 
 
-def test_a_plan_of_format_2_without_exits_has_its_head_on_the_host(closing):
+def test_a_plan_without_exits_has_its_head_on_the_host(closing):
     with Bundle(closing) as bundle:
         manifest = bundle.manifest
         names = [
@@ -145,9 +149,9 @@ def test_a_plan_of_format_2_without_exits_has_its_head_on_the_host(closing):
         plan[-1] = plan[-1]._replace(segment="head", inputs=plan[-1].inputs[:-1])
         head = manifest.segments["head_carry"]
         segments = dict(manifest.segments, head=head._replace(inputs=head.inputs[:-1]))
-        for number, hosts in ((2, [False, True]), (1, [False])):
+        for number in (2, 1):
             layout = join_plan(manifest._replace(format=number, plan=tuple(plan), segments=segments), True)
-            assert [call.subgraph.host for call in layout.calls] == hosts
+            assert [call.subgraph.host for call in layout.calls] == [False, True]
 
 
 def test_nothing_overwrites_what_is_copied_to_the_host(closing):

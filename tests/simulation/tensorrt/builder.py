@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from ..device.memory import Fault
-from . import formats
+from . import formats, kernels
 from .api import Enum
 from .onnx_rules import TENSOR_TYPES, Refusal, refusals
 from .plan import Plan, problem
@@ -23,12 +23,13 @@ class ITensor:
     def __init__(self):
         raise TypeError("tensorrt.ITensor: No constructor defined!")
 
-    def _setup(self, value, is_input):
+    def _setup(self, value, is_input, strong):
         kind = value.type.tensor_type
         self._name, self._is_input = value.name, is_input
         self._shape = [d.dim_value if d.HasField("dim_value") else -1 for d in kind.shape.dim]
-        self._dtype = TENSOR_TYPES[kind.elem_type]
+        self._dtype = self._inferred = TENSOR_TYPES[kind.elem_type]
         self._formats = None
+        self._strong = strong
         return self
 
     @property
@@ -38,6 +39,26 @@ class ITensor:
     @property
     def shape(self):
         return Dims(self._shape)
+
+    @property
+    def dtype(self):
+        return self._home.enum("DataType", self._dtype)
+
+    @dtype.setter
+    def dtype(self, value):
+        """ITensor::setType. Where types are strong, an output keeps the type that is inferred, and what an input is set
+        to is what the graph is inferred from: another type than the file's would have to fit all that reads it, which
+        is not imitated. Else any float type will do, and TensorRT converts."""
+        name = self._home.member("DataType", value)
+        if not self._strong:
+            if name not in ("FLOAT", "HALF") or self._inferred not in ("FLOAT", "HALF"):
+                self._home.device.error(f"{self._name} is {self._inferred} and was set to {name}")
+            self._dtype = name
+        elif name != self._inferred:
+            text = f"ITensor::setType: Error Code 3: API Usage Error ({self._name} is {self._inferred} by inference"
+            self._home.log("ERROR", f"{text}; {name} was set)")
+            if self._is_input:
+                self._home.device.error(f"{self._name}, an input of a strongly typed network, was set to {name}")
 
     @property
     def allowed_formats(self):
@@ -79,9 +100,9 @@ class INetworkDefinition:
 
     def _adopt(self, model):
         known = {weight.name for weight in model.graph.initializer}
-        make = self._home.new
-        self._inputs = [make("ITensor", v, True) for v in model.graph.input if v.name not in known]
-        self._outputs = [make("ITensor", v, False) for v in model.graph.output]
+        make, strong = self._home.new, self._has("STRONGLY_TYPED")
+        self._inputs = [make("ITensor", v, True, strong) for v in model.graph.input if v.name not in known]
+        self._outputs = [make("ITensor", v, False, strong) for v in model.graph.output]
         self._model = model
 
     @property
@@ -178,7 +199,8 @@ class IBuilderConfig:
 
     def _setup(self):
         self._flags = {"TF32"}
-        self._preview, self._profiles, self._cache = set(), [], None
+        self._preview, self._profiles, self._cache = kernels.default_previews(self._home.api), [], None
+        self._sources = kernels.default_sources(self._home.api, self._home.device)
         self._pools = {"WORKSPACE": self._home.device.memory}
         self._values = {"max_aux_streams": -1, "builder_optimization_level": 3}
         return self
@@ -205,6 +227,18 @@ class IBuilderConfig:
     def set_preview_feature(self, feature, enable):
         name = self._home.member("PreviewFeature", feature)
         (self._preview.add if enable else self._preview.discard)(name)
+
+    def get_tactic_sources(self):
+        return self._sources
+
+    def set_tactic_sources(self, tactic_sources):
+        """False, and nothing set, for a bit that no source has."""
+        mask = pointer(tactic_sources)
+        if mask >> len(kernels.sources(self._home.api)):
+            self._home.log("ERROR", f"Parameter check failed: no tactic sources {mask:#b}")
+            return False
+        self._sources = mask
+        return True
 
     def add_optimization_profile(self, profile):
         if profile is not None and type(profile) is not self._home.classes["IOptimizationProfile"]:

@@ -13,6 +13,7 @@ from typing import Any
 from ..device.memory import Allocation, Fault
 from ..device.queues import Access, Work
 from . import formats, session
+from .plan import scratch_bytes
 from .types import dims, pointer
 
 
@@ -33,6 +34,7 @@ class IExecutionContext:
     def _setup(self, engine, memory, owns_memory):
         self._engine, self._memory, self._owns_memory = engine, memory, owns_memory
         self._scratch = None  # (address, size) that the program provides
+        self._laid_out = None  # the bytes that the memory was laid out in for the shapes as they are
         self._state, self._lock = State(), threading.Lock()
         self._addresses, self._shapes, self._settled = {}, {}, False
         self._profile = None
@@ -119,8 +121,16 @@ class IExecutionContext:
             return self._refuse(f"Supplied dimensions {shape} of {tensor['name']} are not in [{low}, {high}]")
         if self._shapes.get(tensor["name"]) != shape:
             self._shapes[tensor["name"]] = shape
-            self._settled = False
+            self._settled, self._laid_out = False, None
         return True
+
+    def update_device_memory_size_for_shapes(self):
+        """What the shapes need, 0 after an error in the log. Another shape afterwards makes it void."""
+        if [t["name"] for t in self._engine._tensors if t["input"] and t["name"] not in self._shapes]:
+            self._refuse("Parameter check failed: not all shapes are specified")
+            return 0
+        self._laid_out, self._settled = scratch_bytes(self._engine._plan.meta, self._shapes.values()), False
+        return self._laid_out
 
     def set_tensor_address(self, name, memory):
         address = pointer(memory)
@@ -241,6 +251,8 @@ class IExecutionContext:
     def _memory_accesses(self):
         """Weights are read, scratch memory is written."""
         weights, size = self._engine._memory, self._engine._plan.meta["scratch"]
+        if self._laid_out is not None and not self._owns_memory:
+            size = self._laid_out
         accesses = [Access(weights, 0, weights.size, False)]
         if self._memory is not None:
             accesses.append(Access(self._memory, 0, size, True))

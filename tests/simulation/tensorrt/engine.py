@@ -8,6 +8,7 @@ setOptimizationProfileAsync; NVIDIA/TensorRT issue 1597).
 
 from typing import Any
 
+from . import kernels
 from .plan import Plan
 from .types import Crash, Dims, buffer, deprecated
 
@@ -142,6 +143,11 @@ class ICudaEngine:
         return self._home.enum("TensorFormat", self._binding(index)[1]["layout"])
 
     # -- contexts
+
+    @property
+    def tactic_sources(self):
+        """Those that the engine needs; it is taken to need whatever it was allowed."""
+        return sum(1 << kernels.sources(self._home.api)[name] for name in self._plan.meta["tactics"])
 
     @property
     def num_optimization_profiles(self):

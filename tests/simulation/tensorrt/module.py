@@ -5,7 +5,7 @@ from weakref import WeakSet
 
 from ..device.codes import number
 from ..device.memory import Fault
-from . import builder, context, engine, types
+from . import builder, context, engine, kernels, types
 from .api import Api, Enum, ReleaseModule, enum, restricted
 from .formats import NUMPY
 
@@ -29,7 +29,8 @@ class Home:
 
     def __init__(self, release, device):
         self.api, self.device = Api(release), device
-        self.enums = {name: enum(self.api, name, values) for name, values in self.api.enums.items()}
+        values = {"TacticSource": kernels.sources(self.api), **self.api.enums}
+        self.enums = {name: enum(self.api, name, members) for name, members in values.items()}
         self.severity = enum(self.api, "Severity", SEVERITIES)
         self.ILogger, self.Logger = types.make_loggers(self.severity)
         self.classes = {}

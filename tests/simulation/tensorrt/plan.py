@@ -4,6 +4,7 @@ ONNX model behind it."""
 import hashlib
 import json
 
+from . import kernels
 from .onnx_rules import uses_half, uses_int8
 
 MAGIC = b"simulated TensorRT plan\n"
@@ -14,7 +15,8 @@ def problem(network, config):
     """What the builder refuses, None if nothing."""
     if network._model is None or not network._outputs:
         return "Network must have at least one output"
-    strong, half, int8 = network._has("STRONGLY_TYPED"), uses_half(network._model), uses_int8(network._model)
+    strong, int8 = network._has("STRONGLY_TYPED"), uses_int8(network._model)
+    half = uses_half(network._model) or "HALF" in {t._dtype for t in network._inputs + network._outputs}
     if strong and config._flags & {"FP16", "BF16", "INT8", "FP8"}:
         return f"{sorted(config._flags & {'FP16', 'BF16', 'INT8', 'FP8'})} cannot be set for a strongly typed network"
     if not strong and half and "FP16" not in config._flags:
@@ -41,6 +43,9 @@ def problem(network, config):
     for tensor in network._inputs + network._outputs:
         if tensor._layout() is None:
             return f"Could not find any supported formats consistent with input/output data types ({tensor._name})"
+    node = kernels.missing(network, config)
+    if node is not None:
+        return f"Error Code 10: Internal Error (Could not find any implementation for node {node}.)"
     return None
 
 
@@ -77,17 +82,27 @@ class Plan:
             "gpu": home.device.name,
             "strong": network._has("STRONGLY_TYPED"),
             "rounds": "FP16" in config._flags and not uses_half(network._model),
-            "shares_profiles": home.api.number >= (10,) or "PROFILE_SHARING_0806" in config._preview,
+            # An engine without free dimensions needs no profile, so no context takes one for itself.
+            "shares_profiles": home.api.number >= (10,)
+            or "PROFILE_SHARING_0806" in config._preview
+            or not any(-1 in t._shape for t in inputs),
+            "tactics": kernels.allowed(config),
             "profiles": profiles or [{t._name: [t._shape] * 3 for t in inputs}],
             "tensors": [
                 {"name": t._name, "input": t._is_input, "dtype": t._dtype, "shape": t._shape, "layout": t._layout()}
                 for t in inputs + network._outputs
             ],
             "weights": sum(weight.ByteSize() for weight in graph.initializer),
-            "scratch": -(-8 * sum(_volume(shape) for shape in greatest) // 256) * 256 if works else 0,
+            "works": works,
+            "scratch": scratch_bytes({"works": works}, greatest),
             "sha256": hashlib.sha256(model).hexdigest(),
         }
         return cls(MAGIC + json.dumps(meta).encode() + b"\n" + model)
+
+
+def scratch_bytes(meta, shapes):
+    """The memory to work in for inputs of these shapes: an assumption, eight bytes for each of their numbers."""
+    return -(-8 * sum(_volume(shape) for shape in shapes) // 256) * 256 if meta["works"] else 0
 
 
 def _shapes(profile, tensor):

@@ -23,15 +23,20 @@ def _session(plan):
 
 
 def run(plan, feeds):
-    """{input: array} -> {output: array}. With BuilderFlag.FP16 on a float32 graph the answers are rounded to it."""
+    """{input: array} -> {output: array}. With BuilderFlag.FP16 on a float32 graph the answers are rounded to it.
+
+    Inputs may be of the type that they were set to apart from the graph; outputs are the caller's to convert.
+    """
     session = _session(plan)
     for value in session.get_inputs():
         if value.name not in feeds:  # nothing reads it, so the engine does not have it
             feeds[value.name] = np.zeros([n if isinstance(n, int) else 1 for n in value.shape], TYPES[value.type])
+        feeds[value.name] = feeds[value.name].astype(TYPES[value.type], copy=False)
     names = [output.name for output in session.get_outputs()]
     results = session.run(names, feeds)
     if plan.meta["rounds"]:
-        results = [r.astype(np.float16).astype(r.dtype) if r.dtype == np.float32 else r for r in results]
+        with np.errstate(over="ignore"):
+            results = [r.astype(np.float16).astype(r.dtype) if r.dtype == np.float32 else r for r in results]
     return dict(zip(names, results, strict=True))
 
 

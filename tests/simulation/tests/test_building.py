@@ -8,10 +8,24 @@ import pytest
 from onnx import TensorProto
 
 from .. import RELEASES, simulated
-from ..tensorrt import formats
-from .helpers import IMAGES, PROFILE, build, doubled, linear, load, model, network, pycuda_context
+from ..tensorrt import formats, kernels
+from .helpers import (
+    IMAGES,
+    PROFILE,
+    Bound,
+    X,
+    build,
+    doubled,
+    linear,
+    load,
+    misuse,
+    model,
+    network,
+    pycuda_context,
+)
 
 FLOAT16 = TensorProto.FLOAT16
+BEFORE_11 = [r for r in RELEASES if int(r.split(".")[0]) < 11]
 BEFORE_10 = [r for r in RELEASES if int(r.split(".")[0]) < 10]
 
 
@@ -144,6 +158,111 @@ def test_a_strongly_typed_network_takes_no_precision_flags(new, capsys):
             config.set_flag(new.BuilderFlag.FP16)
         assert (builder.build_serialized_network(net, config) is None) == flagged
         assert ("cannot be set for a strongly typed network" in capsys.readouterr().out) == flagged
+
+
+def told(trt, data, **types):
+    """The plan of a model whose input x and output y are told their types apart from it."""
+    builder, made, config, parser = network(trt, data)
+    assert parser.num_errors == 0
+    for tensor in (made.get_input(0), made.get_output(0)):
+        if tensor.name in types:
+            tensor.dtype = types[tensor.name]
+    profile = builder.create_optimization_profile()
+    profile.set_shape("x", *PROFILE["x"])
+    config.add_optimization_profile(profile)
+    return builder.build_serialized_network(made, config)
+
+
+def test_borders_are_told_their_types_where_types_are_weak(capsys):
+    for release in BEFORE_11:
+        with simulated(tensorrt=release), pycuda_context() as cuda:
+            import tensorrt as trt
+
+            engine = load(trt, told(trt, linear(), x=trt.float16, y=trt.float16))
+            named = hasattr(engine, "get_tensor_dtype")
+            kinds = (
+                [engine.get_tensor_dtype(n) for n in "xy"] if named else [engine.get_binding_dtype(i) for i in (0, 1)]
+            )
+            assert kinds == [trt.float16] * 2
+            del engine
+            bound = Bound(trt, cuda, bytes(told(trt, linear(), x=trt.float32)))
+            assert (bound.infer(X) == 2 * X).all()
+            bound.close()
+            with pytest.raises(TypeError, match="DataType"):
+                told(trt, linear(), x="float16")
+
+
+def test_a_told_type_is_converted(capsys):
+    with simulated(tensorrt="8.2.1"), pycuda_context() as cuda:
+        import tensorrt as trt
+
+        bound = Bound(trt, cuda, bytes(told(trt, linear(), x=trt.float16)))
+        bound.host = cuda.pagelocked_empty((2, 4), np.float16)
+        assert (bound.infer(X) == 2 * X).all()
+        bound.close()
+        flagged = told(trt, linear(), x=trt.float16)
+        assert flagged is not None
+        builder, made, config, _ = network(trt, linear())
+        made.get_output(0).dtype = trt.float16
+        config.clear_flag(trt.BuilderFlag.FP16)
+        profile = builder.create_optimization_profile()
+        profile.set_shape("x", *PROFILE["x"])
+        config.add_optimization_profile(profile)
+        assert builder.build_serialized_network(made, config) is None
+        assert "FP16 is not set" in capsys.readouterr().out
+
+
+def test_strong_types_are_those_of_the_graph(capsys):
+    with simulated(tensorrt="11.4.0"), pycuda_context():
+        import tensorrt as trt
+
+        assert load(trt, told(trt, linear(), x=trt.float32, y=trt.float32)) is not None
+        engine = load(trt, told(trt, linear(), y=trt.float16))
+        assert "by inference" in capsys.readouterr().out and engine.get_tensor_dtype("y") == trt.float32
+        del engine
+    with misuse("was set to HALF", tensorrt="11.4.0"), pycuda_context():
+        import tensorrt as trt
+
+        told(trt, linear(), x=trt.float16)
+
+
+def test_tactic_sources_are_those_of_the_headers(trt):
+    config = trt.Builder(trt.Logger(trt.Logger.INTERNAL_ERROR)).create_builder_config()
+    release = trt.__version__.split(".")
+    number = (
+        5 if int(release[0]) in (9, 10) or release[:2] in (["8", "5"], ["8", "6"]) else 3 if release[0] == "8" else 2
+    )
+    sources = trt.TacticSource.__members__
+    assert len(sources) == number and {int(source) for source in sources.values()} == set(range(number))
+    on = {name for name, source in sources.items() if config.get_tactic_sources() >> int(source) & 1}
+    assert ("CUDNN" in on) == ("CUBLAS" in on) == (release[0] == "8")
+    assert config.set_tactic_sources(0) and config.get_tactic_sources() == 0
+    assert not config.set_tactic_sources(1 << number) and config.get_tactic_sources() == 0
+    assert load(trt, build(trt, linear(), prepare=lambda c: c.set_tactic_sources(0))).tactic_sources == 0
+
+
+def test_cublas_is_off_on_old_jetsons_and_8_6_keeps_libraries_out():
+    for sm, there in ((53, False), (87, True)):
+        with simulated(tensorrt="8.2.1", sm=sm):
+            import tensorrt as trt
+
+            mask = trt.Builder(trt.Logger()).create_builder_config().get_tactic_sources()
+            assert bool(mask >> int(trt.TacticSource.CUBLAS_LT) & 1) == there
+    with simulated(tensorrt="8.6.1"), pycuda_context():
+        import tensorrt as trt
+
+        external = trt.PreviewFeature.DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805
+        masks = [
+            load(trt, build(trt, linear(), prepare=lambda c, on=on: c.set_preview_feature(external, on))).tactic_sources
+            for on in (True, False)
+        ]
+        assert [bool(mask >> int(trt.TacticSource.CUDNN) & 1) for mask in masks] == [False, True]
+
+
+def test_a_kernel_that_is_missing(trt, monkeypatch, capsys):
+    monkeypatch.setattr(kernels, "there", lambda node, network, config: node.op_type != "MatMul")
+    assert build(trt, linear()) is None
+    assert "Could not find any implementation for node y" in capsys.readouterr().out
 
 
 def quantised(**changes):

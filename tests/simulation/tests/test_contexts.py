@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from .. import RELEASES, simulated
-from .helpers import IMAGES, PROFILE, Bound, X, build, doubled, linear, load, misuse, opened, pycuda_context
+from .helpers import IMAGES, PROFILE, Bound, X, build, doubled, linear, load, misuse, model, opened, pycuda_context
 
 # -- memory to work in
 
@@ -155,6 +155,56 @@ def test_before_8_6_a_profile_belongs_to_one_context(release, capsys):
             one.stream.synchronize()
         del first
         assert engine.create_execution_context().active_optimization_profile == 0
+
+
+@pytest.mark.parametrize("release", [r for r in RELEASES if int(r.split(".")[0]) >= 10])
+def test_memory_for_the_shapes_that_are_set(release, capsys):
+    """It is less than the greatest shapes take, and void when a shape changes."""
+    with simulated(tensorrt=release), pycuda_context() as cuda:
+        trt, _, plan = opened(profiles=({"x": ((1, 4), (2, 4), (64, 4))},))
+        engine = load(trt, plan)
+        context = without_memory(engine, trt)
+        assert context.update_device_memory_size_for_shapes() == 0
+        assert "not all shapes are specified" in capsys.readouterr().out
+        one = Bound(trt, cuda, plan, context=context)
+        one.engine = engine
+        size = context.update_device_memory_size_for_shapes()
+        assert 0 < size < engine.device_memory_size_v2
+        scratch = cuda.mem_alloc(size)
+        context.set_device_memory(int(scratch), size)
+        assert (one.infer(X) == 2 * X).all()
+        one.close()
+        scratch.free()
+        del engine, context
+    with misuse("made without device memory", tensorrt=release), pycuda_context() as cuda:
+        trt, _, plan = opened(profiles=({"x": ((1, 4), (2, 4), (64, 4))},))
+        engine = load(trt, plan)
+        context = without_memory(engine, trt)
+        one = Bound(trt, cuda, plan, context=context)
+        one.engine = engine
+        size = context.update_device_memory_size_for_shapes()
+        scratch = cuda.mem_alloc(size)
+        context.set_device_memory(int(scratch), size)
+        assert one.reshape((1, 4)) and not one.enqueue()
+        one.close()
+        scratch.free()
+        del engine, context
+
+
+def test_engines_without_free_dimensions_need_no_profile():
+    """So any number of contexts may exist, before profiles could be shared too."""
+    shape = {"x": [2, 4]}, {"y": [2, 4]}
+    data = model([("Relu", ["x"], ["y"], {})], *shape)
+    for release in ("8.2.1", "8.5.3"):
+        with simulated(tensorrt=release), pycuda_context() as cuda:
+            import tensorrt as trt
+
+            first = Bound(trt, cuda, build(trt, data, ()), shape=None)
+            second = Bound(trt, cuda, build(trt, data, ()), shape=None, context=first.engine.create_execution_context())
+            second.engine = first.engine
+            for bound in (first, second):
+                assert (bound.infer(X - 3) == np.maximum(X - 3, 0)).all()
+            second.close(), first.close()
 
 
 def test_8_6_shares_profiles_when_asked_to_and_10_always(capsys):

@@ -169,6 +169,10 @@ class _OrtContext(ExecutionContext):
         result: Array = self._arrays[value].copy()
         return result
 
+    def write(self, value: str, array: Array) -> None:
+        place = self._own.arrays[value] if value in self._free else self._arrays[value]
+        place[...] = array
+
 
 def _ort_value(array: Array) -> Any:
     """On the CPU an OrtValue uses the array's own memory, and keeps the array alive."""

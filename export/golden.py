@@ -1,4 +1,4 @@
-"""Golden values at export: what the files compute, each run by itself, of generated pictures; checked against PyTorch."""
+"""Golden values at export: what each of the files computes of generated pictures, checked against PyTorch."""
 
 from __future__ import annotations
 

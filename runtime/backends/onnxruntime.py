@@ -122,7 +122,7 @@ class _OrtContext(ExecutionContext):
             name: memory[buffers[name]][: int(np.prod(shape))].reshape(shape) for name, shape in shapes.items()
         }
         self._values = {name: _ort_value(array) for name, array in self._arrays.items()}
-        self._own = _Sized({}, {}, {})
+        self._own = _Sized({}, {}, self._values)
 
     def bind(self, subgraph: Subgraph, weights: "_DomainTensors") -> Callable[[], None]:
         arrays, sizes = self._arrays, weights.sizes

@@ -106,9 +106,7 @@ def answers_of(manifest: Manifest) -> Set[str]:
     return {LOGITS} | {step.outputs[0] for step in exit_steps(manifest.plan)}
 
 
-def part_inputs(
-    part: Part, goldens: Goldens, shapes: Mapping[str, Shape], images: Array
-) -> Optional[Dict[str, Array]]:
+def part_inputs(part: Part, goldens: Goldens, shapes: Mapping[str, Shape], images: Array) -> Optional[Dict[str, Array]]:
     """What a part is given when it is tested alone, float32 (1, ...) each: the first picture, or generated numbers;
     None where the golden values know nothing of one. shapes: of each value, without the batch."""
     given: Dict[str, Array] = {}
@@ -150,10 +148,8 @@ def _statistics(value: Array) -> Array:
     """float32 (N, C, ...) -> float32 (groups, 2): mean and standard deviation of each group of channels."""
     rows = value.reshape(len(value), -1)
     channels = value.shape[1] if value.ndim > 1 else 1
-    found = np.array(
-        [[part.mean(), part.std()] for part in np.array_split(rows, min(GROUPS, channels), axis=1)], np.float32
-    )
-    return found
+    found: Array = np.array([[part.mean(), part.std()] for part in np.array_split(rows, min(GROUPS, channels), axis=1)])
+    return found.astype(np.float32)
 
 
 def _generated(name: str, shape: Shape, statistics: Array) -> Array:
@@ -171,9 +167,7 @@ def _generated(name: str, shape: Shape, statistics: Array) -> Array:
     return np.ascontiguousarray(found.reshape((1,) + sides), np.float32)
 
 
-def _part_outputs(
-    part: Part, given: Optional[Dict[str, Array]], domain: Domain, run_step: RunStep
-) -> Dict[str, Array]:
+def _part_outputs(part: Part, given: Optional[Dict[str, Array]], domain: Domain, run_step: RunStep) -> Dict[str, Array]:
     assert given is not None, part.name
     values = dict(given)
     for subgraph in part.subgraphs:

@@ -77,5 +77,3 @@ def _cut(values: Array, lengths: List[Tuple[str, int]]) -> Dict[str, Array]:
     if at != values.shape[-1] or values.dtype != np.float32:
         raise ValueError("its tensors are not of the lengths it says")
     return found
-
-

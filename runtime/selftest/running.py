@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, TextIO
+from typing import IO, Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from .findings import FAIL, Finding, line_teller
 from .options import SelftestOptions, options_of
@@ -34,9 +34,9 @@ def run_selftest(
     report: Report,
     listener: Listener,
     entry: str,
-    stages: Sequence[str] = tuple(stage.name for stage in STAGES),
+    stages: Optional[Sequence[str]] = None,
 ) -> str:
-    """Run the stages named, in order, and write the report. Returns its result: PASS or FAIL.
+    """Run the stages named, None: all, in their order, and write the report. Returns its result: PASS or FAIL.
 
     entry: the module whose function `child(words)` is called in each process; it calls `run_in_child`. Raises Da3Error
     if the report cannot be written. Ctrl-C ends the stage under way; the report has what was found by then.
@@ -44,7 +44,7 @@ def run_selftest(
     report.save()
     try:
         for number, stage in enumerate(STAGES):
-            if stage.name in stages:
+            if stages is None or stage.name in stages:
                 listener.line("[%d/%d] %s: %s" % (number + 1, len(STAGES), stage.name, stage.title))
                 _run_stage(options, report, listener, entry, stage)
     except KeyboardInterrupt:
@@ -106,7 +106,7 @@ def _run_stage(options: SelftestOptions, report: Report, listener: Listener, ent
     report.save()
 
 
-def _listen(stream: TextIO, timeout: float, hear: Callable[[Dict[str, Any]], None]) -> bool:
+def _listen(stream: IO[str], timeout: float, hear: Callable[[Dict[str, Any]], None]) -> bool:
     """Hand on every line until the stream ends; True if nothing came for so many seconds."""
     lines: "queue.Queue[Optional[str]]" = queue.Queue()
 

@@ -12,7 +12,7 @@ from .options import SelftestOptions
 from .subjects import subjects
 
 
-def test_engines(options: SelftestOptions, tell: Teller) -> None:
+def check_engines(options: SelftestOptions, tell: Teller) -> None:
     """Tells a finding for each engine that the subjects need."""
     with Bundle(options.bundle) as bundle:
         backend = options.new_backend(bundle)

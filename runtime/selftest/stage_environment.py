@@ -16,7 +16,7 @@ _LITTLE = 256 << 20  # bytes of memory, below which engines may not load
 Doctor = Callable[[], Tuple[str, int]]  # -> what `doctor` prints, and how many problems it has found
 
 
-def test_environment(options: SelftestOptions, tell: Teller, doctor: Doctor) -> None:
+def check_environment(options: SelftestOptions, tell: Teller, doctor: Doctor) -> None:
     """Tells what was found; no board has to have any of it."""
     texts = system_texts()
     tell.note("system", texts)

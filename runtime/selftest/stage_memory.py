@@ -13,7 +13,7 @@ from .pictures import golden_pictures, network_images
 _RUNS = 10
 
 
-def test_memory(options: SelftestOptions, tell: Teller) -> None:
+def check_memory(options: SelftestOptions, tell: Teller) -> None:
     """Tells the peak of this process, before and after, and what is available on the machine."""
     with Bundle(options.bundle) as bundle:
         on_gpu = options.new_backend(bundle).name == "tensorrt"

@@ -11,7 +11,7 @@ from ..bundle.manifest import Manifest
 from ..bundle.plan import DOMAIN
 from ..errors import Da3Error
 from ..records import Array, Domain, Shape
-from ..schedule.layout import Layout, join_plan
+from ..schedule.layout import join_plan
 from ..system.percentiles import percentiles_ms
 from .computing import NumpySteps, answers_of, compute, part_inputs
 from .findings import Teller
@@ -28,19 +28,19 @@ P50, P50_EAGER = "p50 ms", "p50 ms eager"
 _ROUNDS, _CALLS = 7, 8  # of a measurement; calls between two waits
 
 
-def test_parts(options: SelftestOptions, tell: Teller) -> None:
+def check_parts(options: SelftestOptions, tell: Teller) -> None:
     """Tells a finding for each part of each layout that the subjects run, and one for each subject's chain."""
     with Bundle(options.bundle) as bundle:
         seen: Set[Any] = set()
         for subject in subjects(bundle, options.quick):
             try:
-                _test_subject(options, tell, bundle, subject, subject.domain.closed not in seen)
+                _check_subject(options, tell, bundle, subject, subject.domain.closed not in seen)
             except Da3Error as error:
                 tell.check(False, subject.name, str(error))
             seen.add(subject.domain.closed)
 
 
-def _test_subject(options: SelftestOptions, tell: Teller, bundle: Bundle, subject: Subject, fresh: bool) -> None:
+def _check_subject(options: SelftestOptions, tell: Teller, bundle: Bundle, subject: Subject, fresh: bool) -> None:
     """fresh: no subject before had these parts, so they are tested alone as well."""
     backend = options.new_backend(bundle)
     tolerance = BY_PRECISION[precision_of(options, backend, bundle)]
@@ -51,8 +51,8 @@ def _test_subject(options: SelftestOptions, tell: Teller, bundle: Bundle, subjec
         subject = with_goldens(subject, bundle, options.quick, tell.begin, opened.parts if fresh else ())
         assert subject.goldens is not None
         if fresh:
-            _test_alone(tell, opened, subject, tolerance)
-        _test_chain(tell, opened, subject.name, subject.goldens, tolerance.chain)
+            _check_alone(tell, opened, subject, tolerance)
+        _check_chain(tell, opened, subject.name, subject.goldens, tolerance.chain)
     finally:
         opened.close()
     if fresh:
@@ -111,7 +111,7 @@ class _Opened:
 # -- right or wrong
 
 
-def _test_alone(tell: Teller, opened: _Opened, subject: Subject, tolerance: Tolerance) -> None:
+def _check_alone(tell: Teller, opened: _Opened, subject: Subject, tolerance: Tolerance) -> None:
     manifest, goldens = opened.bundle.manifest, subject.goldens
     assert goldens is not None and opened.context is not None
     images = network_images(goldens.pictures[:1], manifest.preprocessing)
@@ -158,7 +158,7 @@ def _of_these_parts(opened: _Opened, goldens: Goldens) -> Goldens:
     return computed.goldens
 
 
-def _test_chain(tell: Teller, opened: _Opened, name: str, goldens: Goldens, allowed: float) -> None:
+def _check_chain(tell: Teller, opened: _Opened, name: str, goldens: Goldens, allowed: float) -> None:
     """Each golden picture through all parts; nobody leaves, every gate is open."""
     manifest, context = opened.bundle.manifest, opened.context
     assert context is not None
@@ -181,7 +181,12 @@ def _test_chain(tell: Teller, opened: _Opened, name: str, goldens: Goldens, allo
 
 
 def _compare(
-    tell: Teller, name: str, manifest: Manifest, found: Mapping[str, Array], expected: Mapping[str, Array], allowed: float
+    tell: Teller,
+    name: str,
+    manifest: Manifest,
+    found: Mapping[str, Array],
+    expected: Mapping[str, Array],
+    allowed: float,
 ) -> None:
     """One finding for all values of a part, or of a chain; the text is about the worst, or the first that is no
     number."""

@@ -1,4 +1,4 @@
-"""Stage: whole runs as a user makes them: batches, exits and gates, switches between domains, threads, a thousand runs."""
+"""Stage: whole runs as users make them: batches, exits and gates, other domains in between, threads, many runs."""
 
 import threading
 import time
@@ -20,9 +20,10 @@ from ..system.sizes import render_bytes
 from .computing import NumpySteps, compute
 from .decided import Decided
 from .findings import SKIP, Teller
+from .goldens import Goldens
 from .options import SelftestOptions
 from .pictures import network_images
-from .subjects import Subject, subjects, with_goldens
+from .subjects import subjects, with_goldens
 from .summary import not_finite, relative_error
 from .tolerances import BY_PRECISION, LEAST, Tolerance, precision_of
 
@@ -31,18 +32,25 @@ _THREADS, _RUNS_EACH = 4, 20
 _DRIFT, _DRIFT_S = (1000, 100), (120.0, 10.0)  # runs, and the seconds after which no more are begun; quick
 
 
+class _Gates(NamedTuple):
+    """Where gates decide. logits: (N, gates); ran: bool (N, blocks); nearest: (N,), how far the gate that is nearest to
+    the domain's threshold is from it, as a share of the largest logit of all."""
+
+    logits: Array
+    ran: Array
+    nearest: Array
+
+
 class _Truth(NamedTuple):
-    """What a domain's pictures are answered. answers: (N, exits + 1, classes). ran: bool (N, blocks) and doubt: for
-    each picture, how far the gate that is nearest to its threshold is from it, both where gates decide."""
+    """What a domain's pictures are answered. answers: (N, exits + 1, classes)."""
 
     domain: Domain
     images: Array
     answers: Array
-    ran: Optional[Array]
-    doubt: Optional[Array]
+    gates: Optional[_Gates] = None
 
 
-def test_pipeline(options: SelftestOptions, tell: Teller) -> None:
+def check_pipeline(options: SelftestOptions, tell: Teller) -> None:
     """Tells findings about every subject, then about switches, threads and drift."""
     with Bundle(options.bundle) as bundle:
         backend = choose(options.backend, bundle, options.threads, options.precision, options.engines)
@@ -54,44 +62,46 @@ def test_pipeline(options: SelftestOptions, tell: Teller) -> None:
             try:
                 tell.begin("%s: loading it" % subject.name)
                 runtime.load(subject.domain)
-                truth = _truth(subject, runtime.bundle, options.quick, tell)
+                subject = with_goldens(subject, runtime.bundle, options.quick, tell.begin)
+                assert subject.goldens is not None
+                truth = _truth(subject.domain, runtime.bundle, subject.goldens)
                 for batch in BATCHES:
-                    _test_batch(tell, runtime, subject.name, truth, batch, tolerance)
-                _test_mixed(tell, runtime, subject.name, truth, tolerance)
+                    _check_batch(tell, runtime, subject.name, truth, batch, tolerance)
+                _check_mixed(tell, runtime, subject.name, truth, subject.goldens.pictures, tolerance)
                 runtime.load(subject.domain)
                 known.append(truth)
             except Da3Error as error:
                 tell.check(False, subject.name, str(error))
         if known:
-            _test_switches(tell, runtime, known, tolerance)
-            _test_threads(tell, runtime, known, tolerance)
-            _test_drift(tell, runtime, known[-1], tolerance, options.quick)
+            _check_switches(tell, runtime, known, tolerance)
+            _check_threads(tell, runtime, known, tolerance)
+            _check_drift(tell, runtime, known[-1], tolerance, options.quick)
     tell.note("peak memory", peak_bytes())
 
 
-def _truth(subject: Subject, bundle: Bundle, quick: bool, tell: Teller) -> _Truth:
-    domain, manifest = subject.domain, bundle.manifest
-    subject = with_goldens(subject, bundle, quick, tell.begin)
-    goldens = subject.goldens
-    assert goldens is not None
-    ran, doubt = None, None
-    if domain.gated:  # stored golden values have all gates open
-        expected = compute(bundle, domain, NumpySteps(bundle), NumpySteps.BY, goldens.pictures, ())
-        goldens, ran = expected.goldens, expected.ran
-        gates = [goldens.chain[s.gate] for s in manifest.plan if s.gate is not None]
-        doubt = np.abs(np.concatenate(gates, axis=1) - threshold(domain.theta)) / max(
-            float(np.abs(np.concatenate(gates, axis=1)).max()), LEAST
-        )
-        doubt = doubt.min(axis=1)
+def _truth(domain: Domain, bundle: Bundle, goldens: Goldens) -> _Truth:
+    manifest = bundle.manifest
+    if domain.gated:
+        return _gated_truth(domain, bundle, goldens.pictures)
     names = [step.outputs[0] for step in exit_steps(manifest.plan)] + [LOGITS]
     answers = np.stack([goldens.chain[name] for name in names], axis=1)
-    return _Truth(domain, network_images(goldens.pictures, manifest.preprocessing), answers, ran, doubt)
+    return _Truth(domain, network_images(goldens.pictures, manifest.preprocessing), answers)
+
+
+def _gated_truth(domain: Domain, bundle: Bundle, pictures: Array) -> _Truth:
+    """Where gates decide, which golden values leave open: computed in numpy."""
+    expected = compute(bundle, domain, NumpySteps(bundle), NumpySteps.BY, pictures, ())
+    chain = expected.goldens.chain
+    gates = np.concatenate([chain[s.gate] for s in bundle.manifest.plan if s.gate is not None], axis=1)
+    nearest = np.abs(gates - threshold(domain.theta)).min(axis=1) / max(float(np.abs(gates).max()), LEAST)
+    images = network_images(pictures, bundle.manifest.preprocessing)
+    return _Truth(domain, images, chain[LOGITS][:, None], _Gates(gates, expected.ran, nearest))
 
 
 # -- one domain
 
 
-def _test_batch(
+def _check_batch(
     tell: Teller, runtime: Runtime, name: str, truth: _Truth, batch: int, tolerance: Tolerance, what: str = ""
 ) -> None:
     """Logits, the best class, and where pictures leave or which blocks they run, for a batch of the golden pictures in
@@ -146,9 +156,7 @@ def judge(
     tell.check(error <= tolerance.chain and not top, name, text, values)
 
 
-def _flips(
-    truth: _Truth, order: Sequence[int], expected: Decided, result: BatchResult, tolerance: Tolerance
-) -> Any:
+def _flips(truth: _Truth, order: Sequence[int], expected: Decided, result: BatchResult, tolerance: Tolerance) -> Any:
     """([flips that rounding does not explain], [those that it does]): of exits, and of gates."""
     flips: List[Dict[str, Any]] = []
     excused: List[Dict[str, Any]] = []
@@ -163,15 +171,15 @@ def _flips(
             )
             flip = {"row": row, "what": what, "margin": "%.4f" % margin}
             (flips if expected.sure[row] else excused).append(flip)
-        elif truth.ran is not None and truth.doubt is not None and (result.blocks[row] != truth.ran[picture]).any():
-            block = int(np.argmax(result.blocks[row] != truth.ran[picture]))
+        elif truth.gates is not None and (result.blocks[row] != truth.gates.ran[picture]).any():
+            block, margin = int(np.argmax(result.blocks[row] != truth.gates.ran[picture])), truth.gates.nearest[picture]
             done = "runs" if result.blocks[row][block] else "skips"
             flip = {
                 "row": row,
                 "what": "picture %d %s block %d" % (picture, done, block),
-                "margin": "%.4f" % float(truth.doubt[picture]),
+                "margin": "%.4f" % float(margin),
             }
-            (flips if truth.doubt[picture] > tolerance.chain else excused).append(flip)
+            (flips if margin > tolerance.chain else excused).append(flip)
     return flips, excused
 
 
@@ -193,35 +201,48 @@ def _other_tops(expected: Array, found: Array, same: Array, allowed: float) -> L
     return rows
 
 
-def _test_mixed(tell: Teller, runtime: Runtime, name: str, truth: _Truth, tolerance: Tolerance) -> None:
+def _check_mixed(
+    tell: Teller, runtime: Runtime, name: str, truth: _Truth, pictures: Array, tolerance: Tolerance
+) -> None:
     """Rows of one batch that part: some leave at an exit, or skip a block, and others do not."""
     what = "%s, mixed rows" % name
     exits = truth.answers.shape[1] - 1
-    if truth.domain.gated:
-        assert truth.ran is not None
-        parted = bool((truth.ran != truth.ran[:1]).any())
-        if not parted:
-            tell.find(SKIP, what, "its gates decide alike for all golden pictures")
-        return  # the batches above were mixed
+    if truth.gates is not None:
+        theta = _between(truth.gates.logits[:, 0])
+        if theta is None:
+            tell.find(SKIP, what, "its first gate answers alike for all golden pictures")
+            return
+        domain = runtime.set_theta(truth.domain.name, theta)
+        truth = _gated_truth(domain, runtime.bundle, pictures)
+        _check_batch(tell, runtime, name, truth, BATCHES[-1], tolerance, ", mixed rows")
+        return
     if not exits:
-        tell.find(SKIP, what, "the bundle has neither exits nor gates")
+        tell.find(SKIP, what, "the domain has neither exits nor gates")
         return
     number = exits // 2
-    p = np.sort(confidence(truth.answers[:, number], 1.0))
-    if len(p) < 2 or float(np.diff(p).max()) < 1e-6:
+    middle = _between(confidence(truth.answers[:, number]))
+    if middle is None:
         tell.find(SKIP, what, "exit %d is equally sure of all golden pictures" % number)
         return
-    at = int(np.diff(p).argmax())
     rules = [ExitRule(None)] * exits
-    rules[number] = ExitRule(float(p[at : at + 2].mean()), 1.0)
+    rules[number] = ExitRule(middle, 1.0)
     domain = runtime.set_exits(truth.domain.name, rules)
-    _test_batch(tell, runtime, name, truth._replace(domain=domain), BATCHES[-1], tolerance, ", mixed rows")
+    _check_batch(tell, runtime, name, truth._replace(domain=domain), BATCHES[-1], tolerance, ", mixed rows")
+
+
+def _between(values: Array) -> Optional[float]:
+    """The middle of the widest gap between numbers, None where they are all the same."""
+    ordered = np.sort(values)
+    if len(ordered) < 2 or float(np.diff(ordered).max()) < 1e-6:
+        return None
+    at = int(np.diff(ordered).argmax())
+    return float(ordered[at : at + 2].mean())
 
 
 # -- several, and again and again
 
 
-def _test_switches(tell: Teller, runtime: Runtime, known: Sequence[_Truth], tolerance: Tolerance) -> None:
+def _check_switches(tell: Teller, runtime: Runtime, known: Sequence[_Truth], tolerance: Tolerance) -> None:
     name = "switches between %d domains" % len(known)
     if len(known) < 2:
         tell.find(SKIP, name, "there is one domain alone")
@@ -239,7 +260,7 @@ def _test_switches(tell: Teller, runtime: Runtime, known: Sequence[_Truth], tole
     tell.check(worst <= tolerance.repeat, name, text, {"relative": worst, "allowed": tolerance.repeat})
 
 
-def _test_threads(tell: Teller, runtime: Runtime, known: Sequence[_Truth], tolerance: Tolerance) -> None:
+def _check_threads(tell: Teller, runtime: Runtime, known: Sequence[_Truth], tolerance: Tolerance) -> None:
     name = "%d threads" % _THREADS
     tell.begin(name)
     first = [_run(runtime, truth) for truth in known]
@@ -267,13 +288,14 @@ def _test_threads(tell: Teller, runtime: Runtime, known: Sequence[_Truth], toler
     tell.check(worst <= tolerance.repeat, name, text, {"relative": worst, "allowed": tolerance.repeat})
 
 
-def _test_drift(tell: Teller, runtime: Runtime, truth: _Truth, tolerance: Tolerance, quick: bool) -> None:
+def _check_drift(tell: Teller, runtime: Runtime, truth: _Truth, tolerance: Tolerance, quick: bool) -> None:
     """The same picture again and again: the answer stays, and so does the memory."""
     wanted, limit = _DRIFT[quick], _DRIFT_S[quick]
     name = "drift"
     tell.begin("drift over %d runs" % wanted)
     first = _run(runtime, truth)
-    started, worst, seconds, before = time.perf_counter(), 0.0, [], peak_bytes()
+    seconds: List[float] = []
+    started, worst, before = time.perf_counter(), 0.0, peak_bytes()
     run: Callable[[], float] = time.perf_counter
     while len(seconds) < wanted and run() - started < limit:
         begun = run()
@@ -311,5 +333,3 @@ def _differs(found: BatchResult, before: BatchResult) -> float:
     if (found.left != before.left).any() or (found.blocks != before.blocks).any():
         return float("inf")
     return relative_error(found.logits, before.logits, LEAST)
-
-

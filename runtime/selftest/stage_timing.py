@@ -54,7 +54,7 @@ def timed(run: Callable[[], Any], budget: Budget) -> Dict[str, float]:
     return dict(percentiles_ms(seconds), runs=len(seconds))
 
 
-def test_timing(options: SelftestOptions, tell: Teller) -> None:
+def check_timing(options: SelftestOptions, tell: Teller) -> None:
     """Tells one finding for each way, and notes the board's clocks and temperatures before and after."""
     tell.note("sensors before", sensors())
     budget = budget_of(options)
@@ -92,7 +92,7 @@ def _time_subject(tell: Teller, runtime: Runtime, name: str, domain: str, image:
         half = "%s, left at exit %d of %d" % (name, middle, exits)
         _say(tell, half, lambda: runtime.run_batch(image, domain, leave_at=middle), budget)
     elif closable:
-        gates = {block: False for block in closable[::2]}
+        gates = dict.fromkeys(closable[::2], False)
         try:
             _say(tell, half, lambda: runtime.run_batch(image, domain, gates=gates), budget)
         except Da3Error as error:  # engines are built for what domains close, and for nothing else
@@ -121,9 +121,7 @@ def _time_upload(tell: Teller, options: SelftestOptions, image: Array, budget: B
             backend.close()
 
 
-def _say(
-    tell: Teller, name: str, run: Callable[[], Any], budget: Budget, key: Optional[str] = None
-) -> None:
+def _say(tell: Teller, name: str, run: Callable[[], Any], budget: Budget, key: Optional[str] = None) -> None:
     """Time it and tell. key: by which another stage finds the figures."""
     tell.begin("timing: %s" % name)
     figures: Dict[str, Any] = dict(timed(run, budget))

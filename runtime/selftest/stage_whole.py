@@ -30,7 +30,7 @@ SLOWEST, SLACK_MS = 3.0, 1.0  # times the whole's p50, and what calls of very sm
 _FILE = "backbone/whole.onnx"
 
 
-def test_whole(options: SelftestOptions, tell: Teller, earlier: Mapping[str, Any]) -> None:
+def check_whole(options: SelftestOptions, tell: Teller, earlier: Mapping[str, Any]) -> None:
     """Tells whether the whole answers as the golden values say, and whether the parts are fast enough beside it.
 
     earlier: {"findings": [...], "notes": {...}} of the stages before, a Finding as a dict each.
@@ -150,4 +150,3 @@ def _slowest(rows: Mapping[str, Mapping[str, float]]) -> str:
         100 * rows[worst][P50] / total,
         100 * rows[worst]["FLOPs share"],
     )
-

@@ -6,13 +6,13 @@ from typing import Any, Callable, Dict, Mapping, NamedTuple
 from ..errors import Da3Error
 from .findings import Teller
 from .options import SelftestOptions
-from .stage_engines import test_engines
-from .stage_environment import Doctor, test_environment
-from .stage_memory import test_memory
-from .stage_parts import test_parts
-from .stage_pipeline import test_pipeline
-from .stage_timing import test_timing
-from .stage_whole import test_whole
+from .stage_engines import check_engines
+from .stage_environment import Doctor, check_environment
+from .stage_memory import check_memory
+from .stage_parts import check_parts
+from .stage_pipeline import check_pipeline
+from .stage_timing import check_timing
+from .stage_whole import check_whole
 
 _LINES = 12  # of a traceback
 
@@ -35,21 +35,19 @@ STAGES = (
 )
 
 
-def run_stage(
-    name: str, options: SelftestOptions, tell: Teller, doctor: Doctor, earlier: Mapping[str, Any]
-) -> None:
+def run_stage(name: str, options: SelftestOptions, tell: Teller, doctor: Doctor, earlier: Mapping[str, Any]) -> None:
     """Run a stage in this process. What it raises is a finding.
 
     earlier: {"findings": [...], "notes": {...}} of the stages before.
     """
     work: Dict[str, Callable[[], None]] = {
-        "environment": lambda: test_environment(options, tell, doctor),
-        "engines": lambda: test_engines(options, tell),
-        "parts": lambda: test_parts(options, tell),
-        "pipeline": lambda: test_pipeline(options, tell),
-        "timing": lambda: test_timing(options, tell),
-        "whole": lambda: test_whole(options, tell, earlier),
-        "memory": lambda: test_memory(options, tell),
+        "environment": lambda: check_environment(options, tell, doctor),
+        "engines": lambda: check_engines(options, tell),
+        "parts": lambda: check_parts(options, tell),
+        "pipeline": lambda: check_pipeline(options, tell),
+        "timing": lambda: check_timing(options, tell),
+        "whole": lambda: check_whole(options, tell, earlier),
+        "memory": lambda: check_memory(options, tell),
     }
     try:
         work[name]()

@@ -40,16 +40,14 @@ def domain_names(bundle: Bundle, quick: bool) -> List[str]:
 def with_goldens(
     subject: Subject, bundle: Bundle, quick: bool, tell: Callable[[str], None], parts: Sequence[Part] = ()
 ) -> Subject:
-    """The subject with golden values: those of the bundle, or computed here in numpy; quick: of one picture. parts:
+    """The subject with golden values: those of the bundle, or computed here in numpy; quick: of two pictures. parts:
     those that are to be tested alone."""
     if subject.goldens is not None:
         return subject
     tell("%s: computing golden values in numpy, since %s" % (subject.name, subject.without))
-    pictures = golden_pictures()[: 1 if quick else None]
+    pictures = golden_pictures()[: 2 if quick else None]
     domain = subject.domain._replace(gated=False)
-    return subject._replace(
-        goldens=compute(bundle, domain, NumpySteps(bundle), NumpySteps.BY, pictures, parts).goldens
-    )
+    return subject._replace(goldens=compute(bundle, domain, NumpySteps(bundle), NumpySteps.BY, pictures, parts).goldens)
 
 
 def _backbone(bundle: Bundle) -> Subject:

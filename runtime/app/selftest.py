@@ -31,9 +31,9 @@ def child(words: List[str]) -> int:
     return run_in_child(words, _doctor)
 
 
-def _doctor() -> Tuple[str, int]:
+def _doctor() -> Tuple[str, List[str]]:
     report = examine()
-    return render(report), len(report.problems)
+    return render(report), report.problems
 
 
 class _Lines:

@@ -1,19 +1,19 @@
 """Stage: what this machine is, and what is installed on it."""
 
-from typing import Callable, Tuple
+from typing import Callable, List, Tuple
 
 from ..bundle.bundle import Bundle
 from ..system.machine import conditions
 from ..system.memory import available_bytes
 from ..system.sizes import render_bytes
 from ..trt.store import describe_sets
-from .findings import FAIL, PASS, SKIP, Teller
+from .findings import PASS, SKIP, Teller
 from .machine import power_mode, sensors, slow_clocks, system_texts
 from .options import SelftestOptions
 
 _LITTLE = 256 << 20  # bytes of memory, below which engines may not load
 
-Doctor = Callable[[], Tuple[str, int]]  # -> what `doctor` prints, and how many problems it has found
+Doctor = Callable[[], Tuple[str, List[str]]]  # -> what `doctor` prints, and the problems that it has found
 
 
 def check_environment(options: SelftestOptions, tell: Teller, doctor: Doctor) -> None:
@@ -49,7 +49,7 @@ def check_environment(options: SelftestOptions, tell: Teller, doctor: Doctor) ->
     tell.begin("doctor")
     said, problems = doctor()
     tell.note("doctor", said)
-    tell.find(FAIL if problems else PASS, "doctor", said.split("\n")[-1])
+    tell.check(not problems, "doctor", "; ".join(problems) or "no problems found")
     tell.begin("verifying the bundle")
     with Bundle(options.bundle) as bundle:
         bundle.verify()

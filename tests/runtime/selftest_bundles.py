@@ -76,7 +76,7 @@ def run_here(bundle, *stages, **options):
     heard = Heard()
     chosen = SelftestOptions(bundle=str(bundle), **options)
     for stage in stages:
-        run_stage(stage, chosen, Teller(heard), lambda: ("no problems found", 0), heard.earlier())
+        run_stage(stage, chosen, Teller(heard), lambda: ("no problems found", []), heard.earlier())
     return heard
 
 

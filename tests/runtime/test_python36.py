@@ -185,3 +185,14 @@ def test_a_domain_is_learnt_killed_and_resumed(python36, pillow36, package_root,
     predicted = json.loads(finished("run", "--json", *sorted((photos / "val").glob("*/*.jpg"))).stdout)["predictions"]
     right = [row["label"] in row["path"] for row in predicted]
     assert len(right) == 12 and sum(right) >= 10
+
+
+def test_the_self_test_passes(call36, exits_bundle, tmp_path):
+    from selftest_bundles import add_goldens
+
+    words = ("selftest", "--bundle", add_goldens(exits_bundle), "--backend", "reference", "--quick", "--out", "r.json")
+    done = call36("-m", "da3.runtime", *words, cwd=tmp_path)
+    assert done.returncode == 1 and "no engine is installed" in done.stdout, "doctor's only complaint"
+    report = json.loads((tmp_path / "r.json").read_text())
+    failed = [f for stage in report["stages"] for f in stage["findings"] if f["status"] == "FAIL"]
+    assert [f["name"] for f in failed] == ["doctor"] and report["counts"]["PASS"] > 25

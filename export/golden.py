@@ -44,14 +44,14 @@ def with_backbone_goldens(deployment: Deployment) -> Deployment:
 
 
 def check_goldens(goldens: Goldens, model: DomainModel, preprocessing: Preprocessing) -> Check:
-    """Every value of the chain against PyTorch. ``model`` computes with the domain's numbers."""
+    """Every value of the chain that ``model`` has against PyTorch. ``model`` computes with the domain's numbers."""
     values: dict[str, Tensor] = {}
     images = torch.from_numpy(network_images(goldens.pictures, preprocessing))
     with torch.no_grad():
         model.eval()(images, values)
     errors = {}
-    for name, golden in goldens.chain.items():
-        array = values[name].numpy()
+    for name in goldens.chain.keys() & values.keys():
+        array, golden = values[name].numpy(), goldens.chain[name]
         whole = golden.shape[1] == int(np.prod(array.shape[1:]))
         errors[name] = relative_error(summarised(array, whole), golden)
     worst = max(errors, key=lambda name: errors[name])

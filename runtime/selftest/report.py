@@ -2,7 +2,6 @@
 and again, so that it is there whatever happens to the process, or to the board."""
 
 import json
-import os
 import time
 from typing import Any, Dict, List
 
@@ -110,14 +109,21 @@ def finding_line(finding: Dict[str, Any]) -> str:
     return "%-4s  %s: %s" % (finding["status"], finding["name"], finding["text"])
 
 
-def _note(key: str, value: Any) -> List[str]:
-    if isinstance(value, str) and "\n" in value:
-        return ["      %s:" % key] + ["        " + line for line in value.split("\n")]
+def _note(key: str, value: Any, indent: str = "      ") -> List[str]:
+    """A note as lines: what is nested is indented, and numbers are short."""
     if isinstance(value, dict):
-        return ["      %s:" % key] + ["        %s: %s" % pair for pair in value.items()]
-    return ["      %s: %s" % (key, value)]
+        if value and not any(isinstance(item, (dict, str)) for item in value.values()):
+            return ["%s%s: %s" % (indent, key, ", ".join("%s %s" % (k, _short(v)) for k, v in value.items()))]
+        lines = ["%s%s:" % (indent, key)]
+        for name, item in value.items():
+            lines += _note(name, item, indent + "  ")
+        return lines
+    if isinstance(value, str) and "\n" in value:
+        return ["%s%s:" % (indent, key)] + ["%s  %s" % (indent, line) for line in value.split("\n")]
+    return ["%s%s: %s" % (indent, key, _short(value))]
 
 
-def default_path() -> str:
-    """Where a report is written if nobody says where."""
-    return os.path.join(os.curdir, "selftest-report.json")
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_short(item) for item in value)
+    return "%.4g" % value if isinstance(value, float) else str(value)

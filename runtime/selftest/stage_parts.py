@@ -12,6 +12,7 @@ from ..bundle.plan import DOMAIN
 from ..errors import Da3Error
 from ..records import Array, Domain, Shape
 from ..schedule.layout import join_plan
+from ..schedule.walk import walk
 from ..system.percentiles import percentiles_ms
 from .computing import NumpySteps, answers_of, compute, part_inputs
 from .findings import Teller
@@ -177,7 +178,34 @@ def _check_chain(tell: Teller, opened: _Opened, name: str, goldens: Goldens, all
             context.end()
     found = {value: np.concatenate(arrays) for value, arrays in rows.items()}
     expected = {value: goldens.chain[value] for value in found if value in goldens.chain}
-    _compare(tell, "%s, all parts" % name, manifest, found, expected, allowed)
+    good = _compare(tell, "%s, all parts" % name, manifest, found, expected, allowed)
+    if not good and goldens.by != NumpySteps.BY:
+        _check_files(tell, opened, name, goldens)
+
+
+def _check_files(tell: Teller, opened: _Opened, name: str, goldens: Goldens) -> None:
+    """Is the bundle wrong, or the engine? Its files are run in numpy, for one picture, and compared in the plan's
+    order."""
+    name = "%s, its files in numpy" % name
+    tell.begin(name)
+    manifest, allowed = opened.bundle.manifest, BY_PRECISION["fp32"].chain
+    images = network_images(goldens.pictures[:1], manifest.preprocessing)
+    whole = answers_of(manifest)
+    with np.errstate(all="ignore"):
+        for visit in walk(manifest, opened.domain, images, NumpySteps(opened.bundle)):
+            for value, array in visit.written.items():
+                if value not in goldens.chain:
+                    continue
+                error = relative_error(summarised(array, value in whole), goldens.chain[value][:1], LEAST)
+                if not error <= allowed:
+                    text = "%s, which %s writes, is the first that is off, by %.1e: the bundle's files are wrong" % (
+                        value,
+                        visit.step.segment,
+                        error,
+                    )
+                    tell.check(False, name, text, {"value": value, "relative": error})
+                    return
+    tell.check(True, name, "they compute what they should: an engine is wrong")
 
 
 def _compare(
@@ -187,9 +215,9 @@ def _compare(
     found: Mapping[str, Array],
     expected: Mapping[str, Array],
     allowed: float,
-) -> None:
-    """One finding for all values of a part, or of a chain; the text is about the worst, or the first that is no
-    number."""
+) -> bool:
+    """One finding for all values of a part, or of a chain, and whether it is good; the text is about the worst, or the
+    first that is no number."""
     whole = answers_of(manifest)
     errors: Dict[str, float] = {}
     largest: Dict[str, float] = {}
@@ -198,7 +226,7 @@ def _compare(
         if broken:
             text = "%s: %d of its %d numbers are NaN or infinite" % (value, broken, found[value].size)
             tell.check(False, name, text, {"value": value, "not finite": broken})
-            return
+            return False
         summary = summarised(found[value], value in whole)
         errors[value] = relative_error(summary, golden, LEAST)
         largest[value] = float(np.abs(summary - golden).max()) if summary.shape == golden.shape else float("inf")
@@ -206,6 +234,7 @@ def _compare(
     worst = wrong[0] if wrong else max(errors, key=lambda value: errors[value])
     text = "%s is off by %.1e of its largest number, allowed %.0e" % (worst, errors[worst], allowed)
     tell.check(not wrong, name, text, {"relative": errors, "largest": largest, "allowed": allowed, "wrong": wrong})
+    return not wrong
 
 
 def _shapes(opened: _Opened) -> Dict[str, Shape]:

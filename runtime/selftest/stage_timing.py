@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 import numpy as np
 
 from ..bundle.bundle import Bundle
-from ..bundle.plan import exit_steps
+from ..bundle.plan import IMAGE, exit_steps
 from ..engine import Runtime
 from ..errors import Da3Error
 from ..records import Array
@@ -104,7 +104,8 @@ def _time_subject(tell: Teller, runtime: Runtime, name: str, domain: str, image:
 
 
 def _time_upload(tell: Teller, options: SelftestOptions, image: Array, budget: Budget) -> None:
-    """Handing a picture to an execution context and letting go of it, with nothing run in between."""
+    """Handing a picture to an execution context and reading it back, with nothing run in between; read back, since a
+    device may still be copying when the first has returned."""
     with Bundle(options.bundle) as bundle:
         backend = options.new_backend(bundle)
         backend.open(join_plan(bundle.manifest, backend.looks_ahead)._replace(lasting=False), bundle)
@@ -114,9 +115,12 @@ def _time_upload(tell: Teller, options: SelftestOptions, image: Array, budget: B
 
                 def upload() -> None:
                     context.begin(image)
-                    context.end()
+                    try:
+                        context.read(IMAGE)
+                    finally:
+                        context.end()
 
-                _say(tell, "handing a picture over", upload, budget)
+                _say(tell, "handing a picture over and back", upload, budget)
             finally:
                 context.close()
         finally:

@@ -14,9 +14,9 @@ def add_goldens(folder):
     """Give the synthetic bundle and its domains golden values of what they are now."""
     with Bundle(folder) as bundle:
         steps = NumpySteps(bundle)
-        backbone = write_goldens(compute_goldens(bundle, tried_domain(bundle.manifest), steps, "numpy"))
+        backbone = write_goldens(compute_goldens(bundle, tried_domain(bundle.manifest), steps, "a reference"))
         domains = {
-            name: write_goldens(compute_goldens(bundle, read_domain(bundle, name), steps, "numpy"))
+            name: write_goldens(compute_goldens(bundle, read_domain(bundle, name), steps, "a reference"))
             for name in bundle.domains
         }
     (folder / BACKBONE_GOLDENS).write_bytes(backbone)

@@ -9,7 +9,7 @@ from ..system.sizes import render_bytes
 from ..trt.inspection import describe_engines
 from .findings import PASS, SKIP, Teller
 from .options import SelftestOptions
-from .subjects import subjects
+from .subjects import read_subject, subject_names, title_of
 
 
 def check_engines(options: SelftestOptions, tell: Teller) -> None:
@@ -20,10 +20,10 @@ def check_engines(options: SelftestOptions, tell: Teller) -> None:
             tell.find(SKIP, "engines", "%s has none that are built beforehand" % backend.name)
             return
         told: Set[str] = set()
-        for subject in subjects(bundle, options.quick):
-            layout = join_plan(bundle.manifest, True, closed=subject.domain.closed)
-            name = subject.name
+        for subject in subject_names(bundle, options.quick):
+            name = title_of(subject)
             try:
+                layout = join_plan(bundle.manifest, True, closed=read_subject(bundle, subject).domain.closed)
                 for name, facts in describe_engines(bundle, layout, options.engines, options.precision):
                     if facts is None:
                         tell.begin("loading the engine of %s" % name)

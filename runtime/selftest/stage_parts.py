@@ -20,7 +20,7 @@ from .goldens import Goldens
 from .options import SelftestOptions
 from .parts import Part, parts_of
 from .pictures import network_images
-from .subjects import Subject, subjects, with_goldens
+from .subjects import Subject, read_subject, subject_names, title_of, with_goldens
 from .summary import not_finite, relative_error, summarised
 from .tolerances import BY_PRECISION, LEAST, Tolerance, precision_of
 
@@ -33,12 +33,14 @@ def check_parts(options: SelftestOptions, tell: Teller) -> None:
     """Tells a finding for each part of each layout that the subjects run, and one for each subject's chain."""
     with Bundle(options.bundle) as bundle:
         seen: Set[Any] = set()
-        for subject in subjects(bundle, options.quick):
+        for name in subject_names(bundle, options.quick):
             try:
-                _check_subject(options, tell, bundle, subject, subject.domain.closed not in seen)
+                subject = read_subject(bundle, name)
+                fresh = subject.domain.closed not in seen
+                seen.add(subject.domain.closed)
+                _check_subject(options, tell, bundle, subject, fresh)
             except Da3Error as error:
-                tell.check(False, subject.name, str(error))
-            seen.add(subject.domain.closed)
+                tell.check(False, title_of(name), str(error))
 
 
 def _check_subject(options: SelftestOptions, tell: Teller, bundle: Bundle, subject: Subject, fresh: bool) -> None:

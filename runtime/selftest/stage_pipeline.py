@@ -23,7 +23,7 @@ from .findings import SKIP, Teller
 from .goldens import Goldens
 from .options import SelftestOptions
 from .pictures import network_images
-from .subjects import subjects, with_goldens
+from .subjects import read_subject, subject_names, title_of, with_goldens
 from .summary import not_finite, relative_error
 from .tolerances import BY_PRECISION, LEAST, Tolerance, precision_of
 
@@ -58,9 +58,10 @@ def check_pipeline(options: SelftestOptions, tell: Teller) -> None:
     tell.begin("opening the bundle")
     with Runtime(options.bundle, **options.runtime_words()) as runtime:
         known: List[_Truth] = []
-        for subject in subjects(runtime.bundle, options.quick):
+        for name in subject_names(runtime.bundle, options.quick):
             try:
-                tell.begin("%s: loading it" % subject.name)
+                tell.begin("%s: loading it" % title_of(name))
+                subject = read_subject(runtime.bundle, name)
                 runtime.load(subject.domain)
                 subject = with_goldens(subject, runtime.bundle, options.quick, tell.begin)
                 assert subject.goldens is not None
@@ -71,7 +72,7 @@ def check_pipeline(options: SelftestOptions, tell: Teller) -> None:
                 runtime.load(subject.domain)
                 known.append(truth)
             except Da3Error as error:
-                tell.check(False, subject.name, str(error))
+                tell.check(False, title_of(name), str(error))
         if known:
             _check_switches(tell, runtime, known, tolerance)
             _check_threads(tell, runtime, known, tolerance)

@@ -19,7 +19,7 @@ from .findings import PASS, SKIP, Teller
 from .machine import sensors
 from .options import SelftestOptions
 from .pictures import golden_pictures, network_images
-from .subjects import BACKBONE, subjects
+from .subjects import BACKBONE, read_subject, subject_names, title_of
 
 ALL_ON = "all blocks"
 _RUNS, _SECONDS = (50, 20), (20.0, 5.0)  # of a measurement; quick
@@ -61,12 +61,12 @@ def check_timing(options: SelftestOptions, tell: Teller) -> None:
     budget = budget_of(options)
     with Runtime(options.bundle, **options.runtime_words()) as runtime:
         image = network_images(golden_pictures()[:1], runtime.preprocessing)
-        for subject in subjects(runtime.bundle, quick=True):
+        for name in subject_names(runtime.bundle, quick=True):
             try:
-                runtime.load(subject.domain)
-                _time_subject(tell, runtime, subject.name, subject.domain.name, image, budget)
+                domain = runtime.load(read_subject(runtime.bundle, name).domain)
+                _time_subject(tell, runtime, title_of(name), domain.name, image, budget)
             except Da3Error as error:
-                tell.check(False, subject.name, str(error))
+                tell.check(False, title_of(name), str(error))
         photo = np.tile(golden_pictures()[0], (_PHOTO[0] // 32 + 1, _PHOTO[1] // 32, 1))[: _PHOTO[0]]
         few = Budget(_PHOTO_RUNS, budget.seconds, warm=1)
         small = runtime.preprocessing.resize_and_crop(photo)[None]

@@ -22,7 +22,7 @@ from .options import SelftestOptions
 from .pictures import network_images
 from .stage_parts import P50, PARTS_OF
 from .stage_timing import ALL_ON, budget_of, timed
-from .subjects import BACKBONE, subjects, with_goldens
+from .subjects import BACKBONE, read_subject, with_goldens
 from .summary import not_finite, relative_error
 from .tolerances import BY_PRECISION, LEAST, precision_of
 
@@ -43,7 +43,7 @@ def check_whole(options: SelftestOptions, tell: Teller, earlier: Mapping[str, An
         precision = precision_of(options, backend, bundle)
         if precision == "int8":  # what was measured for INT8 was measured of the parts
             precision = "fp16"
-        subject = next(iter(subjects(bundle, quick=True)))
+        subject = read_subject(bundle, BACKBONE)
         folder = tempfile.mkdtemp(prefix="da3-selftest-")
         try:
             path = os.path.join(folder, "whole")

@@ -1,6 +1,6 @@
 """What a self-test tests: the backbone with generated numbers in the place of a domain's, then the bundle's domains."""
 
-from typing import Callable, Iterator, List, NamedTuple, Optional, Sequence
+from typing import Callable, List, NamedTuple, Optional, Sequence
 
 from ..bundle.bundle import Bundle, read_domain
 from ..bundle.domain import read_domain_goldens
@@ -25,16 +25,19 @@ class Subject(NamedTuple):
     without: str = ""
 
 
-def subjects(bundle: Bundle, quick: bool) -> Iterator[Subject]:
-    """The backbone, then each domain, read when it is asked for; quick: the first domain alone."""
-    yield _backbone(bundle)
-    for name in bundle.domains[: 1 if quick else None]:
-        yield _domain(bundle, name)
+def subject_names(bundle: Bundle, quick: bool) -> List[str]:
+    """BACKBONE, then the bundle's domains; quick: the first of them alone."""
+    return [BACKBONE] + bundle.domains[: 1 if quick else None]
 
 
-def domain_names(bundle: Bundle, quick: bool) -> List[str]:
-    """The domains among the subjects."""
-    return bundle.domains[: 1 if quick else None]
+def title_of(name: str) -> str:
+    """What findings call a subject."""
+    return name if name == BACKBONE else "domain %s" % name
+
+
+def read_subject(bundle: Bundle, name: str) -> Subject:
+    """The subject of that name, with the golden values that the bundle has of it. Raises DomainError, BundleError."""
+    return _backbone(bundle) if name == BACKBONE else _domain(bundle, name)
 
 
 def with_goldens(
@@ -61,7 +64,7 @@ def _domain(bundle: Bundle, name: str) -> Subject:
     domain = read_domain(bundle, name)
     if name == TRIED:  # two of one name cannot be loaded at once
         domain = domain._replace(name=TRIED + "-domain")
-    subject = Subject("domain %s" % name, domain, None)
+    subject = Subject(title_of(name), domain, None)
     data = read_domain_goldens(bundle.files, domain_prefix(name))
     if data is None:
         return subject._replace(without="the domain was exported, or learnt, without any")

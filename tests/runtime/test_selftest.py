@@ -348,6 +348,13 @@ def test_a_damaged_bundle(exits):
     assert "stem.onnx" in failed["environment"] and "stem.onnx" in failed["the backbone"]
 
 
+def test_a_damaged_domain_does_not_hide_the_next(exits):
+    (exits / "domains" / "flowers" / "weights.safetensors").write_bytes(b"x")
+    heard = run_here(exits, "parts", "pipeline", "timing", backend="reference")
+    assert {name for name, _ in heard.failed} == {"domain flowers"}
+    assert {"domain signs, all parts", "domain signs, batch of 3"} <= set(heard.of("PASS"))
+
+
 # -- decisions that rounding may make otherwise
 
 

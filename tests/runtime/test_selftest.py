@@ -19,6 +19,7 @@ from trt_answers import NEWEST, PYTHON
 from da3.runtime import Runtime
 from da3.runtime.backends import onnxruntime as ort_backend
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.cuda.cuda_python import CudaPython
 from da3.runtime.errors import BundleError, Da3Error
 from da3.runtime.execution import program
 from da3.runtime.selftest import (
@@ -32,6 +33,7 @@ from da3.runtime.selftest import (
     stage_pipeline,
     stage_timing,
     summarised,
+    tried_domain,
     write_goldens,
 )
 from da3.runtime.selftest.findings import Teller
@@ -39,6 +41,7 @@ from da3.runtime.selftest.machine import sensors, slow_clocks, system_texts
 from da3.runtime.selftest.noise import noise, signs
 from da3.runtime.selftest.stage_pipeline import judge
 from da3.runtime.selftest.stage_whole import judge_speed
+from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 
 IN_PROCESS = ("engines", "parts", "pipeline", "timing", "memory")
@@ -137,6 +140,22 @@ def test_gates_and_graphs_on_the_doubles(bundle):
     assert "one engine for the whole" in heard.of("PASS") and "speed beside one engine" in heard.of("PASS")
     rows = heard.notes["parts of the backbone"]
     assert all({"p50 ms", "p50 ms eager"} <= set(row) for row in rows.values()), "with CUDA graphs and without"
+
+
+def test_calls_are_timed_without_graphs_too(exits, monkeypatch):
+    recorded = []
+    capture = CudaPython.capture
+    monkeypatch.setattr(CudaPython, "capture", lambda *args: recorded.append(args) or capture(*args))
+    with simulated(tensorrt=NEWEST, cuda=PYTHON), Bundle(exits) as bundle:
+        build_engines(exits, "fp32", (1, 1))
+        for eager in (True, False):
+            opened = stage_parts._Opened(
+                TensorRTBackend(), bundle, tried_domain(bundle.manifest), readable=False, eager=eager
+            )
+            assert opened.eager == eager
+            stage_parts._timed(opened)
+            assert bool(recorded) != eager
+            opened.close()
 
 
 # -- each kind of damage is found, and named
@@ -307,9 +326,10 @@ def test_a_process_that_does_not_end_well(damage, ended, words, exits, tmp_path,
 
 
 def test_what_libraries_print_is_no_finding(exits, tmp_path, monkeypatch):
-    monkeypatch.setenv("SELFTEST_DAMAGE", "engines:babble")
+    monkeypatch.setenv("SELFTEST_DAMAGE", "environment:babble")
     options, report = new_report(tmp_path, exits, backend="reference", quick=True)
-    assert run_selftest(options, report, SILENT, "selftest_child", ["engines", "memory"]) == "PASS"
+    assert run_selftest(options, report, SILENT, "selftest_child", ["environment"]) == "PASS"
+    assert "doctor" in [finding["name"] for finding in report.content["stages"][0]["findings"]]
 
 
 def test_the_report_is_there_when_the_whole_test_is_killed(exits, tmp_path, package_root):
@@ -403,6 +423,10 @@ def test_a_summary_shows_one_wrong_channel():
     assert summarised(value).shape == (2, 32)
     assert relative_error(summarised(wrong), summarised(value)) > 0.1
     assert relative_error(summarised(value + 1e-5), summarised(value)) < 1e-3
+    turned = np.ascontiguousarray(value[..., ::-1, ::-1])
+    assert relative_error(summarised(turned), summarised(value)) > 0.1, "sums alone would be the same"
+    run = value[0].reshape(-1)[:800] * signs(64 * 400, "25600 elements")[:800]
+    assert summarised(value)[0, 0] == pytest.approx(run.sum() / 800**0.5, rel=1e-5)
     assert np.array_equal(summarised(value[:, :64, 0, 0]), value[:, :64, 0, 0]), "few numbers are kept as they are"
     assert summarised(value, whole=True).shape == (2, 64 * 400)
 

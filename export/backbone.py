@@ -10,6 +10,7 @@ import torch
 
 from da3.export.domain import DomainFacts, load_domain, trained_domain
 from da3.export.exporter import scratch_beside
+from da3.export.golden import with_backbone_goldens
 from da3.export.segments import deploy
 from da3.export.verify import require, verify
 from da3.runtime import Runtime
@@ -44,7 +45,7 @@ def export_backbone(arch: str, weights: WeightsFile, size: int, adaptor: Adaptor
     pixels = torch.randint(0, 256, (_PHOTOS, size, size, 3), generator=draws, dtype=torch.uint8).numpy()
     with scratch_beside(path.parent) as scratch:
         home, pack = scratch / "bundle", scratch / _TRIED.name
-        write_files(home, deploy(model, preprocessing).every_file())
+        write_files(home, with_backbone_goldens(deploy(model, preprocessing)).every_file())
         write_files(pack, domain_files(record))
         with Bundle(home, may_store=False) as opened, Runtime(opened) as runtime:
             require(verify(model, record, opened, runtime, runtime.load(pack), preprocessing.normalise(pixels)))

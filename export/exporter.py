@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from da3.export.checks import Check
+from da3.export.checks import TOLERANCE, Check
 from da3.export.domain import DomainFacts, load_domain, plain_domain, trained_domain
 from da3.export.errors import ExportError
+from da3.export.golden import check_goldens, domain_goldens, with_backbone_goldens
 from da3.export.graph import checked_bytes
 from da3.export.segments import deploy, deploy_plain
-from da3.export.verify import Decided, compare_answers, require, verify
+from da3.export.verify import compare_answers, require, verify
 from da3.runtime import Runtime
 from da3.runtime.app import write_run_engine
 from da3.runtime.backends import open_session
@@ -26,6 +27,7 @@ from da3.runtime.bundle import MANIFEST, Bundle, add_pack, domain_files, write_f
 from da3.runtime.images import Preprocessing
 from da3.runtime.onnx_graph import whole_model
 from da3.runtime.records import Array
+from da3.runtime.selftest import Decided, write_goldens
 from da3.runtime.system import write_atomically
 from da3.runtime.training.checkpoint import Checkpoint, read
 from da3.runtime.training.deployed import metrics
@@ -66,7 +68,6 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
     assert isinstance(model, DomainModel)
     record = trained_domain(model, trained.facts, checkpoint.progress.calibration)
     load_domain(model, record)
-    files = domain_files(record)
     images = trained.images()
 
     bundle = Path(os.path.abspath(bundle))
@@ -76,11 +77,14 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
         home = bundle
         if new:
             home = scratch / "bundle"
-            write_files(home, deploy(model, trained.preprocessing).every_file())
+            write_files(home, with_backbone_goldens(deploy(model, trained.preprocessing)).every_file())
         pack = scratch / domain
-        write_files(pack, files)
         with Bundle(home, may_store=False) as opened, Runtime(opened) as runtime:
-            checks = verify(model, record, opened, runtime, runtime.load(pack), images)
+            goldens = domain_goldens(opened, record)
+            files = domain_files(record, write_goldens(goldens))
+            write_files(pack, files)
+            checks = [check_goldens(goldens, model, trained.preprocessing)]
+            checks += verify(model, record, opened, runtime, runtime.load(pack), images)
         require(checks)
         write_run_engine(home)
         add_pack(home, pack, replace=True)
@@ -113,7 +117,7 @@ def export_standalone(domain: str, runs: Path, path: Path) -> Exported:
         answers = learner.forward(torch.from_numpy(images)).answers.numpy()
     session = open_session(data)  # one that shares the process's thread pool with any open Runtime
     (logits,) = session.run(["logits"], {"image": images})
-    check = compare_answers("end to end, one batch", Decided.of(answers, record), logits)
+    check = compare_answers("end to end, one batch", Decided.of(answers, record, TOLERANCE), logits)
     require([check])
     write_atomically(path, data)
     return Exported(path, [check], "one ONNX file", len(data))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,17 +11,16 @@ from torch import Tensor
 
 from da3.export.checks import TOLERANCE, Check
 from da3.export.errors import VerificationError
+from da3.export.sessions import SegmentSessions
 from da3.runtime import Domain, Runtime
-from da3.runtime.backends import open_session
 from da3.runtime.bundle import Bundle
-from da3.runtime.calibration import confidence
 from da3.runtime.records import Step
-from da3.runtime.schedule import inputs_of, leaves
+from da3.runtime.schedule import inputs_of
+from da3.runtime.selftest import Decided, relative_error
 from da3.toolchain.autograd import run_block
 from da3.toolchain.network import DomainModel
 
 Array = NDArray[Any]
-ROUNDING = 1e-6  # of probabilities that are 1 in float32
 
 
 def verify(
@@ -38,7 +37,7 @@ def verify(
     values: dict[str, Tensor] = {}
     with torch.no_grad():
         answers = model(torch.from_numpy(images), values).answers.numpy()
-    sessions = _Sessions(bundle)
+    sessions = SegmentSessions(bundle)
     checks = [check for step in bundle.manifest.plan for check in _check_step(step, model, sessions, domain, values)]
     for number, block in enumerate(model.spec.exits):
         forced = runtime.run_batch(images, domain.name, leave_at=number).logits
@@ -53,7 +52,7 @@ def verify(
         logits, left, blocks = (
             np.concatenate([getattr(result, what) for result in results]) for what in ("logits", "left", "blocks")
         )
-        expected = Decided.of(answers, trained)
+        expected = Decided.of(answers, trained, TOLERANCE)
         same = bool((left == expected.left)[expected.sure].all() and (blocks == _ran(model, left)).all())
         checks.append(compare_answers(name, expected, logits, same))
     return checks
@@ -72,38 +71,6 @@ def _check_all_blocks(model: DomainModel, runtime: Runtime, domain: Domain, imag
     return _compare("all blocks on", Decided.all_at(answers, answers.shape[1] - 1), found)
 
 
-class Decided(NamedTuple):
-    """What images are answered. logits: (N, classes), of the exit where each leaves. left: int64 (N,), that exit's
-    number, or that of all exits where an image runs to the end. sure: bool (N,), images that no exit's rule is so close
-    to letting go that rounding may decide it."""
-
-    logits: Array
-    left: Array
-    sure: Array
-
-    @classmethod
-    def of(cls, answers: Array, domain: Domain) -> Decided:
-        """By the rules of ``domain``, from the logits of every exit and of the end: (N, exits + 1, classes)."""
-        count = len(answers)
-        left, sure = np.full(count, answers.shape[1] - 1), np.ones(count, dtype=bool)
-        for number, rule in reversed(list(enumerate(domain.exits))):
-            if rule.threshold is None:
-                continue
-            logits = answers[:, number]
-            left[leaves(logits, rule)] = number
-            scaled = logits / rule.temperature
-            # Where every logit moves by d at most, the largest probability p moves by 2 d p (1 - p), to first order.
-            p, moved = confidence(logits, rule.temperature), TOLERANCE * np.maximum(1, np.abs(scaled).max(1))
-            sure &= np.abs(p - rule.threshold) > 4 * moved * p * (1 - p) + ROUNDING
-        return cls(answers[np.arange(count), left], left, sure)
-
-    @classmethod
-    def all_at(cls, answers: Array, number: int) -> Decided:
-        """All images leave at this exit."""
-        count = len(answers)
-        return cls(answers[:, number], np.full(count, number), np.ones(count, dtype=bool))
-
-
 def _ran(model: DomainModel, left: Array) -> Array:
     """bool (N, blocks): which blocks images run that leave there."""
     last = np.array([*model.spec.exits, len(model.backbone.blocks) - 1])[left]  # the last block that was come by
@@ -111,24 +78,8 @@ def _ran(model: DomainModel, left: Array) -> Array:
     return ran
 
 
-class _Sessions:
-    """Each file of a bundle, opened on ONNX Runtime by itself: nothing is joined."""
-
-    def __init__(self, bundle: Bundle):
-        self._bundle = bundle
-        self._opened: dict[str, Any] = {}
-
-    def run(self, name: str, inputs: list[Array]) -> list[Array]:
-        segment = self._bundle.manifest.segments[name]
-        if segment.file not in self._opened:
-            self._opened[segment.file] = open_session(self._bundle.read(segment.file))
-        named = {v.name: np.ascontiguousarray(i, dtype=np.float32) for v, i in zip(segment.inputs, inputs, strict=True)}
-        outputs: list[Array] = self._opened[segment.file].run([v.name for v in segment.outputs], named)
-        return outputs
-
-
 def _check_step(
-    step: Step, model: DomainModel, sessions: _Sessions, domain: Domain, values: dict[str, Tensor]
+    step: Step, model: DomainModel, sessions: SegmentSessions, domain: Domain, values: dict[str, Tensor]
 ) -> list[Check]:
     """The step, and what is done in its place where its block is closed, each on torch's own inputs."""
     arrays = {name: value.numpy() for name, value in values.items()}
@@ -165,14 +116,6 @@ def compare_answers(name: str, expected: Decided, logits: Array, same: bool = Tr
 def _compare(name: str, expected: Decided, logits: Array) -> Check:
     same = bool((expected.logits.argmax(1) == logits.argmax(1)).all())
     return Check(name, relative_error(logits, expected.logits), f"top-1 {'equal' if same else 'DIFFERS'}", same)
-
-
-def relative_error(found: Array, expected: Array) -> float:
-    """max |found - expected| / max |expected|; infinite where found is not finite."""
-    if found.shape != expected.shape or not np.isfinite(found).all():
-        return float("inf")
-    scale = max(float(np.abs(expected).max()), 1e-12)
-    return float(np.abs(found - expected).max()) / scale
 
 
 def require(checks: list[Check]) -> None:

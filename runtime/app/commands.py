@@ -1,7 +1,7 @@
 """The commands of the runtime: words in, text and an exit code out.
 
 `da3`, `python -m da3.runtime` and run_engine.pyz share them: what a command is called, takes and says is here, once.
-The work is in predict, packs, build, learn and doctor, which are loaded when they are asked for.
+The work is in predict, packs, build, learn, selftest and doctor, which are loaded when they are asked for.
 """
 
 import argparse
@@ -312,6 +312,26 @@ def _learn(options: argparse.Namespace) -> int:
     return learn_and_say(options)
 
 
+def _add_selftest(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    _add_bundle(parser, "bundle folder or zip")
+    add("--quick", action="store_true", help="fewer runs, the first domain alone, and nothing is built")
+    add("--out", default="selftest-report.json", metavar="FILE", help="the report (default: %(default)s)")
+    add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the backend's choice)")
+    add("--backend", choices=NAMES, default="auto", help="default: tensorrt where engines are built, else onnxruntime")
+    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
+    add("--engines", metavar="FOLDER", help="folder of TensorRT engines (default: in the bundle)")
+    help_text = "a stage that says nothing for so long is stopped (default: %(default)s)"
+    add("--timeout", type=_at_least(1), default=600, metavar="SECONDS", help=help_text)
+    _add_debug(parser)
+
+
+def _selftest(options: argparse.Namespace) -> int:
+    from .selftest import selftest_and_say
+
+    return selftest_and_say(options)
+
+
 def _add_bundle(parser: argparse.ArgumentParser, what: str) -> None:
     default = bundle_beside() or "bundle"
     parser.add_argument("-b", "--bundle", default=default, help="%s (default: %%(default)s)" % what)
@@ -395,5 +415,16 @@ LEARN = Command(
     _add_learn,
     _learn,
 )
-COMMANDS = (RUN_ENGINE, DOMAINS, BUILD, LEARN, DOCTOR, PYZ)
+SELFTEST = Command(
+    "selftest",
+    "",
+    "Prove on this machine that the engines compute what the bundle means, and how fast.",
+    "Each stage runs in a process of its own, so a crash is found too. Exit code 1 if\n"
+    "anything failed. The report is a JSON file, and a text beside it; please attach both\n"
+    "to an issue.\n\n"
+    "Example: {0} --bundle bundle --quick",
+    _add_selftest,
+    _selftest,
+)
+COMMANDS = (RUN_ENGINE, DOMAINS, BUILD, LEARN, DOCTOR, SELFTEST, PYZ)
 _BY_WORD = dict({command.name: command for command in COMMANDS}, run=RUN_ENGINE)

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from typing import Any, Callable, Optional
 
 from ..bundle.bundle import Bundle
+from ..errors import BackendError
 from ..records import Array, Domain
 from ..schedule.layout import Layout, Subgraph
 
@@ -51,6 +52,11 @@ class ExecutionContext(ABC):
     @abstractmethod
     def read(self, value: str) -> Array:
         """A copy of a value, float32 (batch, ...), once every call that was started is done."""
+
+    def write(self, value: str, array: Array) -> None:
+        """Put float32 (batch, ...) in a value's place, as if the subgraph that writes it had run: for running one
+        subgraph alone. What reads it is bound already. Raises BackendError where the engine has no place for it."""
+        raise BackendError("the backend cannot run a part of the network alone")
 
     def end(self) -> None:
         """The thread lets go of the context; called after every `begin`, also when a call failed."""

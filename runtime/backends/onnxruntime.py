@@ -122,7 +122,7 @@ class _OrtContext(ExecutionContext):
             name: memory[buffers[name]][: int(np.prod(shape))].reshape(shape) for name, shape in shapes.items()
         }
         self._values = {name: _ort_value(array) for name, array in self._arrays.items()}
-        self._own = _Sized({}, {}, {})
+        self._own = _Sized({}, {}, self._values)
 
     def bind(self, subgraph: Subgraph, weights: "_DomainTensors") -> Callable[[], None]:
         arrays, sizes = self._arrays, weights.sizes
@@ -168,6 +168,10 @@ class _OrtContext(ExecutionContext):
     def read(self, value: str) -> Array:
         result: Array = self._arrays[value].copy()
         return result
+
+    def write(self, value: str, array: Array) -> None:
+        place = self._own.arrays[value] if value in self._free else self._arrays[value]
+        place[...] = array
 
 
 def _ort_value(array: Array) -> Any:

@@ -105,6 +105,9 @@ class ReferenceContext(ExecutionContext):
     def read(self, value: str) -> Array:
         return np.array(self._values[value])
 
+    def write(self, value: str, array: Array) -> None:
+        self._values[value] = np.array(array)
+
     def close(self) -> None:
         self._values = {}
 

@@ -1,8 +1,8 @@
 """A bundle and its domains: opened, checked, read and written."""
 
 from .bundle import Bundle, BundleContents, read_domain, unknown_domain
-from .domain import fitted, read_pack
-from .format import DESCRIPTION, FORMAT, MANIFEST, WEIGHTS
+from .domain import fitted, read_domain_goldens, read_pack
+from .format import BACKBONE_GOLDENS, DESCRIPTION, FORMAT, GOLDENS, MANIFEST, WEIGHTS, domain_prefix
 from .jsonfile import check_format, parse_object
 from .manifest import FileEntry, Manifest, parse_manifest
 from .packs import add_pack, list_domains, remove_domain, update_domain, write_pack
@@ -11,10 +11,12 @@ from .safetensors import parse_safetensors, write_safetensors
 from .writer import as_stored, domain_files, file_entry, manifest_file, put_file, to_json, write_files
 
 __all__ = [
+    "BACKBONE_GOLDENS",
     "BATCH",
     "DESCRIPTION",
     "DOMAIN",
     "FORMAT",
+    "GOLDENS",
     "IMAGE",
     "LOGITS",
     "MANIFEST",
@@ -28,6 +30,7 @@ __all__ = [
     "check_format",
     "closable",
     "domain_files",
+    "domain_prefix",
     "exit_steps",
     "file_entry",
     "fitted",
@@ -38,6 +41,7 @@ __all__ = [
     "parse_safetensors",
     "put_file",
     "read_domain",
+    "read_domain_goldens",
     "read_pack",
     "remove_domain",
     "sized",

@@ -7,7 +7,7 @@ from typing import List
 
 from ..errors import BundleError, DomainError
 from ..records import Domain, Path
-from .domain import fitted, read_domain_files
+from .domain import fitted, read_domain_files, read_domain_goldens
 from .files import Files
 from .format import DESCRIPTION, DOMAINS, JSON_LIMIT, MANIFEST, domain_prefix, is_domain_name
 from .manifest import Manifest, parse_manifest
@@ -83,6 +83,7 @@ class Bundle(BundleContents):
             self.read(name)
         for name in self.domains:
             read_domain(self, name)
+            read_domain_goldens(self.files, domain_prefix(name))
 
     def close(self) -> None:
         self.files.close()

@@ -2,14 +2,14 @@
 
 import hashlib
 import os
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
 from ..errors import BundleError, DomainError
 from ..records import Array, Domain, ExitRule, Path, Shape
 from .files import Files
-from .format import DESCRIPTION, FORMAT, GATED_FORMAT, JSON_LIMIT, WEIGHTS, is_domain_name
+from .format import DESCRIPTION, FORMAT, GATED_FORMAT, GOLDENS, JSON_LIMIT, WEIGHTS, is_domain_name
 from .jsonfile import Object, check_format, parse_object
 from .manifest import Manifest, sha256_entry
 from .plan import closable, domain_inputs, exit_steps, exit_tensors, logits_shape, sized, skip_tensors
@@ -58,6 +58,22 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
     if number <= GATED_FORMAT:
         return domain._replace(theta=root.number("theta"), gated=root.flag("gated"))
     return _with_decisions(domain, root)
+
+
+def read_domain_goldens(files: Files, prefix: str) -> Optional[bytes]:
+    """The file of golden values that lies with the domain.json at `prefix`, verified by its hash; None where there is
+    none. Another da3 may have carried the domain on without it. Raises BundleError for one that is damaged."""
+    where = os.path.join(files.path, *(prefix + DESCRIPTION).split("/"))
+    root = parse_object(files.read(prefix + DESCRIPTION, limit=JSON_LIMIT), where)
+    if root.optional("goldens") is None or not files.exists(prefix + GOLDENS):
+        return None
+    entry = root.object("goldens")
+    if entry.text("file") != GOLDENS:
+        raise BundleError("%s: the golden values' file must be called %s" % (where, GOLDENS))
+    data = files.read(prefix + GOLDENS, expected_bytes=entry.integer("bytes"))
+    if hashlib.sha256(data).hexdigest() != sha256_entry(entry, "sha256"):
+        raise BundleError("%s: the golden values are not those it names (wrong sha256); copy them again" % where)
+    return data
 
 
 def _with_decisions(domain: Domain, root: Object) -> Domain:

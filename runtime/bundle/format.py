@@ -8,6 +8,8 @@ MANIFEST = "manifest.json"
 DOMAINS = "domains"  # the folder of the domains, each in one of its own
 DESCRIPTION = "domain.json"
 WEIGHTS = "weights.safetensors"
+GOLDENS = "goldens.safetensors"  # of a domain; may be absent
+BACKBONE_GOLDENS = "backbone/goldens.safetensors"  # of the backbone; may be absent
 JSON_LIMIT = 16 * 1024 * 1024  # bytes; no JSON file of a bundle is nearly as large
 
 _SAFE_PART = re.compile(r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$")

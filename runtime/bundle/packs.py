@@ -16,9 +16,9 @@ from ..errors import BundleError, DomainError
 from ..records import Domain, ExitRule, Path
 from ..system.atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
-from .domain import fitted, read_domain_files
+from .domain import fitted, read_domain_files, read_domain_goldens
 from .files import Files
-from .format import DESCRIPTION, DOMAINS, FORMAT, GATED_FORMAT, WEIGHTS, domain_prefix
+from .format import DESCRIPTION, DOMAINS, FORMAT, GATED_FORMAT, GOLDENS, WEIGHTS, domain_prefix
 from .writer import decisions, to_json, write_files
 
 
@@ -149,7 +149,9 @@ def write_pack(bundle: Path, name: str, out: Path) -> str:
 
 
 def _content(files: Files, prefix: str) -> Dict[str, bytes]:
-    return {name: files.read(prefix + name) for name in (DESCRIPTION, WEIGHTS)}
+    content = {name: files.read(prefix + name) for name in (DESCRIPTION, WEIGHTS)}
+    goldens = read_domain_goldens(files, prefix)
+    return content if goldens is None else dict(content, **{GOLDENS: goldens})
 
 
 def _swap_in(fresh: str, place: str) -> None:

@@ -6,7 +6,7 @@ What is written here `manifest.py` and `domain.py` read. Equal content gives equ
 import hashlib
 import json
 import os
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from ..errors import BundleError, DomainError
 from ..records import Array, Domain, Path, Step, Value
 from ..system.atomic import replace_file
 from .bundle import Bundle
-from .format import DESCRIPTION, FORMAT, GATED_FORMAT, MANIFEST, WEIGHTS
+from .format import DESCRIPTION, FORMAT, GATED_FORMAT, GOLDENS, MANIFEST, WEIGHTS
 from .manifest import FileEntry, Manifest
 from .safetensors import write_safetensors
 
@@ -81,8 +81,9 @@ def as_stored(tensor: Array) -> Array:
     return tensor.astype(np.float16 if largest < _HALF_LIMIT else np.float32)
 
 
-def domain_files(domain: Domain) -> Dict[str, bytes]:
-    """weights.safetensors and domain.json of a domain: what a folder in a bundle, and a pack, holds.
+def domain_files(domain: Domain, goldens: Optional[bytes] = None) -> Dict[str, bytes]:
+    """weights.safetensors and domain.json of a domain: what a folder in a bundle, and a pack, holds. goldens: its file
+    of golden values, if it has one.
 
     It is of format 1 where the domain is gated picture by picture. Raises DomainError where a number is not finite.
     """
@@ -101,8 +102,12 @@ def domain_files(domain: Domain) -> Dict[str, bytes]:
         description.update(theta=domain.theta, gated=True)
     else:
         description.update(decisions(domain))
+    files = {WEIGHTS: weights}
+    if goldens is not None:
+        description["goldens"] = dict([("file", GOLDENS)], **file_entry(goldens)._asdict())
+        files[GOLDENS] = goldens
     try:
-        return {WEIGHTS: weights, DESCRIPTION: to_json(description)}
+        return dict(files, **{DESCRIPTION: to_json(description)})
     except ValueError:
         raise DomainError("the metrics and thresholds of domain %s must be finite numbers" % domain.name)
 

@@ -137,6 +137,11 @@ class Engine:
             raise BackendError("TensorRT cannot run %s: %s" % (self.name, library.said()))
         return (NamedContext if self._named else NumberedContext)(raw, self)
 
+    @property
+    def raw(self) -> Any:
+        """TensorRT's own object, for inspection."""
+        return self._raw
+
     def number(self, name: str) -> int:
         """A tensor's place among the bindings (8.2)."""
         return int(self._raw.get_binding_index(name))

@@ -98,6 +98,11 @@ class TensorRTBackend(Backend):
             if memory is not None:
                 memory.close()
 
+    @property
+    def opened_engines(self) -> Optional[OpenedEngines]:
+        """What is open, for inspection; None before `open`."""
+        return self._opened
+
     def _check_open(self) -> Tuple[OpenedEngines, WeightMemory]:
         if self._opened is None or self._memory is None:
             raise BackendError("this TensorRT backend is closed, or was not opened")

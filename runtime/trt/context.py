@@ -21,7 +21,7 @@ from ..schedule.layout import Subgraph
 from .calls import Place, Rows, RowsCall, SubgraphCall
 from .engine_runner import Setting
 from .engines import EngineSpec
-from .formats import padded, unpack
+from .formats import pack, padded, unpack
 from .host_calls import HostCall
 from .host_copy import HostCopy, HostView
 from .opened import OpenedEngines
@@ -124,6 +124,14 @@ class TensorRTContext(ExecutionContext):
         self._cuda.to_host(room, self._places[value], self._streams[0])
         self._finish()
         return unpack(room.array.reshape(-1), shape, spec.layout)
+
+    def write(self, value: str, array: Array) -> None:
+        if value not in self._tensors:
+            self._values[value] = np.array(array)
+            return
+        spec = self._tensors[value]
+        self._cuda.to_device(self._places[value], host(pack(array, spec.dtype, spec.layout)), self._streams[0])
+        self._finish()
 
     def end(self) -> None:
         if not self._pushed:

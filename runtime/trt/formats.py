@@ -55,3 +55,18 @@ def unpack(data: Array, shape: Sequence[int], layout: str) -> Array:
             data = data.reshape(n, channels, h, w)
         data = data[:, : shape[1]]
     return np.array(data, dtype=np.float32, order="C").reshape(tuple(shape))
+
+
+def pack(array: Array, dtype: str, layout: str) -> Array:
+    """The reverse: float32 (N, ...) -> one-dimensional, of `dtype`, as it lies in memory; channels that only pad are
+    0."""
+    width = _WIDTHS[layout]
+    if width > 1:
+        n, channels, h, w = padded(array.shape, layout)
+        whole = np.zeros((n, channels, h, w), array.dtype)
+        whole[:, : array.shape[1]] = array
+        if layout == "HWC8":
+            array = whole.transpose(0, 2, 3, 1)
+        else:  # (n, channels / 2, h, w, 2)
+            array = whole.reshape(n, channels // width, width, h, w).transpose(0, 1, 3, 4, 2)
+    return np.array(array, dtype=dtype, order="C").reshape(-1)

@@ -12,14 +12,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from da3.export import exporter
+from da3.export.checks import TOLERANCE
 from da3.export.errors import ExportError
 from da3.export.exporter import export_domain, export_standalone
 from da3.export.verify import Check, Decided, relative_error, require
 from da3.runtime import Da3Error, Runtime
 from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle, read_domain
+from da3.runtime.bundle.format import BACKBONE_GOLDENS
 from da3.runtime.bundle.packs import add_pack, write_pack
 from da3.runtime.calibration import confidence
+from da3.runtime.selftest import network_images, parse_goldens
 from da3.runtime.training import AdaptorSpec
 from da3.runtime.training.checkpoint import read
 from da3.toolchain.backbones import NAMES
@@ -118,7 +121,7 @@ def test_export_equals_torch(arch, trained, tmp_path):
     images = noise(64)
     with torch.no_grad():
         answers = model(torch.from_numpy(images)).answers.numpy()
-    expected = Decided.of(answers, domain)
+    expected = Decided.of(answers, domain, TOLERANCE)
     images, expected = images[expected.sure], Decided(*(part[expected.sure] for part in expected))
     assert len(images) > 3 and len(set(expected.left.tolist())) > 1, "some leave, and not all at one exit"
     with Runtime(done.path) as runtime:
@@ -135,9 +138,10 @@ def test_files_are_what_the_format_says(trained, tmp_path):
     done = export_domain("signs", trained(), tmp_path / "bundle")
     manifest = json.loads((done.path / "manifest.json").read_text())
     on_disk = {p for p in hashes(done.path) if p.startswith(("backbone/", "adaptors/"))}
-    assert on_disk == set(manifest["files"]) == {s["file"] for s in manifest["segments"].values()}
+    assert on_disk == set(manifest["files"])
+    assert on_disk == {s["file"] for s in manifest["segments"].values()} | {BACKBONE_GOLDENS}
     assert not (done.path / "engines").exists(), "what the verification made for this machine was shipped"
-    for name in on_disk:
+    for name in on_disk - {BACKBONE_GOLDENS}:
         model = onnx.load(done.path / name)
         assert [(o.domain, o.version) for o in model.opset_import] == [("", OPSET)]
         assert model.ir_version == 7
@@ -163,6 +167,7 @@ def test_files_are_what_the_format_says(trained, tmp_path):
             }
     assert {p for p in hashes(done.path) if p.startswith("domains/")} == {
         "domains/signs/domain.json",
+        "domains/signs/goldens.safetensors",
         "domains/signs/weights.safetensors",
     }
     # Adaptors of equal shape share a file.
@@ -193,13 +198,36 @@ def test_second_domain_adds_only_its_own_files(trained, tmp_path):
     after = hashes(tmp_path / "bundle")
     assert done.what == "a domain into the bundle"
     assert {k: v for k, v in after.items() if not k.startswith("domains/letters/")} == before
-    assert len(after) == len(before) + 2
+    assert len(after) == len(before) + 3
     # Exporting again gives the same bytes, here and in a bundle of its own.
     export_domain("letters", runs, tmp_path / "bundle")
     assert hashes(tmp_path / "bundle") == after
     export_domain("signs", runs, tmp_path / "other")
     export_domain("letters", runs, tmp_path / "other")
     assert hashes(tmp_path / "other") == after
+
+
+def test_golden_values_are_those_of_torch(trained, tmp_path, monkeypatch):
+    """A domain's file of them is small, holds what its network answers, and is not written where PyTorch disagrees."""
+    runs = trained(keep=0.54)
+    done = export_domain("signs", runs, tmp_path / "bundle")
+    assert done.checks[0].name == "golden values" and done.checks[0].error < 1e-5
+    data = (done.path / "domains" / "signs" / "goldens.safetensors").read_bytes()
+    goldens = parse_goldens(data, "x")
+    assert len(data) < 30_000 and len(Bundle(done.path).read(BACKBONE_GOLDENS)) < 30_000
+    bundle = Bundle(done.path)
+    domain = read_domain(bundle, "signs")
+    assert goldens.closed == domain.closed != () and goldens.by.startswith("onnxruntime ")
+    assert {f"x{i}" for i in range(17)} | {"logits5", "logits15", "logits"} <= set(goldens.chain)
+    images = network_images(goldens.pictures, bundle.manifest.preprocessing)
+    with Runtime(bundle) as runtime:
+        for exit, name in ((0, "logits5"), (3, "logits15")):
+            found = runtime.run_batch(images, "signs", leave_at=exit).logits
+            assert relative_error(found, goldens.chain[name]) < 1e-4
+    off = goldens._replace(chain={**goldens.chain, "x7": goldens.chain["x7"] * 1.01})
+    monkeypatch.setattr(exporter, "domain_goldens", lambda bundle, record: off)
+    with pytest.raises(ExportError, match=r"golden values.*x7"):
+        export_domain("signs", runs, tmp_path / "other")
 
 
 @pytest.mark.parametrize("existing", [False, True])
@@ -212,10 +240,10 @@ def test_a_failed_verification_leaves_nothing(existing, trained, tmp_path, monke
     before = hashes(tmp_path)
     real = exporter.domain_files
 
-    def wrong(domain):
+    def wrong(domain, goldens):
         bad = {k: v.copy() for k, v in domain.weights.items()}
         bad["adaptors.3.up_bias"] += 1.0
-        return real(domain._replace(weights=bad))
+        return real(domain._replace(weights=bad), goldens)
 
     monkeypatch.setattr(exporter, "domain_files", wrong)
     with pytest.raises(ExportError, match=r"verification failed.*nothing was written"):
@@ -235,7 +263,7 @@ def test_a_failed_verification_leaves_nothing(existing, trained, tmp_path, monke
 def test_wrong_decisions_fail_verification(wrong, trained, tmp_path, monkeypatch):
     runs = trained(keep=0.54)
     real = exporter.domain_files
-    monkeypatch.setattr(exporter, "domain_files", lambda domain: real(wrong(domain)))
+    monkeypatch.setattr(exporter, "domain_files", lambda domain, goldens: real(wrong(domain), goldens))
     with pytest.raises(ExportError, match="verification failed"):
         export_domain("signs", runs, tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

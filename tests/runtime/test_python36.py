@@ -219,3 +219,14 @@ def test_stock_jetpack_learns_with_tensorrt(python36, pillow36, backbone_alone, 
     said, numpy_rows = learn("--backend", "reference", "--overwrite")
     for row, expected in zip(rows, numpy_rows, strict=True):
         assert abs(row["train_loss"] - expected["train_loss"]) <= 2e-2 * expected["train_loss"]
+
+
+def test_the_self_test_passes(call36, exits_bundle, tmp_path):
+    from selftest_bundles import add_goldens
+
+    words = ("selftest", "--bundle", add_goldens(exits_bundle), "--backend", "reference", "--quick", "--out", "r.json")
+    done = call36("-m", "da3.runtime", *words, cwd=tmp_path)
+    assert done.returncode == 1 and "no engine is installed" in done.stdout, "doctor's only complaint"
+    report = json.loads((tmp_path / "r.json").read_text())
+    failed = [f for stage in report["stages"] for f in stage["findings"] if f["status"] == "FAIL"]
+    assert [f["name"] for f in failed] == ["doctor"] and report["counts"]["PASS"] > 25

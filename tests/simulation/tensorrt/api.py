@@ -17,6 +17,12 @@ from ..not_simulated import Unsimulated
 RELEASES = ("8.2.1", "8.5.2", "8.5.3", "8.6.1", "8.6.2", "10.3.0", "10.13.3", "10.16.1", "11.4.0")
 FOLDER = Path(__file__).parent / "names"
 
+# What is the same in all of them (python/src/infer/pyCore.cpp, include/NvInferRuntime.h at these tags).
+SINCE_8_2 = {
+    "EngineInspector": ("execution_context", "error_recorder", "get_engine_information", "get_layer_information")
+}
+ENUMS_SINCE_8_2 = {"LayerInformationFormat": {"ONELINE": 0, "JSON": 1}}
+
 
 class Api:
     """The names of one release."""
@@ -30,8 +36,8 @@ class Api:
         self.number = tuple(int(n) for n in release.split("."))
         self.opset = content["opset"]
         self.top = frozenset(content["top"])
-        self.classes = {name: frozenset(names) for name, names in content["classes"].items()}
-        self.enums = content["enums"]
+        self.classes = {name: frozenset(names) for name, names in {**SINCE_8_2, **content["classes"]}.items()}
+        self.enums = {**ENUMS_SINCE_8_2, **content["enums"]}
         self.operators = frozenset(content["operators"])
         self.types = {name: frozenset(types) for name, types in content["types"].items()}
 

@@ -6,6 +6,7 @@ when it was built; from 10 on profiles are shared (include/NvInferRuntime.h, cre
 setOptimizationProfileAsync; NVIDIA/TensorRT issue 1597).
 """
 
+import json
 from typing import Any
 
 from . import kernels
@@ -142,6 +143,11 @@ class ICudaEngine:
         self._old()
         return self._home.enum("TensorFormat", self._binding(index)[1]["layout"])
 
+    # -- inspection
+
+    def create_engine_inspector(self):
+        return self._home.new("EngineInspector", self)
+
     # -- contexts
 
     @property
@@ -189,3 +195,22 @@ class ICudaEngine:
         if owns_memory and size and memory is None:
             return None
         return home.new("IExecutionContext", self, memory, owns_memory)
+
+
+class EngineInspector:
+    """Tells the names of an engine's layers, as it does of one that was built with ProfilingVerbosity.LAYER_NAMES_ONLY,
+    which is the default (include/NvInferRuntime.h, IEngineInspector). Here they are those of the network: nothing is
+    fused."""
+
+    _home: Any
+
+    def _setup(self, engine):
+        self._engine = engine
+        return self
+
+    def get_engine_information(self, format):
+        kind = self._home.member("LayerInformationFormat", format)
+        names = self._engine._plan.layers
+        if kind == "ONELINE":
+            return "\n".join(names)
+        return json.dumps({"Layers": names, "Bindings": [t["name"] for t in self._engine._tensors]})

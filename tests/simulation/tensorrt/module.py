@@ -18,6 +18,7 @@ IMPLEMENTATIONS = {
     "OnnxParser": builder,
     "Runtime": engine,
     "ICudaEngine": engine,
+    "EngineInspector": engine,
     "IExecutionContext": context,
 }
 SEVERITIES = {"INTERNAL_ERROR": 0, "ERROR": 1, "WARNING": 2, "INFO": 3, "VERBOSE": 4}

@@ -4,6 +4,8 @@ ONNX model behind it."""
 import hashlib
 import json
 
+import onnx
+
 from . import kernels
 from .onnx_rules import uses_half, uses_int8
 
@@ -64,6 +66,12 @@ class Plan:
         if hashlib.sha256(self.model).hexdigest() != self.meta["sha256"]:
             raise ValueError("damaged")
         self.weights_size = max(1, self.meta["weights"])
+
+    @property
+    def layers(self):
+        """A name for each of the network's layers, in order."""
+        nodes = onnx.load_model_from_string(self.model).graph.node
+        return [node.name or f"{node.op_type}_{number}" for number, node in enumerate(nodes)]
 
     @classmethod
     def of(cls, network, config, home):

@@ -36,7 +36,8 @@ def describe_engines(
     place = engines_folder(bundle, folder)
     cuda = open_cuda()  # before TensorRT is given anything, see api.py
     library = Library()
-    chosen = choose_set(place, layout, bundle, Device(library.version, cuda.gpu.name, cuda.gpu.sm), precision)
+    device = Device(library.version, cuda.gpu.name, cuda.gpu.sm)
+    chosen = choose_set(place, layout, bundle, device, typed=library.typed, precision=precision)
     with cuda.current():
         for spec in unique(chosen.specs):
             name = spec.subgraph.segment.name
@@ -73,7 +74,7 @@ def gpu_memory() -> Tuple[int, int]:
 def run_eagerly(backend: Backend) -> bool:
     """Have what is bound from now on run as it is, never as a CUDA graph; False where it never is anyway."""
     opened = backend.opened_engines if isinstance(backend, TensorRTBackend) else None
-    if opened is None or not (opened.cuda.graphs and opened.library.shares_profiles):
+    if opened is None or not opened.cuda.graphs:
         return False
     opened.cuda.graphs = False
     return True

@@ -224,12 +224,12 @@ def test_a_number_that_is_none(exits):
     heard = run_here(exits, "parts", "pipeline", backend="onnxruntime", quick=True)
     failed = dict(heard.failed)
     assert "NaN or infinite" in failed["the backbone, part 3 (adaptor to head_carry)"]
-    assert "NaN or infinite" in failed["the backbone, batch of 1"]
+    assert "the last logits: NaN or infinity" in failed["the backbone"], "which the pipeline says of itself"
     assert "the backbone, part 2 (adaptor to classifier_carry)" in heard.of("PASS")
 
 
 def test_an_exit_that_lets_others_go(exits, monkeypatch):
-    monkeypatch.setattr(program, "leaves_one", lambda logits, scale, limit: False)
+    monkeypatch.setattr(program, "spread_one", lambda logits, scale: float("inf"))
     heard = run_here(exits, "pipeline", backend="onnxruntime", quick=True)
     failed = dict(heard.failed)
     text = failed["domain flowers, batch of 1"]

@@ -49,7 +49,6 @@ def _after_pooling(model: Model) -> Model:
     (first,) = pooling
     cells, others = first.outputs[0], [node for node in model.nodes if node is not first]
     nodes = [node.replace([x if name == cells else name for name in node.inputs]) for node in others]
-    height, width = first.attributes["strides"]
-    shape = model.inputs[0].shape
-    cell_shape = shape[:2] + (shape[2] // height, shape[3] // width)
-    return pruned(model.replace(nodes, model.weights, [model.inputs[0]._replace(shape=cell_shape)] + model.inputs[1:]))
+    read = model.inputs[0]
+    read = read._replace(shape=read.shape[:2] + ("rows_of_cells", "cells_in_a_row"))
+    return pruned(model.replace(nodes, model.weights, [read] + model.inputs[1:]))

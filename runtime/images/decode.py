@@ -98,7 +98,7 @@ def _reduced(data: bytes, at_least: Optional[int]) -> str:
 
 
 def _opencv(path: str) -> Any:
-    os.environ.setdefault("OPENCV_" + _OPENCV_LIMIT, str(_MOST_PIXELS))  # read once, when OpenCV is loaded
+    os.environ.setdefault("OPENCV_" + _OPENCV_LIMIT, str(_MOST_PIXELS))  # which OpenCV reads when it is loaded
     try:
         import cv2
     except ImportError as error:

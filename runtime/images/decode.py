@@ -12,6 +12,9 @@ from ..errors import ImageError
 from ..records import Array, Path
 from .jpeg import jpeg_size
 
+_OPENCV_LIMIT = "IO_MAX_IMAGE_PIXELS"
+_MOST_PIXELS = 89478485  # beyond which Pillow warns; OpenCV's own limit is twelve times as much, 3 GB in memory
+
 
 def decode(path: Path, at_least: Optional[int] = None) -> Array:
     """A picture file -> uint8 (H, W, 3) RGB, upright.
@@ -49,7 +52,7 @@ def _decode_pillow(path: str, data: bytes, at_least: Optional[int]) -> Array:
                     image.draft("RGB", (at_least, at_least))
                 return np.array(_to_rgb(PIL.ImageOps.exif_transpose(image) or image))
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
-        raise ImageError("%s has too many pixels to be decoded safely; make it smaller first" % path)
+        raise _too_many_pixels(path)
     except Exception as error:  # Pillow's plugins raise almost anything on a damaged file
         raise ImageError("%s is not a readable picture: %s" % (path, _first_line(error, path)))
 
@@ -70,7 +73,12 @@ def _decode_cv2(path: str, data: bytes, at_least: Optional[int]) -> Array:
     # OpenCV fills the missing part of a truncated JPEG with grey and only prints a warning.
     cut = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9", len(data) // 2) < 0
     # The file is read again: imdecode knows no reduced sizes before OpenCV 4.2. It applies the EXIF orientation.
-    image = None if cut else cv2.imread(path, getattr(cv2, "IMREAD_" + _reduced(data, at_least)))
+    try:
+        image = None if cut else cv2.imread(path, getattr(cv2, "IMREAD_" + _reduced(data, at_least)))
+    except cv2.error as error:
+        if _OPENCV_LIMIT in str(error):
+            raise _too_many_pixels(path)
+        raise ImageError("%s is not a readable picture: %s" % (path, _first_line(error, path)))
     if image is None:
         raise ImageError("%s is not a readable picture%s" % (path, ": it is truncated" if cut else ""))
     return np.ascontiguousarray(image[:, :, ::-1])
@@ -90,6 +98,7 @@ def _reduced(data: bytes, at_least: Optional[int]) -> str:
 
 
 def _opencv(path: str) -> Any:
+    os.environ.setdefault("OPENCV_" + _OPENCV_LIMIT, str(_MOST_PIXELS))  # which OpenCV reads when it is loaded
     try:
         import cv2
     except ImportError as error:
@@ -101,6 +110,10 @@ def _opencv(path: str) -> Any:
             way_out = "start with LD_PRELOAD=%s python3 ..." % reason.split(":")[0]
         raise ImageError("cannot decode %s: OpenCV does not load (%s): %s" % (path, reason, way_out))
     return cv2
+
+
+def _too_many_pixels(path: str) -> ImageError:
+    return ImageError("%s has too many pixels to be decoded safely; make it smaller first" % path)
 
 
 def _first_line(error: BaseException, path: str) -> str:

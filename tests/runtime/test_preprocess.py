@@ -247,6 +247,25 @@ def test_opencv_decodes_no_more_of_a_jpeg_than_is_asked_for(tmp_path, opencv):
         assert opencv.seen[-2:] == [flag, 1], at_least
 
 
+def test_what_opencv_raises_is_an_unreadable_picture(tmp_path, opencv, monkeypatch):
+    (tmp_path / "x.png").write_bytes(b"a png")
+    opencv.error = type("error", (Exception,), {})
+    for reason, words in (
+        (
+            "OpenCV(4.1.1) loadsave.cpp:75: error: (-215) pixels <= CV_IO_MAX_IMAGE_PIXELS",
+            "too many pixels",
+        ),
+        ("OpenCV(4.1.1) grfmt.cpp:1: error: (-2) no luck\n", r"is not a readable picture: OpenCV\(4.1.1\) .* no luck$"),
+    ):
+
+        def imread(path, flags, reason=reason):
+            raise opencv.error(reason)
+
+        opencv.imread = imread
+        with pytest.raises(ImageError, match=words):
+            decode(tmp_path / "x.png")
+
+
 def segment(marker, frame=None, content=b""):
     """A segment of a JPEG; frame: bits, height and width."""
     if frame is not None:
@@ -335,7 +354,10 @@ def test_opencv_of_jetpack_4_gives_what_pillow_gives(tmp_path, call, python36, o
     Image.fromarray(picture(40, 30)).save(tmp_path / "small.png")
     files = sorted(tmp_path.glob("*.*g"))
     expected = [PREP.load(path) for path in files]
+    Image.new("1", (9500, 9500)).save(tmp_path / "bomb.png")
     done = call("-c", LOAD, opencv36, tmp_path / "found.npy", *files, python=python36)
+    bomb = call("-c", LOAD, opencv36, tmp_path / "bomb.npy", tmp_path / "bomb.png", python=python36)
+    assert bomb.returncode == 1 and "bomb.png has too many pixels" in bomb.stderr.splitlines()[-1]
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == [[1200, 1600], [40, 30], [200, 150], [150, 200]]  # JPEGs by their own scaling
     for found, image in zip(np.load(tmp_path / "found.npy"), expected, strict=True):

@@ -80,6 +80,18 @@ def test_a_run_allocates_nothing_and_waits_for_gates_only(release, cuda, engines
         assert device.executables  # graphs
 
 
+@pytest.mark.parametrize("integrated", [True, False])
+@pytest.mark.parametrize("release, cuda", [("8.2.1", "libcuda 10.2"), (NEWEST, "libcuda 13.0")])
+def test_what_a_run_pins_is_part_of_a_jetsons_memory(release, cuda, integrated, engines, opened):
+    engines(release)
+    with simulated(tensorrt=release, cuda=cuda, integrated=integrated) as device, opened(release) as runtime:
+        runtime.run_batch(synthetic_bundle.images(3), "flowers")
+        held = device.store.account
+        assert held["pinned"] >= synthetic_bundle.images(3).nbytes and held["library"] == 0
+        assert device.store.used == held["device"] + held["private"] + (held["pinned"] if integrated else 0)
+        assert device.store.peak >= device.store.used
+
+
 @pytest.mark.parametrize("release, cuda", [("8.2.1", "pycuda"), ("8.5.3", PYTHON), ("8.6.1", "pycuda")])
 def test_another_batch_size_loads_no_engine_again(release, cuda, engines, opened, answers, monkeypatch):
     """Before profiles could be shared, too, where an engine has one engine context: that is lent to who runs."""

@@ -17,8 +17,8 @@ from da3.runtime import Runtime
 from da3.runtime.app.commands import main
 from da3.runtime.app.texts import render_report
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.cuda import interface
 from da3.runtime.errors import BackendError
-from da3.runtime.trt import builder
 from da3.runtime.trt.api import EngineContext
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
@@ -181,21 +181,17 @@ def test_one_picture_takes_the_memory_of_one(release, bundle, monkeypatch):
 
 def test_the_workspace_is_half_of_what_the_machine_has_to_give(bundle, given, monkeypatch):
     """A GPU with memory of its own counts what is free there; one without, what the system would free as well."""
-
-    class Memory:
-        def __init__(self, integrated):
-            self.gpu = type("Gpu", (), {"integrated": integrated})
-
-        def memory(self):
-            return 300 << 20, 4 << 30
-
-    workspace = builder.default_workspace
-    for available, wanted in ((900 << 20, 450 << 20), (9 << 30, 1 << 30), (None, 150 << 20)):
-        monkeypatch.setattr(builder, "available_bytes", lambda available=available: available)
-        assert workspace(Memory(False)) == 150 << 20 and workspace(Memory(True)) == wanted
-    with simulated(tensorrt=NEWEST, memory=1 << 30):
-        build_engines(bundle)
-    assert {recipe.workspace for _, recipe in given} == {1 << 29}
+    monkeypatch.setattr(interface, "available_bytes", lambda: 900 << 20)
+    for machine, wanted in (
+        ({"integrated": True, "memory": 1 << 30}, 450 << 20),
+        ({"integrated": False, "memory": 1 << 30}, 512 << 20),
+        ({"integrated": False, "memory": 4 << 30}, 1 << 30),
+    ):
+        given.clear()
+        with simulated(tensorrt=NEWEST, **machine) as device:
+            device.store.load("the system", 500 << 20)
+            build_engines(bundle, engines=str(bundle / "engines"), force=True)
+        assert {recipe.workspace for _, recipe in given} == {wanted}
 
 
 # -- libraries
@@ -204,7 +200,7 @@ def test_the_workspace_is_half_of_what_the_machine_has_to_give(bundle, given, mo
 @pytest.mark.parametrize("release", WITH_LIBRARIES)
 def test_libraries_are_asked_only_where_a_part_does_not_build_without(release, bundle, monkeypatch, given):
     lacks(monkeypatch, PART, lambda network, config: "CUDNN" not in kernels.allowed(config))
-    with simulated(tensorrt=release):
+    with simulated(tensorrt=release) as device:
         report = build_engines(bundle, "fp16", (1, 4))
         assert report.libraries == ["block_1+adaptor"] and report.fallen == {} and report.exceptions == ((), ())
         assert "note: TensorRT built block_1+adaptor with cuBLAS or cuDNN only" in render_report(report)
@@ -214,12 +210,19 @@ def test_libraries_are_asked_only_where_a_part_does_not_build_without(release, b
         check_answers(bundle)
         again = build_engines(bundle, "fp16", (1, 4))
         assert (again.built, again.libraries) == (0, report.libraries)
+        assert device.store.account["library"] == 640 << 20
+    with simulated(tensorrt=release) as device, Runtime(bundle, "tensorrt") as runtime:
+        runtime.run_batch(synthetic_bundle.images(2), "flowers")
+        assert device.store.account["library"] == 640 << 20
+    words = "of 600.0 MiB of the GPU's memory are free"
+    with simulated(tensorrt=release, memory=600 << 20), pytest.raises(BackendError, match=words):
+        Runtime(bundle, "tensorrt").load("flowers")
     assert [recipe.libraries for _, recipe in given].count(True) == 1
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_engines_need_no_libraries(release, bundle):
-    with simulated(tensorrt=release):
+    with simulated(tensorrt=release) as device:
         import tensorrt as trt
 
         old = [int(source) for name, source in trt.TacticSource.__members__.items() if name in kernels.LIBRARIES]
@@ -229,6 +232,7 @@ def test_engines_need_no_libraries(release, bundle):
         with Runtime(bundle, "tensorrt") as runtime:
             (mask,) = loaded(runtime)[1]
         assert not any(mask >> source & 1 for source in old)
+        assert device.store.account["library"] == 0
 
 
 # -- precision

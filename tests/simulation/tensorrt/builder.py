@@ -302,6 +302,7 @@ class Builder:
         try:  # building needs memory too
             with home.device.lock:
                 home.device.timeline.forbid_in_capture("building")
+                kernels.load_libraries(home.device, kernels.allowed(config))
                 home.device.store.give_back(home.device.allocate(plan.weights_size, "private").address, ("private",))
         except Fault as fault:
             home.log("ERROR", f"[defaultAllocator] Cuda Runtime ({fault})")

@@ -6,6 +6,8 @@ releases: cuBLAS and cuDNN are on in 8.x, off from 10 on and gone in 11; cuBLASL
 """
 
 LIBRARIES = {"CUBLAS", "CUBLAS_LT", "CUDNN"}
+# What each takes of the memory once an engine that may use it is built or loaded: a Nano's, of TensorRT 8.2.
+_SIZES = {"CUBLAS": 240 << 20, "CUDNN": 400 << 20}
 _PREVIEW = "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
 _OLD = ("CUBLAS", "CUBLAS_LT", "CUDNN", "EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
 
@@ -31,6 +33,12 @@ def allowed(config):
     """The sources that a build may use, by name."""
     names = [name for name, number in sources(config._home.api).items() if config._sources >> number & 1]
     return [name for name in names if not (name in LIBRARIES and _PREVIEW in config._preview)]
+
+
+def load_libraries(device, names):
+    """Load those of the sources that are libraries. Fault OUT_OF_MEMORY where there is no room."""
+    for name in sorted(LIBRARIES & set(names)):
+        device.store.load(name, _SIZES.get(name, 0))
 
 
 def missing(network, config):

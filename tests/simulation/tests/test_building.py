@@ -259,6 +259,26 @@ def test_cublas_is_off_on_old_jetsons_and_8_6_keeps_libraries_out():
         assert [bool(mask >> int(trt.TacticSource.CUDNN) & 1) for mask in masks] == [False, True]
 
 
+@pytest.mark.parametrize("integrated", [True, False])
+def test_libraries_take_a_part_of_the_memory(integrated, capsys):
+    """When an engine is built that may use them, and when it is loaded."""
+    with simulated(tensorrt="8.2.1", integrated=integrated) as device, pycuda_context():
+        import tensorrt as trt
+
+        lean = build(trt, linear(), prepare=lambda c: c.set_tactic_sources(0))
+        load(trt, lean)
+        assert device.store.account["library"] == 0
+        plan = build(trt, linear())
+        assert device.store.account["library"] == 640 << 20
+        assert device.store.used == (640 << 20 if integrated else 0)
+    with simulated(tensorrt="8.2.1", integrated=integrated, memory=600 << 20) as device, pycuda_context():
+        import tensorrt as trt
+
+        assert load(trt, lean) is not None and device.store.account["library"] == 0
+        assert (load(trt, plan) is None) == (build(trt, linear()) is None) == integrated
+        assert ("OUT_OF_MEMORY" in capsys.readouterr().out) == integrated
+
+
 def test_a_kernel_that_is_missing(trt, monkeypatch, capsys):
     monkeypatch.setattr(kernels, "there", lambda node, network, config: node.op_type != "MatMul")
     assert build(trt, linear()) is None

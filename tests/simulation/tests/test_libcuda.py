@@ -79,6 +79,19 @@ def test_memory_streams_and_graphs_through_pointers(library):
     assert call(library, "cuStreamDestroy_v2", stream) == 400
 
 
+def test_a_context_is_needed_and_what_is_gone_is_no_event(library):
+    event, stream = made(library, "cuEventCreate", 2), made(library, "cuStreamCreate", 1)
+    assert call(library, "cuEventRecord", event, stream) == 0 == call(library, "cuEventDestroy_v2", event)
+    assert call(library, "cuEventDestroy_v2", event) == 400 == call(library, "cuEventSynchronize", event)
+    assert call(library, "cuEventRecord", event, stream) == 400
+    assert call(library, "cuStreamDestroy_v2", stream) == 0
+    context = made(library, "cuCtxPopCurrent_v2")
+    assert call(library, "cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p())) == 201
+    assert call(library, "cuMemAlloc_v2", ctypes.byref(ctypes.c_uint64()), 8) == 201
+    assert call(library, "cuCtxPushCurrent_v2", context + 1) == 201
+    assert call(library, "cuCtxPushCurrent_v2", context) == 0
+
+
 def test_statuses_are_numbers_and_texts_stay(library):
     assert call(library, "cuMemAlloc_v2", ctypes.byref(ctypes.c_uint64()), 1 << 21) == 2
     assert call(library, "cuMemAlloc_v2", None, 8) == 1

@@ -78,7 +78,7 @@ class TensorRTRunning(Running):
         plan = read_graph_plan(path)
         kept = [end.name for end in plan.inputs if end.name.startswith(DOMAIN)]
         with cuda.current():
-            free, _ = cuda.memory()
+            free = cuda.available()
         engine = FixedEngine(cuda, library, plan, TITLES[kind], kept)
         if kind == STEP and not self._told:
             self._told = True

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulation import simulated
+from simulation import CUDA, simulated
 from simulation.tensorrt.api import RELEASES
 
 from da3.runtime import Runtime
@@ -138,6 +138,22 @@ def test_the_other_graphs(release, home):
             for name, value in expected.items():
                 assert ours[name].shape == value.shape
                 assert np.abs(ours[name] - value).max() <= 1e-4 * np.abs(value).max(), (kind, name)
+
+
+@pytest.mark.parametrize("cuda", CUDA)
+def test_by_every_way_to_cuda(cuda, home):
+    """A graph that is opened, run on two domains and closed twice leaves nothing behind."""
+    with Bundle(home) as bundle, simulated(tensorrt="10.16.1", cuda=cuda):
+        running = TensorRTRunning("fp32", SLICE)
+        tensors, image = domain(bundle), batch(SLICE)["image"]
+        for _ in range(2):
+            runner = running.open(ANSWERS, bundle, CLASSES)
+            found = []
+            for factor in (1, 2):
+                runner.keep({name: array * np.float32(factor) for name, array in tensors.items()})
+                found += [runner.run({"image": image})["logits"] for _ in range(2)]
+            runner.close()
+            assert (found[0] == found[1]).all() and (found[2] == found[3]).all() and (found[0] != found[2]).any()
 
 
 def test_answers_are_those_of_the_runtime(home):

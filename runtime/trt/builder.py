@@ -10,7 +10,6 @@ from typing import Any, Dict, NamedTuple, Tuple
 
 from ..cuda.interface import Cuda
 from ..errors import BackendError
-from ..system.memory import available_bytes
 from .api import Library
 from .engines import Profile
 
@@ -21,14 +20,9 @@ _WORKSPACE = 1 << 30
 
 
 def default_workspace(cuda: Cuda) -> int:
-    """Bytes that TensorRT may take to work in where nobody says: 1 GiB, or half of what is free if that is less. The
-    context must be pushed."""
-    free = cuda.memory()[0]
-    if getattr(cuda.gpu, "integrated", False):
-        # The GPU shares the machine's memory, and does not count pages among the free that the system would give back
-        # at once, such as its cache of files.
-        free = available_bytes() or free
-    return min(_WORKSPACE, free // 2)
+    """Bytes that TensorRT may take to work in where nobody says: 1 GiB, or half of what can be reserved if that is
+    less. The context must be pushed."""
+    return min(_WORKSPACE, cuda.available() // 2)
 
 
 class Recipe(NamedTuple):

@@ -17,8 +17,8 @@ from da3.runtime import Runtime
 from da3.runtime.app.commands import main
 from da3.runtime.app.texts import render_report
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.cuda import interface
 from da3.runtime.errors import BackendError
-from da3.runtime.trt import builder
 from da3.runtime.trt.api import EngineContext
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
@@ -179,23 +179,18 @@ def test_one_picture_takes_the_memory_of_one(release, bundle, monkeypatch):
         assert abs(used["as it is", 1] - whole / (4 if says else 1)) <= 512  # to which it is rounded
 
 
-def test_the_workspace_is_half_of_what_the_machine_has_to_give(bundle, given, monkeypatch):
-    """A GPU with memory of its own counts what is free there; one without, what the system would free as well."""
-
-    class Memory:
-        def __init__(self, integrated):
-            self.gpu = type("Gpu", (), {"integrated": integrated})
-
-        def memory(self):
-            return 300 << 20, 4 << 30
-
-    workspace = builder.default_workspace
-    for available, wanted in ((900 << 20, 450 << 20), (9 << 30, 1 << 30), (None, 150 << 20)):
-        monkeypatch.setattr(builder, "available_bytes", lambda available=available: available)
-        assert workspace(Memory(False)) == 150 << 20 and workspace(Memory(True)) == wanted
-    with simulated(tensorrt=NEWEST, memory=1 << 30):
+@pytest.mark.parametrize("integrated, wanted", [(False, 1 << 29), (True, 450 << 20)])
+def test_the_workspace_is_half_of_what_can_be_reserved(integrated, wanted, bundle, given, monkeypatch):
+    """Of memory of its own, what is free; of the system's, what that can give."""
+    monkeypatch.setattr(interface, "available_bytes", lambda: 900 << 20)
+    with simulated(tensorrt=NEWEST, memory=1 << 30, integrated=integrated) as device:
+        device.store.load("another program", 200 << 20 if integrated else 0)
         build_engines(bundle)
-    assert {recipe.workspace for _, recipe in given} == {1 << 29}
+    assert {recipe.workspace for _, recipe in given} == {wanted}
+    given.clear()
+    with simulated(tensorrt=NEWEST, memory=8 << 30):
+        build_engines(bundle, force=True)
+    assert {recipe.workspace for _, recipe in given} == {1 << 30}
 
 
 # -- libraries
@@ -211,15 +206,17 @@ def test_libraries_are_asked_only_where_a_part_does_not_build_without(release, b
         assert {name for name, entry in entries(report).items() if entry["libraries"]} == {"block_1+adaptor"}
         with Bundle(bundle) as opened:
             assert describe_sets(opened).endswith("7 of 7, 1 with cuDNN or cuBLAS")
-        check_answers(bundle)
         again = build_engines(bundle, "fp16", (1, 4))
         assert (again.built, again.libraries) == (0, report.libraries)
+    with simulated(tensorrt=release, integrated=True) as device:
+        check_answers(bundle)  # the engine brings its libraries with it
+        assert device.store.account["library"] >= 600 << 20
     assert [recipe.libraries for _, recipe in given].count(True) == 1
 
 
 @pytest.mark.parametrize("release", RELEASES)
 def test_engines_need_no_libraries(release, bundle):
-    with simulated(tensorrt=release):
+    with simulated(tensorrt=release, integrated=True) as device:
         import tensorrt as trt
 
         old = [int(source) for name, source in trt.TacticSource.__members__.items() if name in kernels.LIBRARIES]
@@ -229,6 +226,7 @@ def test_engines_need_no_libraries(release, bundle):
         with Runtime(bundle, "tensorrt") as runtime:
             (mask,) = loaded(runtime)[1]
         assert not any(mask >> source & 1 for source in old)
+        assert device.store.account["library"] == 0, "what a Nano does not have to spare"
 
 
 # -- precision

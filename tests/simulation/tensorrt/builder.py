@@ -301,6 +301,7 @@ class Builder:
         plan = Plan.of(network, config, home)
         try:  # building needs memory too
             with home.device.lock:
+                kernels.load(plan.meta["tactics"], home.device)
                 home.device.timeline.forbid_in_capture("building")
                 home.device.store.give_back(home.device.allocate(plan.weights_size, "private").address, ("private",))
         except Fault as fault:

@@ -9,6 +9,7 @@ setOptimizationProfileAsync; NVIDIA/TensorRT issue 1597).
 import json
 from typing import Any
 
+from ..device.memory import Fault
 from . import kernels
 from .plan import Plan
 from .types import Crash, Dims, buffer, deprecated
@@ -45,6 +46,11 @@ class Runtime:
             return None
         if meta["gpu"] != home.device.name:
             home.log("WARNING", "Using an engine plan file across different models of devices is not recommended")
+        try:
+            kernels.load(meta["tactics"], home.device)
+        except Fault as fault:
+            home.log("ERROR", f"[defaultAllocator] Cuda Runtime ({fault})")
+            return None
         memory = home.take(plan.weights_size, "an engine's weights")
         return None if memory is None else home.new("ICudaEngine", self, plan, memory)
 

@@ -34,7 +34,8 @@ def check_engines(options: SelftestOptions, tell: Teller) -> None:
                             render_bytes(facts.scratch_bytes),
                         )
                         text += "" if facts.layers is None else ", %d layers" % len(facts.layers)
-                        text += "" if facts.seconds is None else ", built in %.1f s" % facts.seconds
+                        text += ", built in %.1f s in %s" % (facts.seconds, facts.precision)
+                        text += " with cuBLAS or cuDNN" if facts.libraries else ""
                         tell.find(PASS, "engine of %s" % _short(name), text, facts._asdict())
             except Da3Error as error:
                 tell.check(False, "engine of %s" % _short(name), str(error))

@@ -10,7 +10,7 @@ from ..bundle.bundle import Bundle
 from ..bundle.plan import LOGITS, exit_steps
 from ..calibration.confidence import confidence
 from ..engine import Runtime
-from ..errors import Da3Error
+from ..errors import BackendError, Da3Error
 from ..execution.choice import choose
 from ..records import Array, BatchResult, Domain, ExitRule
 from ..schedule.decisions import threshold
@@ -111,10 +111,14 @@ def _check_batch(
     tell.begin(name)
     count = len(truth.images)
     order = [(2 * number + number // count) % count for number in range(max(batch, count if batch == 1 else 0))]
-    results = [
-        runtime.run_batch(np.ascontiguousarray(truth.images[order[i : i + batch]]), truth.domain.name)
-        for i in range(0, len(order), batch)
-    ]
+    try:
+        results = [
+            runtime.run_batch(np.ascontiguousarray(truth.images[order[i : i + batch]]), truth.domain.name)
+            for i in range(0, len(order), batch)
+        ]
+    except BackendError as error:  # a gate, an exit or the answer is no number, among others
+        tell.check(False, name, str(error))
+        return
     logits, left, blocks = (
         np.concatenate([getattr(result, field) for result in results]) for field in ("logits", "left", "blocks")
     )

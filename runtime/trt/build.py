@@ -240,6 +240,7 @@ class _Build:
 
     def _build(self, spec: EngineSpec, number: int) -> Optional[Exceptions]:
         """Build and write one engine, or give the values that must lie otherwise for it to build."""
+        begun = time.time()
         first: Optional[BackendError] = None
         refused: Set[str] = set()
         for attempt in self._attempts(spec):
@@ -254,7 +255,7 @@ class _Build:
                 first = first or error
             else:
                 if attempt.found is None:
-                    self._keep(spec, number, attempt, made)
+                    self._keep(spec, number, attempt, made, time.time() - begun)
                 return attempt.found
         assert first is not None
         raise first
@@ -304,7 +305,7 @@ class _Build:
         )
         return _Made(self._builder.plan(data, recipe), hashlib.sha256(data).hexdigest())
 
-    def _keep(self, spec: EngineSpec, number: int, attempt: "_Attempt", made: "_Made") -> None:
+    def _keep(self, spec: EngineSpec, number: int, attempt: "_Attempt", made: "_Made", seconds: float) -> None:
         """Write an engine, and what was measured on the way."""
         name = spec.subgraph.segment.name
         entry = EngineEntry(
@@ -316,6 +317,7 @@ class _Build:
             layouts={tensor.tensor: tensor.layout for tensor in spec.tensors},
             precision=attempt.precision,
             libraries=attempt.libraries,
+            seconds=round(seconds, 3),
         )
         write_plan(self._set, spec.identity, entry, made.plan)
         write_timing(self._timing, self._builder.timing)

@@ -20,8 +20,8 @@ _WORKSPACE = 1 << 30
 
 
 def default_workspace(cuda: Cuda) -> int:
-    """Bytes that TensorRT may take to work in where nobody says: 1 GiB, or half of what can be had if that is less. The
-    context must be pushed."""
+    """Bytes that TensorRT may take to work in where nobody says: 1 GiB, or half of what can be reserved if that is
+    less. The context must be pushed."""
     return min(_WORKSPACE, cuda.available() // 2)
 
 

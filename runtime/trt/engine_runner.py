@@ -66,7 +66,7 @@ class EngineRunner:
         """Run what the engine context is set to; from the third time on as a graph, where there are graphs.
 
         address: that of the stream, as TensorRT takes it."""
-        if self._graphs and self._runs >= _EAGER_RUNS:
+        if self._graphs and self._runs >= _EAGER_RUNS and self._cuda.graphs:
             self._record(stream, address)
             if self.graph is not None:
                 self._cuda.launch(self.graph, stream)

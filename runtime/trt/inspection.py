@@ -16,14 +16,15 @@ from .store import Device, engines_folder, read_plan
 
 class EngineFacts(NamedTuple):
     """name: its subgraph's; plan_bytes: the file's size; scratch_bytes: what a context works in; layers: as the
-    release's inspector names them, None where it has none; seconds: that it took to build, None where it is not
-    known."""
+    release's inspector names them, None where it has none; seconds, precision, libraries: see EngineEntry."""
 
     name: str
     plan_bytes: int
     scratch_bytes: int
     layers: Optional[List[str]]
-    seconds: Optional[float]
+    seconds: float
+    precision: str
+    libraries: bool
 
 
 def describe_engines(
@@ -44,8 +45,20 @@ def describe_engines(
             yield name, None
             plan = read_plan(chosen.engines, spec.identity)
             engine = library.engine(plan, name)
-            seconds = getattr(chosen.engines.engines[spec.identity], "seconds", None)
-            yield name, EngineFacts(name, len(plan), engine.scratch, layers_of(engine), seconds)
+            entry = chosen.engines.engines[spec.identity]
+            layers = layers_of(engine)
+            yield (
+                name,
+                EngineFacts(
+                    name=name,
+                    plan_bytes=len(plan),
+                    scratch_bytes=engine.scratch,
+                    layers=layers,
+                    seconds=entry.seconds,
+                    precision=entry.precision,
+                    libraries=entry.libraries,
+                ),
+            )
             del engine
 
 

@@ -37,7 +37,8 @@ class Device(NamedTuple):
 class EngineEntry(NamedTuple):
     """What the index says of one engine. name: its subgraph's; plan: the file's name; sha256, nbytes: the file's;
     onnx_sha256: that of the graph it was built from; layouts: how each input and output lies in memory; precision: what
-    it computes in, which may not be what was asked for; libraries: whether it takes tactics from cuBLAS or cuDNN."""
+    it computes in, which may not be what was asked for; libraries: whether it takes tactics from cuBLAS or cuDNN;
+    seconds: that it took to build."""
 
     name: str
     plan: str
@@ -47,6 +48,7 @@ class EngineEntry(NamedTuple):
     layouts: Dict[str, str]
     precision: str
     libraries: bool
+    seconds: float
 
 
 class EngineSet(NamedTuple):
@@ -227,6 +229,7 @@ def _read_entry(content: Dict[str, Any]) -> EngineEntry:
         layouts={str(tensor): str(layout) for tensor, layout in content["layouts"].items()},
         precision=str(content["precision"]),
         libraries=bool(content["libraries"]),
+        seconds=float(content["seconds"]),
     )
 
 
@@ -240,4 +243,5 @@ def _entry_content(entry: EngineEntry) -> Dict[str, Any]:
         "layouts": entry.layouts,
         "precision": entry.precision,
         "libraries": entry.libraries,
+        "seconds": entry.seconds,
     }

@@ -73,6 +73,7 @@ def test_each_engine_is_built_once(bundle, release, precision):
     assert content["tensorrt"].startswith(release) and (content["gpu"], content["sm"]) == ("Orin", 87)
     assert content["batch"] == {"min": 1, "opt": 1, "max": 8} and content["total"] == ENGINES
     assert len(list((bundle / "engines").glob("timing-*-sm87-Orin.cache"))) == 1
+    assert all(0 < entry["seconds"] < 100 for entry in content["engines"].values())
     layouts = {layout for entry in content["engines"].values() for layout in entry["layouts"].values()}
     assert layouts == ({"LINEAR", "HWC8"} if precision == "fp16" else {"LINEAR"})
 

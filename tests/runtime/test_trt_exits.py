@@ -20,6 +20,7 @@ from test_exits import check, medians, read, rules
 from trt_answers import INSTALLED, NEWEST, PYTHON, inferences
 
 from da3.runtime import Bundle, Runtime
+from da3.runtime.bundle.plan import exit_steps
 from da3.runtime.errors import BackendError
 from da3.runtime.execution.program import BoundCall, Exits, in_order
 from da3.runtime.records import ExitRule
@@ -216,6 +217,15 @@ def test_calls_of_a_picture(release, cuda, engines, opened, monkeypatch):
             runtime.run_batch(x, name, **options)
             assert len(found) == calls and device.store.made == made
             assert device.timeline.waits[seen:] == ["event"] * calls
+
+
+def test_a_mobilenet_takes_five_calls(backbone_alone):
+    """Of the device, all exits passed; each exit's classifier and the head are the host's."""
+    with Bundle(backbone_alone) as bundle:
+        layout = join_plan(bundle.manifest, True)
+        exits = len(exit_steps(bundle.manifest.plan))
+    hosts = [call.subgraph.host for call in layout.calls]
+    assert hosts == [False, True] * (exits + 1) and hosts.count(False) <= 5
 
 
 def test_nothing_is_waited_for_where_nobody_leaves(engines, opened, monkeypatch):

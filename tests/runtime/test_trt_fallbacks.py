@@ -207,7 +207,6 @@ def test_libraries_are_asked_only_where_a_part_does_not_build_without(release, b
         assert {name for name, entry in entries(report).items() if entry["libraries"]} == {"block_1+adaptor"}
         with Bundle(bundle) as opened:
             assert describe_sets(opened).endswith("7 of 7, 1 with cuDNN or cuBLAS")
-        check_answers(bundle)
         again = build_engines(bundle, "fp16", (1, 4))
         assert (again.built, again.libraries) == (0, report.libraries)
         assert device.store.account["library"] == 640 << 20
@@ -232,7 +231,7 @@ def test_engines_need_no_libraries(release, bundle):
         with Runtime(bundle, "tensorrt") as runtime:
             (mask,) = loaded(runtime)[1]
         assert not any(mask >> source & 1 for source in old)
-        assert device.store.account["library"] == 0
+        assert device.store.account["library"] == 0, "what a Nano does not have to spare"
 
 
 # -- precision

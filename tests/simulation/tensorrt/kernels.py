@@ -5,9 +5,9 @@ releases: cuBLAS and cuDNN are on in 8.x, off from 10 on and gone in 11; cuBLASL
 8.6 leaves cuBLAS and cuDNN out of its core, whatever the sources say, unless a preview feature is off.
 """
 
-LIBRARIES = {"CUBLAS", "CUBLAS_LT", "CUDNN"}
-# What each takes of the memory once an engine that may use it is built or loaded: a Nano's, of TensorRT 8.2.
-_SIZES = {"CUBLAS": 240 << 20, "CUDNN": 400 << 20}
+# What each is assumed to take of a board's memory once it is loaded. A log of a Nano has 241 MiB for cuDNN on the CPU's
+# side alone (ultralytics/ultralytics issue 14751), one of a Xavier NX 617 and 586 on both (NVIDIA/TensorRT issue 3917).
+LIBRARIES = {"CUBLAS": 240 << 20, "CUBLAS_LT": 0, "CUDNN": 400 << 20}
 _PREVIEW = "DISABLE_EXTERNAL_TACTIC_SOURCES_FOR_CORE_0805"
 _OLD = ("CUBLAS", "CUBLAS_LT", "CUDNN", "EDGE_MASK_CONVOLUTIONS", "JIT_CONVOLUTIONS")
 
@@ -20,7 +20,7 @@ def sources(api):
 
 def default_sources(api, device):
     """The mask that a new configuration has."""
-    off = LIBRARIES if api.number >= (10,) else {"CUBLAS_LT"} if api.number < (8, 5) and device.sm < 80 else set()
+    off = set(LIBRARIES) if api.number >= (10,) else {"CUBLAS_LT"} if api.number < (8, 5) and device.sm < 80 else set()
     return sum(1 << number for name, number in sources(api).items() if name not in off)
 
 
@@ -36,9 +36,10 @@ def allowed(config):
 
 
 def load_libraries(device, names):
-    """Load those of the sources that are libraries. Fault OUT_OF_MEMORY where there is no room."""
-    for name in sorted(LIBRARIES & set(names)):
-        device.store.load(name, _SIZES.get(name, 0))
+    """Load the libraries among these sources, as building or reading an engine does that may use them. Fault
+    OUT_OF_MEMORY where there is no room."""
+    for name in sorted(LIBRARIES.keys() & set(names)):
+        device.store.load(name, LIBRARIES[name])
 
 
 def missing(network, config):

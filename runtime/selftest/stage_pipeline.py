@@ -2,7 +2,7 @@
 
 import threading
 import time
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -157,7 +157,9 @@ def judge(
     tell.check(error <= tolerance.chain and not top, name, text, values)
 
 
-def _flips(truth: _Truth, order: Sequence[int], expected: Decided, result: BatchResult, tolerance: Tolerance) -> Any:
+def _flips(
+    truth: _Truth, order: Sequence[int], expected: Decided, result: BatchResult, tolerance: Tolerance
+) -> Tuple[List[Dict[str, Any]], List[Dict[str, Any]]]:
     """([flips that rounding does not explain], [those that it does]): of exits, and of gates."""
     flips: List[Dict[str, Any]] = []
     excused: List[Dict[str, Any]] = []
@@ -207,7 +209,7 @@ def _check_mixed(
 ) -> None:
     """Rows of one batch that part: some leave at an exit, or skip a block, and others do not."""
     what = "%s, mixed rows" % name
-    exits = truth.answers.shape[1] - 1
+    exits = len(truth.domain.exits)
     if truth.gates is not None:
         theta = _between(truth.gates.logits[:, 0])
         if theta is None:
@@ -297,11 +299,10 @@ def _check_drift(tell: Teller, runtime: Runtime, truth: _Truth, tolerance: Toler
     first = _run(runtime, truth)
     seconds: List[float] = []
     started, worst, before = time.perf_counter(), 0.0, peak_bytes()
-    run: Callable[[], float] = time.perf_counter
-    while len(seconds) < wanted and run() - started < limit:
-        begun = run()
+    while len(seconds) < wanted and time.perf_counter() - started < limit:
+        begun = time.perf_counter()
         result = _run(runtime, truth)
-        seconds.append(run() - begun)
+        seconds.append(time.perf_counter() - begun)
         worst = max(worst, _differs(result, first))
         if len(seconds) % 100 == 0:
             tell.begin("drift: %d runs" % len(seconds))

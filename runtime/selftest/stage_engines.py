@@ -29,12 +29,13 @@ def check_engines(options: SelftestOptions, tell: Teller) -> None:
                         tell.begin("loading the engine of %s" % name)
                     elif name not in told:
                         told.add(name)
-                        text = "its plan has %s, a run works in %s" % (
+                        text = "%s, its plan has %s, a run works in %s" % (
+                            facts.precision,
                             render_bytes(facts.plan_bytes),
                             render_bytes(facts.scratch_bytes),
                         )
                         text += "" if facts.layers is None else ", %d layers" % len(facts.layers)
-                        text += "" if facts.seconds is None else ", built in %.1f s" % facts.seconds
+                        text += ", with tactics of cuBLAS or cuDNN" if facts.libraries else ""
                         tell.find(PASS, "engine of %s" % _short(name), text, facts._asdict())
             except Da3Error as error:
                 tell.check(False, "engine of %s" % _short(name), str(error))

@@ -15,15 +15,16 @@ from .store import Device, engines_folder, read_plan
 
 
 class EngineFacts(NamedTuple):
-    """name: its subgraph's; plan_bytes: the file's size; scratch_bytes: what a context works in; layers: as the
-    release's inspector names them, None where it has none; seconds: that it took to build, None where it is not
-    known."""
+    """name: its subgraph's; plan_bytes: the file's size; scratch_bytes: what a context works in at its greatest shapes;
+    precision: what it computes in, which may not be what was asked for; libraries: whether it takes tactics from cuBLAS
+    or cuDNN; layers: as the release's inspector names them, None where it has none."""
 
     name: str
     plan_bytes: int
     scratch_bytes: int
+    precision: str
+    libraries: bool
     layers: Optional[List[str]]
-    seconds: Optional[float]
 
 
 def describe_engines(
@@ -44,8 +45,11 @@ def describe_engines(
             yield name, None
             plan = read_plan(chosen.engines, spec.identity)
             engine = library.engine(plan, name)
-            seconds = getattr(chosen.engines.engines[spec.identity], "seconds", None)
-            yield name, EngineFacts(name, len(plan), engine.scratch, layers_of(engine), seconds)
+            entry = chosen.engines.engines[spec.identity]
+            yield (
+                name,
+                EngineFacts(name, len(plan), engine.scratch, entry.precision, entry.libraries, layers_of(engine)),
+            )
             del engine
 
 

@@ -74,8 +74,8 @@ def check_pipeline(options: SelftestOptions, tell: Teller) -> None:
             except Da3Error as error:
                 tell.check(False, title_of(name), str(error))
         checks: Dict[str, Callable[[], None]] = {
-            "switches between domains": lambda: _check_switches(tell, runtime, known, tolerance),
-            "threads": lambda: _check_threads(tell, runtime, known, tolerance),
+            "switches between %d domains" % len(known): lambda: _check_switches(tell, runtime, known, tolerance),
+            "%d threads" % _THREADS: lambda: _check_threads(tell, runtime, known, tolerance),
             "drift": lambda: _check_drift(tell, runtime, known[-1], tolerance, options.quick),
         }
         for what, check in checks.items() if known else ():

@@ -9,10 +9,10 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional
 import numpy as np
 
 from ..bundle.bundle import Bundle
-from ..bundle.plan import IMAGE, exit_steps
+from ..bundle.plan import IMAGE
 from ..engine import Runtime
 from ..errors import Da3Error
-from ..records import Array
+from ..records import Array, Domain
 from ..schedule.layout import join_plan
 from ..system.percentiles import percentiles_ms
 from .findings import PASS, SKIP, Teller
@@ -64,7 +64,7 @@ def check_timing(options: SelftestOptions, tell: Teller) -> None:
         for name in subject_names(runtime.bundle, quick=True):
             try:
                 domain = runtime.load(read_subject(runtime.bundle, name).domain)
-                _time_subject(tell, runtime, title_of(name), domain.name, image, budget)
+                _time_subject(tell, runtime, title_of(name), domain, image, budget)
             except Da3Error as error:
                 tell.check(False, title_of(name), str(error))
         photo = np.tile(golden_pictures()[0], (_PHOTO[0] // 32 + 1, _PHOTO[1] // 32, 1))[: _PHOTO[0]]
@@ -76,27 +76,27 @@ def check_timing(options: SelftestOptions, tell: Teller) -> None:
     tell.note("sensors after", sensors())
 
 
-def _time_subject(tell: Teller, runtime: Runtime, name: str, domain: str, image: Array, budget: Budget) -> None:
+def _time_subject(tell: Teller, runtime: Runtime, name: str, domain: Domain, image: Array, budget: Budget) -> None:
     manifest = runtime.bundle.manifest
-    exits = len(exit_steps(manifest.plan))
+    exits = len(domain.exits)
     closable = [i for i, block in enumerate(manifest.blocks) if block.skip_flops is not None]
     _say(
         tell,
         "%s, %s" % (name, ALL_ON),
-        lambda: runtime.run_batch(image, domain, force_all_blocks=True),
+        lambda: runtime.run_batch(image, domain.name, force_all_blocks=True),
         budget,
         ALL_ON if name == BACKBONE else None,
     )
-    _say(tell, "%s, as the domain has it" % name, lambda: runtime.run_batch(image, domain), budget)
+    _say(tell, "%s, as the domain has it" % name, lambda: runtime.run_batch(image, domain.name), budget)
     half = "%s, half skipped" % name
     if exits:
         middle = exits // 2
         half = "%s, left at exit %d of %d" % (name, middle, exits)
-        _say(tell, half, lambda: runtime.run_batch(image, domain, leave_at=middle), budget)
+        _say(tell, half, lambda: runtime.run_batch(image, domain.name, leave_at=middle), budget)
     elif closable:
         gates = dict.fromkeys(closable[::2], False)
         try:
-            _say(tell, half, lambda: runtime.run_batch(image, domain, gates=gates), budget)
+            _say(tell, half, lambda: runtime.run_batch(image, domain.name, gates=gates), budget)
         except Da3Error as error:  # engines are built for what domains close, and for nothing else
             tell.find(SKIP, half, str(error))
     else:

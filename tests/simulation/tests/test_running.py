@@ -1,5 +1,7 @@
 """What the simulated engines and contexts refuse, and what they record where real TensorRT's behaviour is undefined."""
 
+import json
+import sys
 import threading
 
 import numpy as np
@@ -23,6 +25,16 @@ def bound(request):
 
 
 # -- plans
+
+
+def test_an_inspector_names_layers(bound):
+    trt = sys.modules["tensorrt"]
+    inspector = bound.engine.create_engine_inspector()
+    found = json.loads(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
+    assert len(found["Layers"]) > 0 and {"x", "y"} <= set(found["Bindings"])
+    assert inspector.get_engine_information(trt.LayerInformationFormat.ONELINE).split("\n") == found["Layers"]
+    with pytest.raises(TypeError):
+        inspector.get_engine_information("JSON")
 
 
 def plan_of(release, **options):

@@ -60,18 +60,18 @@ def render(evaluation: Evaluation, found: Scores) -> str:
 
 
 def render_comparison(
-    comparison: Comparison, first: Dict[str, Any], second: Dict[str, Any], titles: Sequence[str]
+    comparison: Comparison, first: Dict[str, Any], second: Dict[str, Any], sides: Sequence[str]
 ) -> str:
     """Two evaluations side by side, as objects of their record, and what the test says."""
-    rows = [["", *(printable(title) for title in titles)]]
+    rows = [["", *(printable(side) for side in sides)]]
     for name, path, form in _FIGURES:
         rows.append([name, *(_figure(one, path, form) for one in (first, second))])
     c = comparison
     lines = table(rows, right=(1, 2))
     lines += [
         "",
-        "of the %d photos that both answered, %d only the first has right, %d only the second; %.1f %% have the same answer"
-        % (c.photos, c.only_first, c.only_second, 100.0 * c.same_answer / c.photos),
+        "of the %d photos that both answered, %d only the first has right, %d only the second; "
+        "%.1f %% have the same answer" % (c.photos, c.only_first, c.only_second, 100.0 * c.same_answer / c.photos),
         "the first is %+.1f points (standard error %.1f) from the second; McNemar's exact test: p = %s, %s"
         % (
             100 * c.difference,
@@ -84,8 +84,8 @@ def render_comparison(
 
 
 def titles(evaluations: Sequence[Dict[str, Any]], earlier: Optional[str] = None) -> Tuple[str, ...]:
-    """What to call the sides of a comparison: by their domains, and by what differs where that is the same. earlier: the
-    file that the second one is from."""
+    """What to call the sides of a comparison: by their domains, and by what differs where that is the same.
+    earlier: the file that the second one is from."""
     found = [[str(one["domain"]["name"])] for one in evaluations]
     if earlier is not None:
         found[1].append("(%s)" % earlier)

@@ -9,8 +9,10 @@ _LINE_EVERY_S = 10.0  # where nothing can be redrawn: in a log
 
 
 class Progress:
-    """A line on stderr that counts images, once the work takes more than two seconds. A terminal has one that changes; with
-    `logged`, what is no terminal gets a new one every ten seconds."""
+    """A line on stderr that counts images, once the work takes more than two seconds.
+
+    A terminal has one that changes; with `logged`, what is no terminal gets a new one every ten seconds.
+    """
 
     def __init__(self, err: TextIO, total: int, what: str, logged: bool = False) -> None:
         """total: how many there are of `what`: paths, photos."""

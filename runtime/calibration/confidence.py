@@ -97,10 +97,8 @@ def reliability(sure: Array, right: Array) -> Tuple[Bin, ...]:
 def gap_error(bins: Sequence[Bin]) -> float:
     """Expected calibration error, 0 to 1: |accuracy - confidence| of each bin, weighted by its photos; there must be
     one."""
-    photos = sum(one.photos for one in bins)
-    gaps = [
-        one.photos * abs(one.accuracy - one.confidence)
-        for one in bins
-        if one.accuracy is not None and one.confidence is not None
-    ]
-    return sum(gaps) / photos
+    gaps = 0.0
+    for one in bins:
+        if one.accuracy is not None and one.confidence is not None:
+            gaps += one.photos * abs(one.accuracy - one.confidence)
+    return gaps / sum(one.photos for one in bins)

@@ -126,6 +126,15 @@ def _add_run_engine(parser: argparse.ArgumentParser) -> None:
     _add_bundle(parser, "bundle folder or zip")
     add("-d", "--domain", help="a domain of the bundle, or a .da3 pack (default: the only one)")
     add("--json", action="store_true", help="print one JSON object on stdout, and nothing else there")
+    add("--save-json", metavar="FILE", help="write that object to a file")
+    add("--save-csv", metavar="FILE", help="write a row for each image")
+    add("--save-pictures", metavar="FOLDER", help="write each picture with its answer on it")
+    add("--unsure-below", type=_within(0, 1), metavar="P", help="copy pictures whose probability is below, such as 0.6")
+    add(
+        "--to",
+        metavar="FOLDER",
+        help="where --unsure-below copies to: a subfolder for each class",
+    )
     add("--top-k", type=_at_least(1), default=1, metavar="K", help="labels to print per image (default: 1)")
     add("--batch-size", type=_at_least(1), default=1, metavar="B", help="images per run of the engine (default: 1)")
     add("--force-all-blocks", action="store_true", help="skip nothing, and leave at no exit")
@@ -147,6 +156,16 @@ def _run_engine(options: argparse.Namespace) -> int:
     from ..execution.timing import Repeated, run_once
     from .predict import predict
     from .report import as_json, render
+    from .saving import as_csv, check_writable, write_text
+
+    for option, file in (("--save-json", options.save_json), ("--save-csv", options.save_csv)):
+        if file is not None:
+            check_writable(file, option)
+    results = None
+    if any(value is not None for value in (options.save_pictures, options.unsure_below, options.to)):
+        from .results import Results, Wanted
+
+        results = Results(Wanted(options.save_pictures, options.unsure_below, options.to))
 
     run = run_once
     if options.repeat is not None or options.warmup is not None:
@@ -163,8 +182,15 @@ def _run_engine(options: argparse.Namespace) -> int:
         precision=options.precision,
         engines=options.engines,
         run=run,
+        on_prediction=results,
     )
+    if options.save_json is not None:
+        write_text(options.save_json, json.dumps(as_json(done, options.top_k)) + "\n", "--save-json")
+    if options.save_csv is not None:
+        write_text(options.save_csv, as_csv(done), "--save-csv")
     say(json.dumps(as_json(done, options.top_k)) if options.json else render(done, options.top_k))
+    if results is not None and not options.json:
+        say("\n".join(results.summary()))
     if done.failed:
         sys.stderr.write("error: %d of the images could not be read\n" % len(done.failed))
     return 1 if done.failed else 0

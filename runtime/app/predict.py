@@ -48,7 +48,7 @@ def predict(
     precision: Optional[str] = None,
     engines: Optional[str] = None,
     run: Callable[[RunBatch, Array], TimedResult] = run_once,
-    on_prediction: Callable[[str, Prediction], None] = lambda path, prediction: None,
+    on_prediction: Optional[Callable[[str, Prediction], None]] = None,
     stdin: Optional[TextIO] = None,
     stderr: Optional[TextIO] = None,
 ) -> Run:
@@ -84,7 +84,8 @@ def predict(
             batch_s.extend(seconds)
             decode_s.extend(batch.seconds)
             for path, prediction in zip(batch.names, runtime.predictions(result)):
-                on_prediction(path, prediction)
+                if on_prediction is not None:
+                    on_prediction(path, prediction)
                 predictions.append((path, prediction))
             progress.show(len(predictions), len(failed))
         progress.end()

@@ -7,6 +7,7 @@ from .answers import Answers, Exits, Outcome, decide, outcome
 from .checks import CrossFit, Permuted, best_static, cross_fit, halves, permuted
 from .choice import NOBODY, Choice, Goal, Point, choose, curve, exits_at, expected_drops
 from .confidence import (
+    BINS,
     Bin,
     calibration_error,
     confidence,
@@ -18,6 +19,7 @@ from .confidence import (
 )
 
 __all__ = [
+    "BINS",
     "NOBODY",
     "Answers",
     "Bin",

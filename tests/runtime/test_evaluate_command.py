@@ -69,15 +69,16 @@ def test_what_it_prints(run, photos):
 
 
 def test_files(run, photos, tmp_path):
-    code, out, _ = run(photos, "--json", tmp_path / "new" / "x.json", "--csv", tmp_path / "x.csv", "--batch-size", 4)
-    record = json.loads((tmp_path / "new" / "x.json").read_text())
+    folder = tmp_path / "new"
+    code, out, _ = run(photos, "--json", folder / "x.json", "--csv", folder / "x.csv", "--batch-size", 4)
+    record = json.loads((folder / "x.json").read_text())
     assert code == 0 and record["evaluations"][0]["scores"]["photos"] == 21 and "latency per batch of 4" in out
     assert record["comparison"] is None and record["evaluations"][0]["settings"]["batch_size"] == 4
-    rows = (tmp_path / "x.csv").read_text().splitlines()
+    rows = (folder / "x.csv").read_text().splitlines()
     assert len(rows) == 22 and rows[1].startswith("flowers_0/0.png,flowers_0,")
     code, out, err = run(photos, "--json", "-")
     assert (code, err) == (0, "") and len(json.loads(out)["evaluations"][0]["photos"]) == 21
-    assert sorted(os.listdir(tmp_path)) == ["new", "x.csv"]  # nothing half-written beside them
+    assert sorted(os.listdir(folder)) == ["x.csv", "x.json"]  # nothing half-written beside them
 
 
 def test_a_csv_of_photos_and_what_run_engine_saved(run, bundle, photos, tmp_path, capsys):
@@ -100,13 +101,14 @@ def test_accuracy_below_what_is_asked(run, photos, tmp_path):
 
 
 def test_a_photo_that_cannot_be_read(run, photos, tmp_path):
-    (tmp_path / "flowers_0").mkdir()
-    (tmp_path / "flowers_0" / "bad.jpg").write_bytes(b"no picture")
-    (tmp_path / "flowers_1").symlink_to(photos / "flowers_1")
-    code, out, err = run(tmp_path)
+    folder = tmp_path / "some"
+    (folder / "flowers_0").mkdir(parents=True)
+    (folder / "flowers_0" / "bad.jpg").write_bytes(b"no picture")
+    (folder / "flowers_1").symlink_to(photos / "flowers_1")
+    code, out, err = run(folder)
     assert code == 1 and "7 photos" in out
     assert "bad.jpg is not a readable picture" in err and err.endswith("error: 1 of the photos could not be read\n")
-    assert run(tmp_path, "--min-accuracy", 100)[0] == 3
+    assert run(folder, "--min-accuracy", 100)[0] == 3
 
 
 def test_against_all_blocks_and_an_earlier_evaluation(run, photos, tmp_path):

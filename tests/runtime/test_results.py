@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -125,7 +126,7 @@ def test_unsure_pictures_are_copied_to_be_labelled(run, photos, tmp_path, predic
     copies = {name: list((tmp_path / "next" / name).iterdir()) for name in os.listdir(tmp_path / "next")}
     assert {name: len(paths) for name, paths in copies.items()} == {name: len(paths) for name, paths in wanted.items()}
     found = sorted(path.read_bytes() for paths in copies.values() for path in paths)
-    assert found == sorted(open(path, "rb").read() for paths in wanted.values() for path in paths)
+    assert found == sorted(Path(path).read_bytes() for paths in wanted.values() for path in paths)
     before = sorted((tmp_path / "next").glob("*/*"))
     assert run(photos, "--unsure-below", limit, "--to", tmp_path / "next")[0] == 0
     assert sorted((tmp_path / "next").glob("*/*")) == before  # what is there already is not copied again
@@ -138,7 +139,7 @@ def test_nothing_that_is_there_is_overwritten(predictions, tmp_path):
     there.write_bytes(b"something else")
     Results(Wanted(unsure_below=1.0, to=str(tmp_path / "next")))(path, prediction)
     assert there.read_bytes() == b"something else"
-    assert (there.parent / "0-2.png").read_bytes() == open(path, "rb").read()
+    assert (there.parent / "0-2.png").read_bytes() == Path(path).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,7 @@ def _letters_cv2(text: str) -> Array:
         import cv2
     except ImportError:
         raise ImageError("cannot draw on pictures without an image library: pip install 'pillow>=6'")
+    text = text.encode("ascii", "backslashreplace").decode("ascii")  # the letters that OpenCV's fonts had before 5
     (width, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, 1.5, 3)
     (_, height), below = cv2.getTextSize(_TALL, cv2.FONT_HERSHEY_SIMPLEX, 1.5, 3)
     canvas = np.zeros((height + below + 6, width + 6), np.uint8)

@@ -71,4 +71,4 @@ def exact_mcnemar(only_first: int, only_second: int) -> float:
     for i in range(fewer):
         term = term * (n - i) // (i + 1)
         total += term
-    return min(1.0, 2 * total / 2**n)
+    return min(1.0, 2 * total / (1 << n))

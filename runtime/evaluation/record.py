@@ -22,8 +22,19 @@ from .scores import Scores, score
 FORMAT = 1
 KIND = "da3 evaluation"
 _LIMIT = 2**30  # bytes; a million photos take a third of it
-_COLUMNS = ("path", "label", "answer", "correct", "probability", "label_probability", "rank", "exit", "blocks_run")
-_COLUMNS += ("flops_share", "engine_ms")
+_COLUMNS = (
+    "path",
+    "label",
+    "answer",
+    "correct",
+    "probability",
+    "label_probability",
+    "rank",
+    "exit",
+    "blocks_run",
+    "flops_share",
+    "engine_ms",
+)
 _AGAINST = ("answer", "correct", "probability", "exit", "flops_share", "engine_ms")
 
 

@@ -85,7 +85,6 @@ def score(evaluation: Evaluation) -> Scores:
     confusion = np.bincount(labels * count + answers, minlength=count * count).reshape(count, count)
     bins = reliability(sure, right)
     classes = _classes(evaluation, confusion, labels, left, shares, seconds)
-    having = [one for one in classes if one.photos]
     correct = int(right.sum())
     return Scores(
         photos=len(rows),
@@ -93,8 +92,8 @@ def score(evaluation: Evaluation) -> Scores:
         top1=float(right.mean()),
         top5=float((ranks <= TOP).mean()),
         interval=wilson_interval(correct, len(rows)),
-        balanced_accuracy=_mean([one.recall for one in having]),
-        macro_f1=_mean([one.f1 for one in having]),
+        balanced_accuracy=_mean([one.recall for one in classes]),
+        macro_f1=_mean([one.f1 for one in classes]),
         confidence=float(sure.mean()),
         calibration_error=gap_error(bins),
         bins=bins,
@@ -159,5 +158,6 @@ def _exits(ends: int, left: Array, right: Array, shares: Array) -> Tuple[ExitSco
 
 
 def _mean(values: List[Optional[float]]) -> float:
+    """Of those that are known: a class without photos has neither recall nor F1."""
     found = [value for value in values if value is not None]
     return sum(found) / len(found) if found else 0.0

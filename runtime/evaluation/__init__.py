@@ -1,7 +1,7 @@
 """How good a domain is, and what it costs: answers to labelled photos, scores from them, two of them compared."""
 
 from .answering import Answered, Evaluation, Settings, evaluate
-from .comparison import Comparison, compare, exact_mcnemar
+from .comparison import Comparison, Verdict, compare, exact_mcnemar
 from .labelled import LabelledPhotos, read_labelled
 from .record import FORMAT, Earlier, as_csv, as_record, describe, read_record, verdicts
 from .scores import ClassScore, ExitScore, Scores, score, wilson_interval
@@ -17,6 +17,7 @@ __all__ = [
     "LabelledPhotos",
     "Scores",
     "Settings",
+    "Verdict",
     "as_csv",
     "as_record",
     "compare",

@@ -1,11 +1,20 @@
 """Two evaluations of the same photos: how much better one is, and whether that could be luck."""
 
 import math
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional
 
 from ..errors import DataError
 
-Verdicts = Dict[str, Tuple[str, str]]  # photo's name -> (label, answer), by the names of classes
+
+class Verdict(NamedTuple):
+    """A photo's answer, by the names of classes. nbytes: the size of its file, None if that is not known."""
+
+    label: str
+    answer: str
+    nbytes: Optional[int] = None
+
+
+Verdicts = Dict[str, Verdict]  # by the photo's name
 
 
 class Comparison(NamedTuple):
@@ -25,25 +34,26 @@ class Comparison(NamedTuple):
 
 
 def compare(first: Verdicts, second: Verdicts) -> Comparison:
-    """Pair the answers photo by photo. Raises DataError if no photo is in both, or one bears two labels.
+    """Pair the answers photo by photo, by name and size of its file: the photos of train/ and val/ may have the same
+    names. Raises DataError if no photo is in both, or one bears two labels.
 
     The standard error of the difference of paired shares is sqrt(b + c - (b - c)^2 / n) / n (Agresti, Categorical Data
     Analysis, 11.1), b and c being the photos that only one of the two answers right.
     """
-    names = [name for name in first if name in second]
+    names = [name for name in first if name in second and _same_file(first[name], second[name])]
     if not names:
         raise DataError("the two evaluations have no photo in common: evaluate both on the same folder or CSV")
     counts = {(a, b): 0 for a in (False, True) for b in (False, True)}
     same = 0
     for name in names:
-        (label, one), (other_label, other) = first[name], second[name]
-        if label != other_label:
+        one, other = first[name], second[name]
+        if one.label != other.label:
             raise DataError(
                 "%s is labelled %r in one evaluation and %r in the other: evaluate both on the same labels"
-                % (name, label, other_label)
+                % (name, one.label, other.label)
             )
-        counts[one == label, other == label] += 1
-        same += one == other
+        counts[one.answer == one.label, other.answer == other.label] += 1
+        same += one.answer == other.answer
     n, b, c = len(names), counts[True, False], counts[False, True]
     return Comparison(
         photos=n,
@@ -56,6 +66,10 @@ def compare(first: Verdicts, second: Verdicts) -> Comparison:
         standard_error=math.sqrt(b + c - (b - c) ** 2 / float(n)) / n,
         p=exact_mcnemar(b, c),
     )
+
+
+def _same_file(one: Verdict, other: Verdict) -> bool:
+    return None in (one.nbytes, other.nbytes) or one.nbytes == other.nbytes
 
 
 def exact_mcnemar(only_first: int, only_second: int) -> float:

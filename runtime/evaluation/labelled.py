@@ -32,9 +32,17 @@ class LabelledPhotos(NamedTuple):
         """Of every photo's name, label and size in bytes: the same photos, were they moved, give the same."""
         listing = hashlib.sha256()
         for path, label in self.photos:
-            size = os.path.getsize(path) if os.path.exists(path) else -1
-            listing.update(("%s\0%s\0%d\n" % (self.name(path), self.classes[label], size)).encode("utf-8", "replace"))
+            entry = "%s\0%s\0%s\n" % (self.name(path), self.classes[label], file_size(path))
+            listing.update(entry.encode("utf-8", "replace"))
         return listing.hexdigest()
+
+
+def file_size(path: str) -> Optional[int]:
+    """In bytes; None where the file is gone."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None
 
 
 def read_labelled(source: Union[str, "os.PathLike[str]"], classes: Sequence[str]) -> LabelledPhotos:

@@ -10,13 +10,14 @@ import os
 import time
 from typing import Any, Dict, NamedTuple, Optional, Sequence
 
-from ..bundle.jsonfile import check_format, parse_object
+from ..bundle.jsonfile import Object, check_format, parse_object
 from ..errors import BundleError, DataError
 from ..records import Domain
 from ..system.machine import conditions
 from ..system.versions import VERSION, distribution_version
 from .answering import Answered, Evaluation
-from .comparison import Comparison, Verdicts
+from .comparison import Comparison, Verdict, Verdicts
+from .labelled import file_size
 from .scores import Scores, score
 
 FORMAT = 1
@@ -98,9 +99,12 @@ def describe(evaluation: Evaluation, scores: Optional[Scores] = None) -> Dict[st
 
 
 def verdicts(evaluation: Evaluation) -> Verdicts:
-    """Photo's name -> (label, answer)."""
+    """What each photo was answered with, by its name."""
     classes, name = evaluation.domain.classes, evaluation.photos.name
-    return {name(row.path): (classes[row.label], classes[row.answer]) for row in evaluation.answered}
+    return {
+        name(row.path): Verdict(classes[row.label], classes[row.answer], file_size(row.path))
+        for row in evaluation.answered
+    }
 
 
 def read_record(path: str) -> Earlier:
@@ -122,7 +126,7 @@ def read_record(path: str) -> Earlier:
         if not found:
             raise DataError("%s holds no evaluation" % path)
         rows = found[0].objects("photos")
-        answers = {row.text("path"): (row.text("label"), row.text("answer")) for row in rows}
+        answers = {row.text("path"): _verdict(row) for row in rows}
         found[0].object("domain").text("name")
         scores = found[0].object("scores")
         for key in ("top1", "flops_share"):
@@ -130,6 +134,11 @@ def read_record(path: str) -> Earlier:
     except BundleError as error:
         raise DataError(str(error))
     return Earlier(path, found[0].raw, answers)
+
+
+def _verdict(row: Object) -> Verdict:
+    nbytes = None if row.optional("bytes") is None else row.integer("bytes")
+    return Verdict(row.text("label"), row.text("answer"), nbytes)
 
 
 def as_csv(evaluation: Evaluation, against: Optional[Evaluation] = None) -> bytes:
@@ -165,6 +174,7 @@ def _row(row: Answered, evaluation: Evaluation) -> Dict[str, Any]:
     classes = evaluation.domain.classes
     return {
         "path": evaluation.photos.name(row.path),
+        "bytes": file_size(row.path),
         "label": classes[row.label],
         "answer": classes[row.answer],
         "correct": row.correct,

@@ -15,6 +15,7 @@ from da3.runtime.calibration import BINS, gap_error, reliability
 from da3.runtime.errors import DataError, ImageError
 from da3.runtime.evaluation import (
     FORMAT,
+    Verdict,
     as_csv,
     as_record,
     compare,
@@ -274,8 +275,10 @@ def test_mcnemar_of_many_photos():
 
 
 def test_two_sets_of_answers_are_paired():
-    first = {"1": ("a", "a"), "2": ("a", "b"), "3": ("b", "b"), "4": ("b", "a"), "5": ("b", "b")}
-    second = {"1": ("a", "a"), "2": ("a", "b"), "3": ("b", "a"), "4": ("b", "b"), "5": ("b", "a"), "6": ("a", "a")}
+    labels, answers, others = "aabbb", "abbab", "ababa"
+    first = {str(i): Verdict(*pair) for i, pair in enumerate(zip(labels, answers, strict=True))}
+    second = {str(i): Verdict(*pair) for i, pair in enumerate(zip(labels, others, strict=True))}
+    second["9"] = Verdict("a", "a")
     found = compare(first, second)
     assert found[:6] == (5, 1, 2, 1, 1, 2)  # photos, both, only_first, only_second, neither, same_answer
     assert found.difference == pytest.approx(0.2) and found.p == 1.0
@@ -283,9 +286,17 @@ def test_two_sets_of_answers_are_paired():
     assert found.standard_error == pytest.approx(paired.std() / np.sqrt(5))
     assert compare(second, first).difference == pytest.approx(-0.2)
     with pytest.raises(DataError, match="no photo in common"):
-        compare(first, {"7": ("a", "a")})
-    with pytest.raises(DataError, match="3 is labelled 'b' in one evaluation and 'a' in the other"):
-        compare(first, {"3": ("a", "a")})
+        compare(first, {"7": Verdict("a", "a")})
+    with pytest.raises(DataError, match="2 is labelled 'b' in one evaluation and 'a' in the other"):
+        compare(first, {"2": Verdict("a", "a")})
+
+
+def test_photos_that_only_share_a_name_are_not_paired():
+    first = {"a/1.jpg": Verdict("a", "a", 10), "a/2.jpg": Verdict("a", "b", 20), "a/3.jpg": Verdict("a", "a", None)}
+    second = {"a/1.jpg": Verdict("a", "a", 11), "a/2.jpg": Verdict("a", "a", 20), "a/3.jpg": Verdict("a", "a", 7)}
+    assert compare(first, second)[:4] == (2, 1, 0, 1)
+    with pytest.raises(DataError, match="no photo in common"):
+        compare({"a/1.jpg": first["a/1.jpg"]}, second)
 
 
 # -- records
@@ -314,7 +325,11 @@ def test_what_a_record_says(evaluated, photos, runtime):
     assert set(one["timing"]["batch_ms"]) == {"p50", "p90", "p99"} and one["timing"]["beside_decoding"] is True
     row, answered = one["photos"][8], evaluated.answered[8]
     assert (photos / row["path"]).is_file() and row["label"] == "flowers_1"
-    assert row["correct"] == answered.correct and row["exit"] == answered.exit
+    assert (
+        row["bytes"] == (photos / row["path"]).stat().st_size
+        and row["correct"] == answered.correct
+        and row["exit"] == answered.exit
+    )
     assert row["engine_ms"] == pytest.approx(1e3 * answered.engine_s)
     assert sum(n["photos"] for n in one["reliability"]) == sum(n["photos"] for n in one["exits"]) == 21
 

@@ -167,7 +167,7 @@ def test_what_cannot_be_done_is_said_first(run, photos, tmp_path):
         (("--to", tmp_path), "--unsure-below and --to go together"),
         (("--save-pictures", tmp_path / "file"), "there is a file of that name"),
         (("--unsure-below", 0.6, "--to", tmp_path / "file"), "--to: cannot make the folder"),
-        (("--save-json", tmp_path), "--save-json"),
+        (("--save-json", tmp_path), "is a folder: name a file in it"),
         (("--save-csv", tmp_path / "file" / "x.csv"), "--save-csv: cannot make the folder"),
     ):
         code, out, err = run(photos, *words)

@@ -126,6 +126,15 @@ def _add_run_engine(parser: argparse.ArgumentParser) -> None:
     _add_bundle(parser, "bundle folder or zip")
     add("-d", "--domain", help="a domain of the bundle, or a .da3 pack (default: the only one)")
     add("--json", action="store_true", help="print one JSON object on stdout, and nothing else there")
+    add("--save-json", metavar="FILE", help="write that object to a file")
+    add("--save-csv", metavar="FILE", help="write a row for each image")
+    add("--save-pictures", metavar="FOLDER", help="write each picture with its answer on it")
+    add("--unsure-below", type=_within(0, 1), metavar="P", help="copy pictures whose probability is below, such as 0.6")
+    add(
+        "--to",
+        metavar="FOLDER",
+        help="where --unsure-below copies to: a subfolder for each class",
+    )
     add("--top-k", type=_at_least(1), default=1, metavar="K", help="labels to print per image (default: 1)")
     add("--batch-size", type=_at_least(1), default=1, metavar="B", help="images per run of the engine (default: 1)")
     add("--force-all-blocks", action="store_true", help="skip nothing, and leave at no exit")
@@ -144,9 +153,19 @@ def _add_run_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def _run_engine(options: argparse.Namespace) -> int:
-    from .measure import Repeated
-    from .predict import predict, run_once
+    from ..execution.timing import Repeated, run_once
+    from .predict import predict
     from .report import as_json, render
+    from .saving import as_csv, check_writable, write_text
+
+    for option, file in (("--save-json", options.save_json), ("--save-csv", options.save_csv)):
+        if file is not None:
+            check_writable(file, option)
+    results = None
+    if any(value is not None for value in (options.save_pictures, options.unsure_below, options.to)):
+        from .results import Results, Wanted
+
+        results = Results(Wanted(options.save_pictures, options.unsure_below, options.to))
 
     run = run_once
     if options.repeat is not None or options.warmup is not None:
@@ -163,8 +182,15 @@ def _run_engine(options: argparse.Namespace) -> int:
         precision=options.precision,
         engines=options.engines,
         run=run,
+        on_prediction=results,
     )
+    if options.save_json is not None:
+        write_text(options.save_json, json.dumps(as_json(done, options.top_k)) + "\n", "--save-json")
+    if options.save_csv is not None:
+        write_text(options.save_csv, as_csv(done), "--save-csv")
     say(json.dumps(as_json(done, options.top_k)) if options.json else render(done, options.top_k))
+    if results is not None and not options.json:
+        say("\n".join(results.summary()))
     if done.failed:
         sys.stderr.write("error: %d of the images could not be read\n" % len(done.failed))
     return 1 if done.failed else 0
@@ -332,6 +358,40 @@ def _selftest(options: argparse.Namespace) -> int:
     return selftest_and_say(options)
 
 
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("photos", help="folder with a subfolder per class, or CSV of path,label")
+    _add_bundle(parser, "bundle folder or zip")
+    add("-d", "--domain", help="a domain of the bundle, or a .da3 pack (default: the only one)")
+    add("--json", metavar="FILE", help="write everything, each photo's answer too; - is stdout, and nothing else there")
+    add("--csv", metavar="FILE", help="write a row for each photo")
+    add("--min-accuracy", type=_within(0, 100), metavar="PERCENT", help="exit code 3 if top-1 is below, such as 85")
+    add("--against", metavar="OTHER", help="compare with this domain or pack, or with what an earlier --json wrote")
+    add("--against-precision", choices=PRECISIONS, help="compare with this precision")
+    add("--against-backend", choices=NAMES, help="compare with this backend")
+    add("--against-bundle", metavar="BUNDLE", help="compare with this bundle")
+    add("--against-all-blocks", action="store_true", help="compare with running every block and leaving at no exit")
+    add("--batch-size", type=_at_least(1), default=1, metavar="B", help="photos per run of the engine (default: 1)")
+    add("--force-all-blocks", action="store_true", help="skip nothing, and leave at no exit")
+    add(
+        "--workers",
+        type=_at_least(0),
+        metavar="N",
+        help="decoding threads (default: one a core, 4 at most); 0 decodes in turn with the engine: fair latencies",
+    )
+    add("--threads", type=_at_least(1), metavar="N", help="CPU threads of the engine (default: the backend's choice)")
+    add("--backend", choices=NAMES, default="auto", help="default: tensorrt where engines are built, else onnxruntime")
+    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
+    add("--engines", metavar="FOLDER", help="folder of TensorRT engines (default: in the bundle)")
+    _add_debug(parser)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from .evaluate import evaluate_and_say
+
+    return evaluate_and_say(options)
+
+
 def _add_bundle(parser: argparse.ArgumentParser, what: str) -> None:
     default = bundle_beside() or "bundle"
     parser.add_argument("-b", "--bundle", default=default, help="%s (default: %%(default)s)" % what)
@@ -354,6 +414,22 @@ class _at_least:
             value = self._minimum - 1
         if value < self._minimum:
             raise argparse.ArgumentTypeError("%r is not an integer of at least %d" % (text, self._minimum))
+        return value
+
+
+class _within:
+    """argparse type: a number from low to high."""
+
+    def __init__(self, low: float, high: float) -> None:
+        self._low, self._high = low, high
+
+    def __call__(self, text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = self._low - 1
+        if not self._low <= value <= self._high:
+            raise argparse.ArgumentTypeError("%r is not a number from %g to %g" % (text, self._low, self._high))
         return value
 
 
@@ -426,5 +502,18 @@ SELFTEST = Command(
     _add_selftest,
     _selftest,
 )
-COMMANDS = (RUN_ENGINE, DOMAINS, BUILD, LEARN, DOCTOR, SELFTEST, PYZ)
+EVALUATE = Command(
+    "evaluate",
+    "PHOTOS",
+    "Say how good a domain is on labelled photos, and what it costs.",
+    "PHOTOS is a folder with a subfolder per class (or val/ with those), or a CSV of\n"
+    "path,label. Scores by class, calibration, block FLOPs, exits and latency; --against\n"
+    "another domain, precision or earlier evaluation adds a paired test.\n"
+    "Exit code 3 if accuracy is below --min-accuracy, 1 if a photo could not be read.\n\n"
+    "Example: {0} photos/flowers/val --domain flowers --json flowers.json\n"
+    "Example: {0} photos/flowers/val --domain flowers --against-all-blocks",
+    _add_evaluate,
+    _evaluate,
+)
+COMMANDS = (RUN_ENGINE, EVALUATE, DOMAINS, BUILD, LEARN, DOCTOR, SELFTEST, PYZ)
 _BY_WORD = dict({command.name: command for command in COMMANDS}, run=RUN_ENGINE)

@@ -4,26 +4,16 @@ Nothing here parses arguments. All that is printed is progress and the files tha
 """
 
 import sys
-import time
 from typing import Callable, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 
 from ..engine import Runtime
 from ..errors import ImageError
+from ..execution.timing import RunBatch, TimedResult, run_once
 from ..images.inputs import in_batches, read_inputs
 from ..images.paths import expand
 from ..records import Array, BatchResult, Prediction
 from .printing import printable
-
-_PROGRESS_AFTER_S = 2.0
-
-RunBatch = Callable[[Array], BatchResult]
-
-
-class TimedResult(NamedTuple):
-    """The result of a batch, and the seconds that each of its timed runs took."""
-
-    result: BatchResult
-    seconds: List[float]
+from .progress import Progress
 
 
 class Run(NamedTuple):
@@ -46,13 +36,6 @@ class Run(NamedTuple):
         return sum(p.flops_share for _, p in self.predictions) / len(self.predictions)
 
 
-def run_once(run_batch: RunBatch, batch: Array) -> TimedResult:
-    """Run the batch and say what it took."""
-    start = time.perf_counter()
-    result = run_batch(batch)
-    return TimedResult(result, [time.perf_counter() - start])
-
-
 def predict(
     images: Sequence[str],
     *,
@@ -65,14 +48,16 @@ def predict(
     precision: Optional[str] = None,
     engines: Optional[str] = None,
     run: Callable[[RunBatch, Array], TimedResult] = run_once,
+    on_prediction: Optional[Callable[[str, Prediction], None]] = None,
     stdin: Optional[TextIO] = None,
     stderr: Optional[TextIO] = None,
 ) -> Run:
     """Predict files, folders, globs, .npy files and `-` (paths on stdin).
 
     domain: a name in the bundle or a pack's path; None is the only one there is. run: how each batch is run, once
-    unless it is to be measured; the rest is as for Runtime. A file that cannot be read is named on stderr, listed in
-    `failed`, and the others still run; if none can be read, ImageError.
+    unless it is to be measured; on_prediction: called with each path and its answer, in order, while no batch runs; the
+    rest is as for Runtime. A file that cannot be read is named on stderr, listed in `failed`, and the others still run;
+    if none can be read, ImageError.
     """
     err = sys.stderr if stderr is None else stderr
     paths = expand(images, stdin)
@@ -84,7 +69,7 @@ def predict(
         batch_s: List[float] = []
         predictions: List[Tuple[str, Prediction]] = []
         images_run = 0
-        progress = _Progress(err, len(paths))
+        progress = Progress(err, len(paths), "paths")
 
         def run_batch(batch: Array) -> BatchResult:
             return runtime.run_batch(batch, name, force_all_blocks)
@@ -98,7 +83,10 @@ def predict(
             images_run += len(batch.names) * len(seconds)
             batch_s.extend(seconds)
             decode_s.extend(batch.seconds)
-            predictions.extend(zip(batch.names, runtime.predictions(result)))
+            for path, prediction in zip(batch.names, runtime.predictions(result)):
+                if on_prediction is not None:
+                    on_prediction(path, prediction)
+                predictions.append((path, prediction))
             progress.show(len(predictions), len(failed))
         progress.end()
     if not predictions:
@@ -113,25 +101,3 @@ def predict(
         domain=name,
         exits=len(used.exits),
     )
-
-
-class _Progress:
-    """A line on stderr that counts images, when that is a terminal and the work takes more than two seconds."""
-
-    def __init__(self, err: TextIO, total: int) -> None:
-        self._err = err
-        self._total = total
-        self._start = time.time()
-        self._last = 0.0
-        self._tty = err.isatty()
-
-    def show(self, done: int, failed: int) -> None:
-        now = time.time()
-        if self._tty and now - self._start > _PROGRESS_AFTER_S and now - self._last > 0.2:
-            self._last = now
-            self._err.write("\r%d images done, %d unreadable, %d paths" % (done, failed, self._total))
-            self._err.flush()
-
-    def end(self) -> None:
-        if self._last:
-            self._err.write("\r%s\r" % (" " * 60))

@@ -5,7 +5,7 @@ import sys
 import zipimport
 from typing import Optional
 
-_COMMANDS = ("build", "domains", "doctor", "learn", "selftest")  # that the runtime's sentences name
+_COMMANDS = ("build", "domains", "doctor", "evaluate", "learn", "selftest")  # that the runtime's sentences name
 
 
 def running() -> Optional[str]:

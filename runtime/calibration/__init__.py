@@ -6,11 +6,23 @@ Arithmetic on arrays alone: what made the answers, PyTorch or an engine, does no
 from .answers import Answers, Exits, Outcome, decide, outcome
 from .checks import CrossFit, Permuted, best_static, cross_fit, halves, permuted
 from .choice import NOBODY, Choice, Goal, Point, choose, curve, exits_at, expected_drops
-from .confidence import calibration_error, confidence, fit_temperature, fit_temperatures, softmax
+from .confidence import (
+    BINS,
+    Bin,
+    calibration_error,
+    confidence,
+    fit_temperature,
+    fit_temperatures,
+    gap_error,
+    reliability,
+    softmax,
+)
 
 __all__ = [
+    "BINS",
     "NOBODY",
     "Answers",
+    "Bin",
     "Choice",
     "CrossFit",
     "Exits",
@@ -29,8 +41,10 @@ __all__ = [
     "expected_drops",
     "fit_temperature",
     "fit_temperatures",
+    "gap_error",
     "halves",
     "outcome",
     "permuted",
+    "reliability",
     "softmax",
 ]

@@ -1,6 +1,6 @@
 """How sure an answer is, and how far that can be trusted: softmax, temperatures, expected calibration error."""
 
-from typing import Tuple, Union
+from typing import NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -65,8 +65,40 @@ def calibration_error(logits: Array, labels: Array, temperature: float = 1.0) ->
     Photos are put in BINS bins of equal width by their confidence; |accuracy - mean confidence| of each bin, weighted
     by its photos. logits: (N, classes); labels: (N,).
     """
-    sure = confidence(logits, temperature)
-    right = logits.argmax(axis=1) == labels
+    return gap_error(reliability(confidence(logits, temperature), logits.argmax(axis=1) == labels))
+
+
+class Bin(NamedTuple):
+    """Photos whose confidence lies between low and high (the last bin has both ends). confidence, accuracy: means over
+    them, None where there are none."""
+
+    low: float
+    high: float
+    photos: int
+    confidence: Optional[float]
+    accuracy: Optional[float]
+
+
+def reliability(sure: Array, right: Array) -> Tuple[Bin, ...]:
+    """The BINS bins of equal width of a reliability diagram (Guo et al., figure 1).
+
+    sure: float (N,), each photo's confidence, 0 to 1; right: bool (N,), whether its answer is the label.
+    """
     bins = np.minimum((sure * BINS).astype(np.int64), BINS - 1)
-    gaps = np.bincount(bins, weights=right - sure, minlength=BINS)
-    return float(np.abs(gaps).sum() / len(labels))
+    counts = np.bincount(bins, minlength=BINS)
+    sums = [np.bincount(bins, weights=values, minlength=BINS) for values in (sure, right)]
+    found = []
+    for number, count in enumerate(counts.tolist()):
+        means = [float(total[number]) / count if count else None for total in sums]
+        found.append(Bin(number / float(BINS), (number + 1) / float(BINS), count, means[0], means[1]))
+    return tuple(found)
+
+
+def gap_error(bins: Sequence[Bin]) -> float:
+    """Expected calibration error, 0 to 1: |accuracy - confidence| of each bin, weighted by its photos; there must be
+    one."""
+    gaps = 0.0
+    for one in bins:
+        if one.accuracy is not None and one.confidence is not None:
+            gaps += one.photos * abs(one.accuracy - one.confidence)
+    return gaps / sum(one.photos for one in bins)

@@ -1,18 +1,18 @@
 """Photos as batches of pixels, decoded in threads ahead of the training step, the same for the same seed."""
 
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Deque, Generator, Iterator, NamedTuple, Sequence
+from typing import Callable, Generator, Iterator, NamedTuple, Sequence
 
 import numpy as np
 
 from ..images.decode import decode
 from ..images.preprocess import Preprocessing
 from ..records import Array
-from ..system.machine import usable_cpus
+from ..system.ahead import default_workers, done_ahead
 from .augmentation import Augmentation, least_side
 from .photos import Photo
 from .randomness import AUGMENTATION, ORDER, stream
+
+__all__ = ["Batch", "Batches", "Loader", "default_workers"]
 
 
 class Batch(NamedTuple):
@@ -28,7 +28,6 @@ Batches = Generator[Batch, None, None]
 class Loader:
     """Photos -> batches of pixels, decoded `workers` threads ahead of the training step.
 
-    Threads, not processes: Pillow decodes outside Python's lock, and a board has no memory for a process per worker.
     A photo's augmentation depends on (seed, epoch, its index) alone, so any step of any epoch can be made again.
     """
 
@@ -87,26 +86,5 @@ class Loader:
             made.close()
 
     def _ahead(self, order: Array, make: Callable[[int], Array], size: int) -> Generator[Array, None, None]:
-        """The pixels of each photo in order.
-
-        In flight meanwhile are the next `size` photos, and no more than keeps every worker busy beyond them.
-        """
-        pool = ThreadPoolExecutor(self.workers)
-        waiting: Deque[Any] = deque()  # futures of photos' pixels, in order
-        submitted = 0
-        try:
-            for _ in order:
-                while submitted < len(order) and len(waiting) < size + 2 * self.workers:
-                    waiting.append(pool.submit(make, int(order[submitted])))
-                    submitted += 1
-                yield waiting.popleft().result()
-        finally:
-            # What has not begun need not be done. (The pool can be told so itself from Python 3.9 on.)
-            for future in waiting:
-                future.cancel()
-            pool.shutdown(wait=True)
-
-
-def default_workers() -> int:
-    """One decoding thread per core this process may use, four at most."""
-    return min(4, usable_cpus())
+        """The pixels of each photo in order, made ahead of the batch of `size` that is taken."""
+        return done_ahead(make, [int(index) for index in order], self.workers, size)

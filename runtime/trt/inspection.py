@@ -15,8 +15,9 @@ from .store import Device, engines_folder, read_plan
 
 
 class EngineFacts(NamedTuple):
-    """name: its subgraph's; plan_bytes: the file's size; scratch_bytes: what a context works in at its greatest shapes; layers: as the
-    release's inspector names them, None where it has none; seconds, precision, libraries: see EngineEntry."""
+    """name: its subgraph's; plan_bytes: the file's size; scratch_bytes: what a context works in at its greatest shapes;
+    layers: as the release's inspector names them, None where it has none; seconds, precision, libraries: see
+    EngineEntry."""
 
     name: str
     plan_bytes: int

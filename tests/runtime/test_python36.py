@@ -7,11 +7,13 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from labelled_photos import write_labelled
 from synthetic_bundle import Backbone, images
 
 from da3.runtime.app.zipapp import write_run_engine
@@ -231,3 +233,28 @@ def test_the_self_test_passes(call36, exits_bundle, tmp_path):
     failed = [f for stage in report["stages"] for f in stage["findings"] if f["status"] == "FAIL"]
     assert {f["name"] for f in failed} - {"speed beside one engine"} == {"doctor"}
     assert report["counts"]["PASS"] > 25
+
+
+def test_a_domain_is_evaluated_and_results_are_saved(python36, pillow36, package_root, exits_bundle, tmp_path):
+    """With numpy and Pillow alone; the record is the one that this Python makes."""
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(package_root), pillow36]))
+    photos = tmp_path / "photos"
+    write_labelled(photos, [f"flowers_{i}" for i in range(3)], each=2)
+    options = ["-b", str(exits_bundle), "-d", "flowers", "--backend", "reference"]
+
+    def finished(python, *words):
+        words = [python, "-m", "da3.runtime", *map(str, words), *options]
+        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+        return done.stdout
+
+    old = json.loads(finished(python36, "evaluate", photos, "--json", "-", "--csv", "old.csv"))
+    assert old["versions"]["python"].startswith("3.6.") and len(old["evaluations"][0]["photos"]) == 6
+    (tmp_path / "old.json").write_text(json.dumps(old))
+    env["PYTHONPATH"] = str(package_root)
+    text = finished(sys.executable, "evaluate", photos, "--against", "old.json")
+    assert "0 only the first has right, 0 only the second; 100.0 % have the same answer" in text
+    env["PYTHONPATH"] += os.pathsep + pillow36
+    saved = ("--save-pictures", "seen", "--save-json", "all.json", "--unsure-below", 1, "--to", "next")
+    assert "6 annotated pictures in seen" in finished(python36, photos, *saved)
+    assert len(os.listdir(tmp_path / "seen")) == 6 and len(list((tmp_path / "next").glob("*/*.png"))) > 2

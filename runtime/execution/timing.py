@@ -1,10 +1,26 @@
-"""Running the same batch several times, for figures that vary less than those of one run."""
+"""What running a batch takes: once, or several times for figures that vary less than those of one run."""
 
-from typing import List, Set
+import time
+from typing import Callable, List, NamedTuple, Set
 
 from ..errors import ImageError
-from ..records import Array
-from .predict import RunBatch, TimedResult, run_once
+from ..records import Array, BatchResult
+
+RunBatch = Callable[[Array], BatchResult]
+
+
+class TimedResult(NamedTuple):
+    """The result of a batch, and the seconds that each of its timed runs took."""
+
+    result: BatchResult
+    seconds: List[float]
+
+
+def run_once(run_batch: RunBatch, batch: Array) -> TimedResult:
+    """Run the batch and say what it took."""
+    start = time.perf_counter()
+    result = run_batch(batch)
+    return TimedResult(result, [time.perf_counter() - start])
 
 
 class Repeated:

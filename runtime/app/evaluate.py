@@ -1,0 +1,147 @@
+"""The command `evaluate`: options in, one evaluation or two that are compared, and where they are written."""
+
+import argparse
+import json
+import sys
+from typing import Any, Dict, NamedTuple, Optional, Tuple
+
+from ..engine import Runtime
+from ..errors import Da3Error
+from ..evaluation import (
+    Comparison,
+    Earlier,
+    Evaluation,
+    as_csv,
+    as_record,
+    compare,
+    describe,
+    evaluate,
+    read_labelled,
+    read_record,
+    score,
+    verdicts,
+)
+from .evaluation_text import render, render_comparison, titles
+from .printing import printable, say
+from .progress import Progress
+from .saving import check_writable, write_text
+
+BELOW = 3  # the exit code where accuracy is below --min-accuracy
+_STDOUT = "-"
+
+
+class _Asked(NamedTuple):
+    """What is evaluated: one side of a comparison."""
+
+    bundle: str
+    domain: Optional[str]
+    backend: str
+    precision: Optional[str]
+    engines: Optional[str]
+    all_blocks: bool
+
+
+def evaluate_and_say(words: argparse.Namespace) -> int:
+    """Returns the exit code: 0; 1 if a photo could not be read; BELOW if accuracy is below what was asked for."""
+    for option, path in (("--json", words.json), ("--csv", words.csv)):
+        if path is not None and not (option == "--json" and path == _STDOUT):
+            check_writable(path, option)
+    first, second, earlier = _sides(words)
+    evaluation = _evaluated(first, words)
+    other = None if second is None else _evaluated(second, words)
+    comparison = _compared(evaluation, other, earlier)
+    found = score(evaluation)
+    described = [describe(evaluation, found)]
+    if other is not None:
+        described.append(describe(other))
+    if earlier is not None:
+        described.append(earlier.evaluation)
+    if words.json is not None:
+        text = json.dumps(as_record(described, comparison))
+        if words.json == _STDOUT:
+            say(text)
+        else:
+            write_text(words.json, text + "\n", "--json")
+    if words.csv is not None:
+        write_text(words.csv, as_csv(evaluation, other), "--csv")
+    if words.json != _STDOUT:
+        say(render(evaluation, found))
+        if comparison is not None:
+            sides = titles(described, None if earlier is None else earlier.path)
+            say("\n%s" % render_comparison(comparison, described[0], described[1], sides))
+    return _exit_code(words, evaluation, other, found.top1)
+
+
+def _sides(words: argparse.Namespace) -> Tuple[_Asked, Optional[_Asked], Optional[Earlier]]:
+    """What is evaluated, and what it is compared with, if anything: another domain, or an earlier evaluation."""
+    first = _Asked(words.bundle, words.domain, words.backend, words.precision, words.engines, words.force_all_blocks)
+    changes = {
+        "bundle": words.against_bundle,
+        "backend": words.against_backend,
+        "precision": words.against_precision,
+        "all_blocks": words.against_all_blocks or None,
+    }
+    given: Dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
+    if words.against is not None and words.against.endswith(".json"):
+        if given:
+            raise Da3Error(
+                "--against %s is an earlier evaluation, which had its own bundle and precision: leave out the other "
+                "--against options" % words.against
+            )
+        return first, None, read_record(words.against)
+    if words.against is not None:
+        given["domain"] = words.against
+    if not given:
+        return first, None, None
+    second = first._replace(**given)
+    if "bundle" in given:
+        second = second._replace(engines=None)  # --engines names those of the first
+    if second == first:
+        raise Da3Error("both sides of the comparison are the same: change one, such as --against OTHER_DOMAIN")
+    return first, second, None
+
+
+def _evaluated(asked: _Asked, words: argparse.Namespace) -> Evaluation:
+    with Runtime(
+        asked.bundle,
+        backend=asked.backend,
+        threads=words.threads,
+        precision=asked.precision,
+        engines=asked.engines,
+    ) as runtime:
+        domain = runtime.use_only() if asked.domain is None else runtime.load(asked.domain)
+        photos = read_labelled(words.photos, domain.classes)
+        progress = Progress(sys.stderr, len(photos.photos), "photos", logged=True)
+        try:
+            done = evaluate(
+                runtime,
+                photos,
+                domain,
+                batch_size=words.batch_size,
+                workers=words.workers,
+                force_all_blocks=asked.all_blocks,
+                threads=words.threads,
+                precision=asked.precision,
+                on_progress=lambda answered, failed, total: progress.show(answered, failed),
+            )
+        finally:
+            progress.end()
+    for _, error in done.unreadable:
+        sys.stderr.write("skipped: %s\n" % printable(error))
+    return done
+
+
+def _compared(evaluation: Evaluation, other: Optional[Evaluation], earlier: Optional[Earlier]) -> Optional[Comparison]:
+    if other is not None:
+        return compare(verdicts(evaluation), verdicts(other))
+    return None if earlier is None else compare(verdicts(evaluation), earlier.verdicts)
+
+
+def _exit_code(words: argparse.Namespace, evaluation: Evaluation, other: Optional[Evaluation], top1: float) -> int:
+    if words.min_accuracy is not None and 100 * top1 < words.min_accuracy - 1e-9:
+        sys.stderr.write("error: top-1 is %.2f %%, below --min-accuracy %g\n" % (100 * top1, words.min_accuracy))
+        return BELOW
+    failed = max(len(one.unreadable) for one in (evaluation, other) if one is not None)
+    if failed:
+        sys.stderr.write("error: %d of the photos could not be read\n" % failed)
+    return 1 if failed else 0

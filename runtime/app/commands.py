@@ -303,6 +303,12 @@ def _add_learn(parser: argparse.ArgumentParser) -> None:
     add("--runs", default="runs", metavar="FOLDER", help="folder of checkpoints (default: %(default)s)")
     add("--resume", action="store_true", help="go on with a stopped run, with its own options")
     add("--overwrite", action="store_true", help="replace an earlier run and the domain of this name")
+    add(
+        "--from",
+        dest="start",
+        metavar="DOMAIN",
+        help="start from a trained domain: a run in --runs, a domain of the bundle, or a pack; classes may be added",
+    )
     _add_debug(parser)
 
 

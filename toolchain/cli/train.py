@@ -9,7 +9,7 @@ import typer
 
 from da3.runtime.training import DEFAULTS, MemorySettings, slice_size
 from da3.runtime.training.recipe import LARGEST_BATCH
-from da3.toolchain.cli.console import out
+from da3.toolchain.cli.console import out, typed
 from da3.toolchain.cli.engine import start_engine
 from da3.toolchain.cli.options import BACKBONES, DomainOption, RunsOption
 
@@ -71,7 +71,7 @@ def train(
     workers: Annotated[
         int | None, typer.Option(help="decoding threads (default: one a core, 4 at most)", min=1)
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "auto",
     keep_precision: Annotated[
         str | None,
         typer.Option(
@@ -109,6 +109,15 @@ def train(
             "alone; a stopped run may be resumed with either"
         ),
     ] = "pytorch",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="DOMAIN",
+            help="start from a trained domain: one in --runs, a pack, or bundle/domains/NAME; for more photos of its "
+            "classes, or for more classes",
+        ),
+    ] = None,
     runs: RunsOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier run of this domain")] = False,
@@ -139,6 +148,8 @@ def train(
             "overwrite": overwrite,
             "micro_batch": slice_size(micro_batch),
             "memory_budget": memory_budget,
+            "start": start,
+            "command": typed(),
         }
         others = {
             "method": method,
@@ -178,6 +189,8 @@ def train(
         gradient=gradient,
         micro_batch=slice_size(micro_batch),
         memory_budget=memory_budget,
+        start=start,
+        command=typed(),
     )
     with ConsoleReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
         result = train_domain(asked, reporter, stop)

@@ -171,12 +171,13 @@ def _run_engine(options: argparse.Namespace) -> int:
 
 
 def _add_domains(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="list|add|remove|pack")
+    actions = parser.add_subparsers(dest="action", metavar="list|info|add|remove|pack")
     actions.required = True
     added = {
         name: actions.add_parser(name, help=text, description=text)
         for name, text in (
             ("list", "list a bundle's domains with their classes, accuracy, block FLOPs run, exits and closed blocks"),
+            ("info", "tell all that is known of a domain: classes, figures, exits, and where it comes from"),
             ("add", "add a domain pack to a bundle; one made for another backbone is refused"),
             ("remove", "delete a domain from a bundle"),
             ("pack", "write a domain of a bundle as NAME.da3, to be added to a bundle on a device"),
@@ -185,6 +186,8 @@ def _add_domains(parser: argparse.ArgumentParser) -> None:
     for action in added.values():
         _add_bundle(action, "bundle folder, or zip to read")
         _add_debug(action)
+    added["info"].add_argument("name", help="domain of the bundle, or a .da3 pack")
+    added["info"].add_argument("--json", action="store_true", help="print one JSON object on stdout")
     added["add"].add_argument("pack", help="a .da3 pack, or a folder with domain.json")
     added["add"].add_argument("--replace", action="store_true", help="replace a domain of the same name")
     added["remove"].add_argument("name", help="domain to delete from the bundle")
@@ -198,6 +201,11 @@ def _domains(options: argparse.Namespace) -> int:
 
     if options.action == "list":
         say(describe_domains(options.bundle))
+    elif options.action == "info":
+        from .domain_info import domain_info, render_info
+
+        info = domain_info(options.bundle, options.name)
+        say(json.dumps(info) if options.json else render_info(info))
     elif options.action == "add":
         say("added %s" % add_pack(options.bundle, options.pack, options.replace).name)
     elif options.action == "remove":
@@ -376,8 +384,8 @@ RUN_ENGINE = Command(
 )
 DOMAINS = Command(
     "domains",
-    "list|add|remove|pack",
-    "List, add, remove or pack the domains of a bundle.",
+    "list|info|add|remove|pack",
+    "List, describe, add, remove or pack the domains of a bundle.",
     "Example: {0} add flowers.da3 --bundle bundle",
     _add_domains,
     _domains,

@@ -4,6 +4,7 @@ import sys
 import time
 from typing import Dict, Optional, TextIO
 
+from ..system.durations import duration
 from ..training.config import Progress, Row, RunConfig
 from ..training.photos import PhotoSet
 from ..training.reporter import Reporter
@@ -30,7 +31,7 @@ class TextReporter(Reporter):
 
     def building(self, what: str, seconds: float, done: bool) -> None:
         if done:
-            self.note("built the engine for %s in %s" % (what, _duration(seconds)))
+            self.note("built the engine for %s in %s" % (what, duration(seconds)))
         elif seconds == 0 and not self._live:
             self.note("building the engine for %s; on a small board that takes minutes" % what)
         else:
@@ -69,7 +70,7 @@ class TextReporter(Reporter):
                 sums["loss"] / photos,
                 100 * sums["correct"] / photos,
                 self._done * photos / step / max(spent, 1e-9),
-                _duration(spent / self._done * (self._epochs * steps - epoch * steps - step)),
+                duration(spent / self._done * (self._epochs * steps - epoch * steps - step)),
             )
         )
 
@@ -92,7 +93,7 @@ class TextReporter(Reporter):
                 row["images_per_second"],
                 row["memory_mb"],
                 skipped,
-                "  about %s to go" % _duration(left * row["seconds"]) if left else "",
+                "  about %s to go" % duration(left * row["seconds"]) if left else "",
             )
         )
 
@@ -112,11 +113,3 @@ class TextReporter(Reporter):
         if self._drawn:
             self._err.write("\r%*s\r" % (_WIDTH, ""))
             self._drawn = 0.0
-
-
-def _duration(seconds: float) -> str:
-    """45 s, 4 min, 2 h 10 min."""
-    if seconds < 90:
-        return "%.0f s" % seconds
-    minutes = int(seconds / 60 + 0.5)
-    return "%d min" % minutes if minutes < 90 else "%d h %d min" % divmod(minutes, 60)

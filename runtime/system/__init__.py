@@ -1,6 +1,7 @@
 """The operating system and this Python: files written in one step, memory, cores, versions, sizes."""
 
 from .atomic import replace_file, write_atomically
+from .durations import duration
 from .interrupt import stop_on_interrupt
 from .machine import conditions, usable_cpus
 from .malloc import keep_little
@@ -14,6 +15,7 @@ __all__ = [
     "available_bytes",
     "conditions",
     "distribution_version",
+    "duration",
     "keep_little",
     "parse_bytes",
     "peak_bytes",

@@ -15,6 +15,7 @@ from da3.toolchain.cli.bench import bench_app
 from da3.toolchain.cli.calibrate import calibrate
 from da3.toolchain.cli.demo import demo
 from da3.toolchain.cli.export import export
+from da3.toolchain.cli.runs import runs
 from da3.toolchain.cli.train import train
 
 app = typer.Typer(
@@ -75,6 +76,7 @@ def _hand_on(command: Command) -> None:
 app.command()(train)
 app.command()(export)
 app.command()(calibrate)
+app.command()(runs)
 for _command in COMMANDS:
     _hand_on(_command)
 app.add_typer(bench_app, name="bench")

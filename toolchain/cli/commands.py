@@ -13,6 +13,7 @@ from da3.runtime.app import main as runtime_main
 from da3.runtime.errors import Da3Error
 from da3.toolchain.cli.bench import bench_app
 from da3.toolchain.cli.calibrate import calibrate
+from da3.toolchain.cli.config import config
 from da3.toolchain.cli.demo import demo
 from da3.toolchain.cli.export import export
 from da3.toolchain.cli.runs import runs
@@ -23,7 +24,6 @@ app = typer.Typer(
     help="Adapt one frozen vision backbone to many domains, and run them on one engine that skips the blocks a "
     "picture does not need.\n\nThe usual order: da3 train, da3 export, da3 run-engine. See 'da3 COMMAND --help'.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
@@ -77,6 +77,7 @@ app.command()(train)
 app.command()(export)
 app.command()(calibrate)
 app.command()(runs)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
 for _command in COMMANDS:
     _hand_on(_command)
 app.add_typer(bench_app, name="bench")

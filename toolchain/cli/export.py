@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from da3.toolchain.cli.configuration import ConfigOption
 from da3.toolchain.cli.console import out
 from da3.toolchain.cli.options import DomainOption, RunsOption
 
@@ -20,6 +21,7 @@ def export(
         Path | None,
         typer.Option(help="write one ordinary ONNX file here instead: same answers, any runtime, no time saved"),
     ] = None,
+    config: ConfigOption = None,
 ) -> None:
     """Put a trained domain into a bundle, verified against PyTorch before anything is moved into place.
 

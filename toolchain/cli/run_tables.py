@@ -17,7 +17,7 @@ from da3.toolchain.runs import FoundRun
 def runs_table(runs: Sequence[FoundRun]) -> Table:
     """A line for each run; accuracies as deployed, so where sure photos leave early if they do."""
     table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for name in ("run", "accuracy", "FLOPs", "epochs", "time", "memory", "trained as", "begun"):
+    for name in ("run", "accuracy", "FLOPs", "epochs", "time", "memory", "backbone, px", "begun"):
         table.add_column(name, no_wrap=name == "run", overflow="fold")
     for run in runs:
         config = run.config
@@ -29,7 +29,7 @@ def runs_table(runs: Sequence[FoundRun]) -> Table:
             _epochs(run),
             _time(run),
             _memory(run),
-            f"{method}{config.backbone} {config.size} px",
+            f"{method}{config.backbone}, {config.size}",
             _begun(run)[:10],
         )
     return table

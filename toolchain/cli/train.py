@@ -9,6 +9,7 @@ import typer
 
 from da3.runtime.training import DEFAULTS, MemorySettings, slice_size
 from da3.runtime.training.recipe import LARGEST_BATCH
+from da3.toolchain.cli.configuration import ConfigOption
 from da3.toolchain.cli.console import out, typed
 from da3.toolchain.cli.engine import start_engine
 from da3.toolchain.cli.options import BACKBONES, DomainOption, RunsOption
@@ -121,6 +122,7 @@ def train(
     runs: RunsOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier run of this domain")] = False,
+    config: ConfigOption = None,
 ) -> None:
     """Adapt a frozen backbone to a folder of labelled photos.
 

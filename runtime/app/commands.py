@@ -317,6 +317,8 @@ def _add_learn(parser: argparse.ArgumentParser) -> None:
         metavar="DOMAIN",
         help="start from a trained domain: a run in --runs, a domain of the bundle, or a pack; classes may be added",
     )
+    add("-v", "--verbose", action="store_true", help="also say the options in effect, and what each epoch took")
+    add("-q", "--quiet", action="store_true", help="no progress: only problems, and the result")
     _add_debug(parser)
 
 

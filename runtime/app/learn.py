@@ -5,6 +5,7 @@ import shlex
 import sys
 from typing import List
 
+from ..errors import TrainingError
 from ..learning import LearnOptions, Learnt, TextReporter, learn
 from ..system.interrupt import stop_on_interrupt
 from ..system.malloc import keep_little
@@ -17,11 +18,13 @@ NEAR = 0.05  # how far above --keep a share of block FLOPs may stay without a wo
 
 def learn_and_say(words: argparse.Namespace) -> int:
     """Returns the exit code: 0, or 130 where the run was stopped."""
+    if words.verbose and words.quiet:
+        raise TrainingError("--verbose and --quiet exclude each other: leave one of them out")
     own = ("micro_batch", "apart", "command")
     values = {name: getattr(words, name) for name in LearnOptions._fields if name not in own}
     options = LearnOptions(micro_batch=slice_size(words.micro_batch), apart=True, command=_typed(), **values)
     keep_little()
-    reporter = TextReporter()
+    reporter = TextReporter(verbose=words.verbose, quiet=words.quiet)
     with stop_on_interrupt(reporter.note) as stop:
         done = learn(options, reporter, stop)
     if done.domain is None:

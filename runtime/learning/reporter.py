@@ -1,4 +1,4 @@
-"""What `learn` shows: a line for each epoch, and on a terminal one that counts steps."""
+"""What `learn` shows: a line for each epoch; on a terminal one that counts steps, in a log one every few seconds."""
 
 import sys
 import time
@@ -6,6 +6,8 @@ from typing import Dict, Optional, TextIO
 
 from ..system.durations import duration
 from ..training.config import Progress, Row, RunConfig
+from ..training.options_file import options_of, toml_lines
+from ..training.pace import Pace
 from ..training.photos import PhotoSet
 from ..training.reporter import Reporter
 
@@ -14,10 +16,11 @@ _WIDTH = 79
 
 
 class TextReporter(Reporter):
-    """Plain text on stderr."""
+    """Plain text on stderr. verbose: the options in effect and each epoch's time too; quiet: problems alone."""
 
-    def __init__(self, err: Optional[TextIO] = None) -> None:
+    def __init__(self, err: Optional[TextIO] = None, verbose: bool = False, quiet: bool = False) -> None:
         self._err = sys.stderr if err is None else err
+        self._verbose, self._quiet, self._pace = verbose, quiet, Pace()
         self._live = self._err.isatty()
         self._drawn = 0.0
         self._since = time.time()
@@ -31,9 +34,9 @@ class TextReporter(Reporter):
 
     def building(self, what: str, seconds: float, done: bool) -> None:
         if done:
-            self.note("built the engine for %s in %s" % (what, duration(seconds)))
+            self._say("built the engine for %s in %s" % (what, duration(seconds)))
         elif seconds == 0 and not self._live:
-            self.note("building the engine for %s; on a small board that takes minutes" % what)
+            self._say("building the engine for %s; on a small board that takes minutes" % what)
         else:
             self._draw("building the engine for %s: %.0f s" % (what, seconds))
 
@@ -41,7 +44,9 @@ class TextReporter(Reporter):
         for path, reason in photos.unreadable:
             self.note("skipped: %s" % (reason if path in reason else "%s: %s" % (path, reason)))
         begun = progress.epoch or progress.step
-        self.note(
+        if self._verbose:
+            self._say("\n".join(toml_lines(options_of(config))))
+        self._say(
             "%s: %d photos to train on, %d to validate on, %d classes; %s at %d px, %s parameters to train%s"
             % (
                 config.domain,
@@ -81,8 +86,9 @@ class TextReporter(Reporter):
         if "kept_share" in row:
             kept = ", %.1f %% at %.0f %% with exits" % (100 * row["kept_accuracy"], 100 * row["kept_share"])
         left = self._epochs - int(row["epoch"])
-        self.note(
-            "epoch %d/%d  loss %.3f  accuracy %.1f %%  validation %.1f %%%s  %.1f images/s  memory %.0f MB%s%s"
+        took = "  %s, learning rate %.2g at its end" % (duration(row["seconds"]), row["lr"]) if self._verbose else ""
+        self._say(
+            "epoch %d/%d  loss %.3f  accuracy %.1f %%  validation %.1f %%%s  %.1f images/s  memory %.0f MB%s%s%s"
             % (
                 row["epoch"],
                 self._epochs,
@@ -93,6 +99,7 @@ class TextReporter(Reporter):
                 row["images_per_second"],
                 row["memory_mb"],
                 skipped,
+                took,
                 "  about %s to go" % duration(left * row["seconds"]) if left else "",
             )
         )
@@ -102,9 +109,19 @@ class TextReporter(Reporter):
         self._err.write(text + "\n")
         self._err.flush()
 
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            self.note(text)
+
     def _draw(self, text: str) -> None:
+        if self._quiet:
+            return
+        if not self._live:
+            if self._pace.due():
+                self.note(text)
+            return
         now = time.time()
-        if self._live and now - self._drawn > _REDRAWN_EVERY:
+        if now - self._drawn > _REDRAWN_EVERY:
             self._drawn = now
             self._err.write("\r%-*s" % (_WIDTH, text[:_WIDTH]))
             self._err.flush()

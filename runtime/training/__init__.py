@@ -21,6 +21,7 @@ from .config import (
 )
 from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
+from .pace import Pace
 from .photos import PhotoSet, drop_unreadable, find_photos, largest_photos, photo_folder
 from .provenance import Origin
 from .reporter import Reporter
@@ -49,6 +50,7 @@ __all__ = [
     "Loader",
     "MemorySettings",
     "Origin",
+    "Pace",
     "PhotoSet",
     "Photos",
     "Pixels",

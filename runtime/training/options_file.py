@@ -13,13 +13,19 @@ _NOT_OPTIONS = ("weights_sha256", "classes", "adaptor", "memory")
 
 def options_toml(config: RunConfig, others: Dict[str, Any]) -> bytes:
     """Every option with the value that it had, given or not. others: those that are no part of the configuration."""
-    values = {name: value for name, value in config.to_json().items() if name not in _NOT_OPTIONS}
-    values.update((name, value) for name, value in config.memory.to_json().items() if name != "micro_batch")
-    values["micro_batch"] = str(config.memory.micro_batch or "auto")
+    values = options_of(config)
     values.update(others)
     lines = ["# The options that this run was made with. Again, with others: --config, then what is to differ."]
     lines += toml_lines(values)
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")
+
+
+def options_of(config: RunConfig) -> Dict[str, Any]:
+    """What of a configuration is an option, by its name, as it is typed."""
+    values = {name: value for name, value in config.to_json().items() if name not in _NOT_OPTIONS}
+    values.update((name, value) for name, value in config.memory.to_json().items() if name != "micro_batch")
+    values["micro_batch"] = str(config.memory.micro_batch or "auto")
+    return values
 
 
 def toml_lines(values: Dict[str, Any]) -> List[str]:

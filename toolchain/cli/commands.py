@@ -13,6 +13,7 @@ from da3.runtime.app import main as runtime_main
 from da3.runtime.errors import Da3Error
 from da3.toolchain.cli.bench import bench_app
 from da3.toolchain.cli.calibrate import calibrate
+from da3.toolchain.cli.completion import HandedOn
 from da3.toolchain.cli.config import config
 from da3.toolchain.cli.demo import demo
 from da3.toolchain.cli.export import export
@@ -65,6 +66,7 @@ def _hand_on(command: Command) -> None:
 
     @app.command(
         command.name,
+        cls=HandedOn,
         help=command.help,
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

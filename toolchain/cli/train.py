@@ -13,6 +13,7 @@ from da3.toolchain.cli.configuration import ConfigOption
 from da3.toolchain.cli.console import out, typed
 from da3.toolchain.cli.engine import start_engine
 from da3.toolchain.cli.options import BACKBONES, DomainOption, RunsOption
+from da3.toolchain.cli.verbosity import QuietOption, VerboseOption, check_verbosity
 
 
 def _default(name: str) -> str:
@@ -123,6 +124,8 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier run of this domain")] = False,
     config: ConfigOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Adapt a frozen backbone to a folder of labelled photos.
 
@@ -130,6 +133,7 @@ def train(
 
     Example: da3 train --domain flowers --data photos/flowers --keep 0.7
     """
+    check_verbosity(verbose, quiet)
     if engine != "pytorch":
         given = {
             "domain": domain,
@@ -160,7 +164,7 @@ def train(
             "backbone_precision": backbone_precision,
             "gradient": gradient,
         }
-        start_engine(engine, given, others)
+        start_engine(engine, given, others, verbose=verbose, quiet=quiet)
     from da3.runtime.system import stop_on_interrupt
     from da3.toolchain.cli.training_summary import training_summary
     from da3.toolchain.training.options import TrainOptions
@@ -194,7 +198,7 @@ def train(
         start=start,
         command=typed(),
     )
-    with ConsoleReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
+    with ConsoleReporter(verbose=verbose, quiet=quiet) as reporter, stop_on_interrupt(reporter.note) as stop:
         result = train_domain(asked, reporter, stop)
     if not result.finished:
         out.print(f"stopped; all is saved. Go on with: da3 train --domain {domain} --resume")

@@ -16,8 +16,8 @@ class ConsoleReporter(Reporter):
     """Reports a run to people; use as a context manager so that the bar always ends cleanly."""
 
     def __init__(self, console: Console | None = None, lines: bool = True, verbose: bool = False, quiet: bool = False):
-        """``lines``: also what is trained and how each epoch ended. ``verbose``: also the options in effect, and what each
-        epoch took. ``quiet``: problems alone."""
+        """``lines``: also what is trained and how each epoch ended. ``verbose``: also the options in effect, and what
+        each epoch took. ``quiet``: problems alone."""
         self.lines, self.verbose, self.quiet, self.pace = lines and not quiet, verbose, quiet, Pace()
         self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         self.bar = Progress(

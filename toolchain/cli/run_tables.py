@@ -99,6 +99,6 @@ def _value(name: str, value: Any) -> str:
         return "-"
     if name in ("photos", "weights-sha256"):
         return f"{str(value)[:12]}..."
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return ", ".join(str(one) for one in value) or "none"
     return value if isinstance(value, str) else json.dumps(value)

@@ -79,6 +79,7 @@ class FoundRun:
     def settings(self) -> dict[str, Any]:
         """What decided the result, by the names of the options, and what it was computed with."""
         made = {name: value for name, value in self.config.to_json().items() if name not in ("adaptor", "memory")}
+        made["classes"] = list(self.config.classes)
         made.update(self.config.memory.to_json())
         made.update((f"adaptor {name}", value) for name, value in self.config.adaptor.to_json().items())
         told = self.provenance

@@ -44,7 +44,7 @@ def test_what_is_printed_can_be_read_and_what_is_typed_wins(da3, file):
         "quiet": False,
     }
     assert "epochs = 30  # typed" in printed and "# seed = 0  # default" in printed and "# lr: " in printed
-    again = da3("config", "--config", file(printed), "--epochs", "31").output
+    again = da3("config", "train", "--config", file(printed), "--epochs", "31").output
     assert "epochs = 31  # typed" in again and 'from = "roses"  # from the file' in again
     assert {**toml.loads(again), "epochs": 30} == toml.loads(printed)
 

@@ -14,7 +14,7 @@ from da3.runtime.errors import Da3Error
 from da3.toolchain.cli.bench import bench_app
 from da3.toolchain.cli.calibrate import calibrate
 from da3.toolchain.cli.completion import HandedOn
-from da3.toolchain.cli.config import config
+from da3.toolchain.cli.config import config_app
 from da3.toolchain.cli.demo import demo
 from da3.toolchain.cli.export import export
 from da3.toolchain.cli.runs import runs
@@ -79,7 +79,7 @@ app.command()(train)
 app.command()(export)
 app.command()(calibrate)
 app.command()(runs)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
+app.add_typer(config_app, name="config")
 for _command in COMMANDS:
     _hand_on(_command)
 app.add_typer(bench_app, name="bench")

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import typer
+from typer.core import TyperCommand
 
-from da3.toolchain.cli.configuration import COMMANDS, effective
+from da3.toolchain.cli.configuration import effective
 from da3.toolchain.cli.console import out
+from da3.toolchain.cli.export import export
+from da3.toolchain.cli.train import train
+
+config_app = typer.Typer(
+    help="Print the options that a command would work with and where each is from, and do nothing else.\n\n"
+    "What is printed is a file that --config reads.\n\n"
+    "Example: da3 config train --domain flowers --epochs 30 > flowers.toml",
+    no_args_is_help=True,
+)
 
 
-def config(context: typer.Context) -> None:
-    """Print the options that da3 train, or da3 export, would work with, and where each is from.
+class Printed(TyperCommand):
+    """A command with the options of another, that prints them in its place. What is missing is told, not asked for."""
 
-    What is printed is a file that --config reads. Name the command first (default: train), then its options.
+    def __init__(self, *arguments: Any, **settings: Any):
+        super().__init__(*arguments, **settings)
+        for parameter in self.params:
+            parameter.required = False
 
-    Example: da3 config train --domain flowers --epochs 30 > flowers.toml
+    def invoke(self, ctx: Any) -> None:
+        out.print(f"# da3 {self.name}\n{effective(ctx)}", soft_wrap=True)
 
-    Example: da3 config export --config flowers.toml
-    """
-    assert context.parent is not None
-    words = list(context.args)
-    name = words.pop(0) if words and words[0] in COMMANDS else COMMANDS[0]
-    command = context.parent.command.commands[name]  # type: ignore[attr-defined]
-    for parameter in command.params:
-        parameter.required = False  # what is missing is told, not asked for
-    parsed = command.make_context(name, words, parent=context.parent)
-    out.print(f"# da3 {name}\n{effective(parsed)}", soft_wrap=True)
+
+config_app.command("train", cls=Printed, help="Print the options that da3 train would work with.")(train)
+config_app.command("export", cls=Printed, help="Print the options that da3 export would work with.")(export)

@@ -85,8 +85,8 @@ def test_two_runs_are_compared(runs, tmp_path):
     assert done.exit_code == 0, done.output
     rows = {line.split("│")[1].strip(): line for line in done.output.splitlines() if line.count("│") > 2}
     assert "90.0%" in rows["accuracy"] and "85.0%" in rows["accuracy"]
-    assert "0.004" in rows["lr"] and "0.001" in rows["lr"] and "tulip" in rows["classes"]
-    assert "daisy" not in rows["classes"] and "seed" not in rows
+    assert "0.004" in rows["lr"] and "0.001" in rows["lr"] and "tulip" in rows["classes beside the shared"]
+    assert "daisy" not in rows["classes beside the shared"] and "seed" not in rows
     assert "80 s" in rows["time"] and "302 MB" in rows["memory at most"]
     told = json.loads(da3("flowers", tmp_path / "week" / "flowers", "--runs", runs, "--json").stdout)
     assert told["differences"]["lr"] == [0.004, 0.001] and set(told["differences"]) == {"lr", "classes"}

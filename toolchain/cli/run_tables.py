@@ -37,9 +37,12 @@ def runs_table(runs: Sequence[FoundRun]) -> Table:
 
 def comparison_table(runs: Sequence[FoundRun], differences: dict[str, list[Any]]) -> Table:
     """A column for each run: its figures, then what differs."""
-    table = Table("", *(escape(run.name) for run in runs))
+    table = Table("")
+    for run in runs:
+        table.add_column(escape(run.name), overflow="fold")
     table.add_row("accuracy", *(_percent(run.accuracy) for run in runs))
-    table.add_row("accuracy with exits", *(_percent(run.kept_accuracy) for run in runs))
+    if any(run.kept_accuracy is not None for run in runs):
+        table.add_row("accuracy with exits", *(_percent(run.kept_accuracy) for run in runs))
     table.add_row("block FLOPs run", *(_percent(run.flops_share) for run in runs))
     table.add_row("epochs", *(_epochs(run) for run in runs))
     table.add_row("time", *(_time(run) for run in runs))
@@ -47,7 +50,8 @@ def comparison_table(runs: Sequence[FoundRun], differences: dict[str, list[Any]]
     table.add_row("begun", *(_begun(run) for run in runs))
     table.add_section()
     for name, values in differences.items():
-        table.add_row(name, *(escape(_value(name, value)) for value in values))
+        told = f"{name} beside the shared" if name == "classes" else name
+        table.add_row(told, *(escape(_value(name, value)) for value in values))
     if not differences:
         table.caption = "no setting differs"
     return table

@@ -17,7 +17,7 @@ def differences(runs: Sequence[FoundRun]) -> dict[str, list[Any]]:
     names = list(settings[0]) + sorted({name for s in settings[1:] for name in s} - set(settings[0]))
     found: dict[str, list[Any]] = {}
     for name in names:
-        values = [s.get(name) for s in settings]
+        values: list[Any] = [s.get(name) for s in settings]
         if all(value == values[0] for value in values):
             continue
         if name == "classes":

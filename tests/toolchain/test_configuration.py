@@ -84,10 +84,14 @@ def test_a_file_that_is_not_there(da3):
 def test_the_file_beside_a_run_makes_the_same_run_again(small_run, da3, tmp_path):
     first = train(small_run(seed=7, epochs=1, label_smoothing=0.05, weights="demo"), Reporter())
     options = first.folder / "options.toml"
+    (tmp_path / "only-export.toml").write_text('domain = "signs"\nruns = "again"\n')
     done = da3("train", "--config", str(options), "--runs", "again", "--quiet")
     assert done.exit_code == 0, (done.output, done.exception)
     told = toml.loads(options.read_text())
     assert (told["seed"], told["epochs"], told["engine"], told["weights"]) == (7, 1, "pytorch", "demo")
+    wrote = da3("export", "--config", "only-export.toml", "-q")
+    assert wrote.exit_code == 0, (wrote.output, wrote.exception)
+    assert wrote.output.startswith("wrote a new bundle: ") and "verification" not in wrote.output
     again = toml.loads((tmp_path / "again" / "signs" / "options.toml").read_text())
     assert {**again, "runs": told["runs"]} == told
     best = [

@@ -12,7 +12,7 @@ from da3.runtime.learning import LearnOptions, find_start, learn
 from da3.runtime.training import PhotoSet, Reporter, starting
 from da3.runtime.training.checkpoint import read
 from da3.toolchain.learning import EngineOptions, learn_on_engine
-from da3.toolchain.training.train import train
+from da3.toolchain.training import TrainOptions, train
 
 EARLIER = ("class1", "class2")  # of which class0 is the new one, first in the folder and last in the labels
 
@@ -50,10 +50,27 @@ def asked(small_run):
     return lambda domain, **changes: small_run(domain, **{"weights": "demo", **changes})
 
 
+@pytest.fixture(scope="module")
+def once(two_classes, tmp_path_factory):
+    """A finished run of the domain "two"."""
+    options = TrainOptions(
+        domain="two",
+        data=str(two_classes),
+        runs=tmp_path_factory.mktemp("once") / "runs",
+        weights="demo",
+        size=32,
+        epochs=4,
+        batch_size=8,
+        workers=2,
+    )
+    return train(options, Reporter())
+
+
 @pytest.fixture
-def trained(asked, two_classes):
-    """A function that trains the domain "two" with those options, and those that are given."""
-    return lambda **changes: train(asked("two", data=str(two_classes), epochs=8, **changes), Reporter())
+def trained(once, tmp_path):
+    """The run, in the runs folder of the test."""
+    shutil.copytree(once.folder.parent, tmp_path / "runs")
+    return once
 
 
 def rows(path):
@@ -65,7 +82,7 @@ def rows(path):
 
 def test_more_photos_start_where_the_domain_ended(trained, asked, two_classes):
     """Steps that change nothing leave the domain as it was."""
-    done, told = trained(), First()
+    done, told = trained, First()
     again = train(asked("more", data=str(two_classes), start="two", lr=1e-9, epochs=1), told)
     assert again.best["val_loss"] == pytest.approx(done.best["val_loss"], rel=1e-3, abs=1e-6)
     assert again.best["val_accuracy"] == done.best["val_accuracy"]
@@ -74,7 +91,6 @@ def test_more_photos_start_where_the_domain_ended(trained, asked, two_classes):
 
 @pytest.mark.parametrize("engine", ["pytorch", "onnxruntime"])
 def test_one_more_class(engine, trained, asked, photos, tmp_path):
-    trained()
     before, model = rows(tmp_path / "runs" / "two" / "best.safetensors")
     assert before == EARLIER
     first = First()
@@ -112,8 +128,9 @@ def test_a_new_class_changes_no_answer():
         starting._with_classes(before, {**fresh, "adaptors.0.down": np.zeros((3, 6))}, 3, 5, "three")
 
 
-def test_what_the_photos_decide_is_taken_over(trained, asked, tmp_path):
-    trained(flip=False, label_smoothing=0.02, keep=0.8)
+def test_what_the_photos_decide_is_taken_over(asked, two_classes, tmp_path):
+    own = {"flip": False, "label_smoothing": 0.02, "keep": 0.8}
+    train(asked("two", data=str(two_classes), epochs=1, **own), Reporter())
     config = train(asked("three", start="two", keep=0.9, epochs=1), Reporter()).config
     assert (config.flip, config.label_smoothing, config.keep) == (False, 0.02, 0.9)
     text = (tmp_path / "runs" / "three" / "options.toml").read_text()
@@ -123,7 +140,6 @@ def test_what_the_photos_decide_is_taken_over(trained, asked, tmp_path):
 @pytest.mark.parametrize("way", ["pytorch", "onnxruntime", "learn"])
 def test_a_pack_is_started_from(way, trained, asked, photos, tmp_path):
     """Its first step is that of a run from its checkpoint, though what it normalises by is measured anew."""
-    trained()
     runs, home = tmp_path / "runs", tmp_path / "bundle"
     export_domain("two", runs, home)
     pack = write_pack(home, "two", tmp_path / "two.da3")
@@ -145,7 +161,6 @@ def test_a_pack_is_started_from(way, trained, asked, photos, tmp_path):
 
 
 def test_a_domain_of_a_bundle_grows_in_it(trained, photos, tmp_path):
-    trained()
     home = tmp_path / "bundle"
     export_domain("two", tmp_path / "runs", home)
     options = LearnOptions(
@@ -159,7 +174,6 @@ def test_a_domain_of_a_bundle_grows_in_it(trained, photos, tmp_path):
 
 
 def test_what_cannot_be_is_refused_before_anything_is_written(trained, asked, photos, weights_files, tmp_path):
-    trained()
     other = str(weights_files["mobilenet_v2"])
     for changes, said in (
         ({"start": "nobody"}, "--from nobody: name a finished run"),
@@ -180,7 +194,6 @@ def test_what_cannot_be_is_refused_before_anything_is_written(trained, asked, ph
 
 
 def test_photos_that_are_split_anew_are_warned_of(trained, two_classes, tmp_path):
-    trained()
     start = find_start("two", str(tmp_path / "runs"))
     config = read(tmp_path / "runs" / "two" / "best.safetensors").config
     kept, split = First(), First()

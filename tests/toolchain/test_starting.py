@@ -137,7 +137,7 @@ def test_what_the_photos_decide_is_taken_over(asked, two_classes, tmp_path):
     assert 'from = "two"\n' in text and "flip = false\n" in text and "keep = 0.9\n" in text
 
 
-@pytest.mark.parametrize("way", ["pytorch", "onnxruntime", "learn"])
+@pytest.mark.parametrize("way", ["pytorch", pytest.param("onnxruntime", marks=pytest.mark.slow), "learn"])
 def test_a_pack_is_started_from(way, trained, asked, photos, tmp_path):
     """Its first step is that of a run from its checkpoint, though what it normalises by is measured anew."""
     runs, home = tmp_path / "runs", tmp_path / "bundle"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,12 @@ from da3.toolchain.network import DomainModel, Head
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """What a domain is called, what its answers are called, and how good it is."""
+    """What a domain is called, what its answers are called, how good it is, and where it comes from."""
 
     name: str
     classes: tuple[str, ...]
     metrics: dict[str, float]
+    provenance: dict[str, Any] = field(default_factory=dict)
 
 
 def trained_domain(model: DomainModel, facts: DomainFacts, calibration: dict[str, Any] | None) -> Domain:
@@ -43,6 +44,7 @@ def trained_domain(model: DomainModel, facts: DomainFacts, calibration: dict[str
         exits=decided.exits,
         temperature=decided.temperature,
         calibration=decided.calibration,
+        provenance=facts.provenance,
     )
 
 

@@ -31,6 +31,7 @@ from da3.runtime.selftest import Decided, write_goldens
 from da3.runtime.system import write_atomically
 from da3.runtime.training.checkpoint import Checkpoint, read
 from da3.runtime.training.deployed import metrics
+from da3.runtime.training.provenance import of_domain
 from da3.toolchain.backbones import WeightsFile, preprocessing_of
 from da3.toolchain.methods import Ordinary
 from da3.toolchain.network import DomainModel
@@ -134,7 +135,9 @@ class _Trained:
 
     @property
     def facts(self) -> DomainFacts:
-        return DomainFacts(self.name, self.checkpoint.config.classes, metrics(self.checkpoint.progress.best))
+        config, progress = self.checkpoint.config, self.checkpoint.progress
+        comes_from = of_domain(config, self.checkpoint.provenance)
+        return DomainFacts(self.name, config.classes, metrics(progress.best), comes_from)
 
     @property
     def preprocessing(self) -> Preprocessing:

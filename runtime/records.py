@@ -81,7 +81,8 @@ class Domain(NamedTuple):
 
     weights: tensor name -> float32, C-contiguous, read-only by convention. closed: numbers of the blocks that none of
     its pictures runs, ascending. exits: a rule for each exit of the plan, in its order; () where the domain has none.
-    temperature: that of the last answer. calibration: how the rules came about, for people; no answer depends on it.
+    temperature: that of the last answer. calibration: how the rules came about, and
+    provenance: where the domain comes from (see training/provenance.py), for people; no answer depends on either.
     theta and gated belong to format 1: the threshold of the gates of each picture, and whether they were trained.
     """
 
@@ -98,6 +99,7 @@ class Domain(NamedTuple):
     calibration: Dict[str, Any] = {}
     theta: float = 0.0
     gated: bool = False
+    provenance: Dict[str, Any] = {}
 
 
 class BatchResult(NamedTuple):

@@ -7,7 +7,11 @@ from __future__ import annotations
 
 from da3.runtime.errors import CheckpointError, Da3Error, DataError, TrainingError
 
-__all__ = ["CheckpointError", "DataError", "TrainingError", "WeightsError"]
+__all__ = ["CheckpointError", "ConfigurationError", "DataError", "TrainingError", "WeightsError"]
+
+
+class ConfigurationError(Da3Error):
+    """A file of options cannot be read, or has what is no option."""
 
 
 class WeightsError(Da3Error):

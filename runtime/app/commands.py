@@ -197,12 +197,13 @@ def _run_engine(options: argparse.Namespace) -> int:
 
 
 def _add_domains(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="list|add|remove|pack")
+    actions = parser.add_subparsers(dest="action", metavar="list|info|add|remove|pack")
     actions.required = True
     added = {
         name: actions.add_parser(name, help=text, description=text)
         for name, text in (
             ("list", "list a bundle's domains with their classes, accuracy, block FLOPs run, exits and closed blocks"),
+            ("info", "tell all that is known of a domain: classes, figures, exits, and where it comes from"),
             ("add", "add a domain pack to a bundle; one made for another backbone is refused"),
             ("remove", "delete a domain from a bundle"),
             ("pack", "write a domain of a bundle as NAME.da3, to be added to a bundle on a device"),
@@ -211,6 +212,8 @@ def _add_domains(parser: argparse.ArgumentParser) -> None:
     for action in added.values():
         _add_bundle(action, "bundle folder, or zip to read")
         _add_debug(action)
+    added["info"].add_argument("name", help="domain of the bundle, or a .da3 pack")
+    added["info"].add_argument("--json", action="store_true", help="print one JSON object on stdout")
     added["add"].add_argument("pack", help="a .da3 pack, or a folder with domain.json")
     added["add"].add_argument("--replace", action="store_true", help="replace a domain of the same name")
     added["remove"].add_argument("name", help="domain to delete from the bundle")
@@ -224,6 +227,11 @@ def _domains(options: argparse.Namespace) -> int:
 
     if options.action == "list":
         say(describe_domains(options.bundle))
+    elif options.action == "info":
+        from .domain_info import domain_info, render_info
+
+        info = domain_info(options.bundle, options.name)
+        say(json.dumps(info) if options.json else render_info(info))
     elif options.action == "add":
         say("added %s" % add_pack(options.bundle, options.pack, options.replace).name)
     elif options.action == "remove":
@@ -329,6 +337,14 @@ def _add_learn(parser: argparse.ArgumentParser) -> None:
     add("--runs", default="runs", metavar="FOLDER", help="folder of checkpoints (default: %(default)s)")
     add("--resume", action="store_true", help="go on with a stopped run, with its own options")
     add("--overwrite", action="store_true", help="replace an earlier run and the domain of this name")
+    add(
+        "--from",
+        dest="start",
+        metavar="DOMAIN",
+        help="start from a trained domain: a run in --runs, a domain of the bundle, or a pack; classes may be added",
+    )
+    add("-v", "--verbose", action="store_true", help="also say the options in effect, and what each epoch took")
+    add("-q", "--quiet", action="store_true", help="no progress: only problems, and the result")
     _add_debug(parser)
 
 
@@ -446,8 +462,8 @@ RUN_ENGINE = Command(
 )
 DOMAINS = Command(
     "domains",
-    "list|add|remove|pack",
-    "List, add, remove or pack the domains of a bundle.",
+    "list|info|add|remove|pack",
+    "List, describe, add, remove or pack the domains of a bundle.",
     "Example: {0} add flowers.da3 --bundle bundle",
     _add_domains,
     _domains,

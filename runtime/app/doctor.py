@@ -1,14 +1,20 @@
-"""What is installed here, and what is wrong with it."""
+"""What this machine has, what is installed on it, what is wrong with that, and what is slow."""
 
 import importlib
 import importlib.util
+import os
 import platform
+import shutil
 import sys
 from typing import Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from ..system.versions import distribution_version
+from ..system.machine import cpu_features, processor, usable_cpus
+from ..system.memory import available_bytes, total_bytes
+from ..system.sizes import render_bytes
+from ..system.versions import VERSION, distribution_version
+from .decoding import measure_decoding
 
 # What to report -> the distributions that may bring it.
 _PACKAGES: Tuple[Tuple[str, Tuple[str, ...]], ...] = (
@@ -26,17 +32,23 @@ _MODULES = {"Pillow": "PIL", "cuda-python": "cuda"}
 
 
 class Report(NamedTuple):
-    """versions: name -> version or None when absent. problems: one sentence each, with the way to put it right."""
+    """versions: name -> version, or what there is of it; None when absent. problems: one sentence each, with the way to
+    put it right. slow: what makes decoding slow, one sentence each; all works with it."""
 
     versions: Dict[str, Optional[str]]
     problems: List[str]
+    slow: List[str] = []
 
 
 def examine() -> Report:
-    """Look at this Python. ONNX Runtime is the only heavy package that is imported; the versions of the others, torch
-    among them, are those of their distributions."""
+    """Look at this machine and this Python; takes a second, for the photos that are decoded. ONNX Runtime is the only
+    heavy package that is imported; the versions of the others, torch among them, are those of their distributions."""
     versions: Dict[str, Optional[str]] = {
+        "da3": VERSION,
         "machine": "%s %s" % (platform.system(), platform.machine()),
+        "CPU": _cpu(),
+        "memory": _memory(),
+        "disk": _disk(os.getcwd()),
         "python": platform.python_version(),
         "numpy": np.__version__,
     }
@@ -49,17 +61,49 @@ def examine() -> Report:
     problems = _problems(versions)
     versions["onnxruntime providers"] = _providers(versions, problems)
     versions["GPU"] = _gpu(versions, problems)
-    return Report(versions, problems)
+    decoding = None
+    if versions["Pillow"] is not None or versions["cv2"] is not None:
+        decoding = measure_decoding()
+    versions["decoding"] = None if decoding is None else decoding.render()
+    return Report(versions, problems, [] if decoding is None else decoding.slow)
 
 
 def render(report: Report) -> str:
     """The report for people."""
     width = max(len(name) for name in report.versions)
     lines = ["%-*s  %s" % (width, name, version or "-") for name, version in report.versions.items()]
+    lines += ["slow: " + sentence for sentence in report.slow]
     lines += ["problem: " + problem for problem in report.problems]
     if not report.problems:
         lines.append("no problems found")
     return "\n".join(lines)
+
+
+def _cpu() -> str:
+    """Its name, how many of its cores are ours, and the instructions that make networks fast."""
+    cores = usable_cpus()
+    features = cpu_features()
+    return "%s, %d core%s%s" % (
+        processor(),
+        cores,
+        "" if cores == 1 else "s",
+        ", with %s" % " ".join(features) if features else "",
+    )
+
+
+def _memory() -> Optional[str]:
+    total, free = total_bytes(), available_bytes()
+    if total is None or free is None:
+        return None
+    return "%s, of which %s can be had now" % (render_bytes(total), render_bytes(free))
+
+
+def _disk(folder: str) -> Optional[str]:
+    try:
+        found = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return "%s free of %s where this was started" % (render_bytes(found.free), render_bytes(found.total))
 
 
 def _problems(versions: Dict[str, Optional[str]]) -> List[str]:

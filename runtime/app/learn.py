@@ -2,8 +2,10 @@
 
 import argparse
 import shlex
+import sys
 from typing import List
 
+from ..errors import TrainingError
 from ..learning import LearnOptions, Learnt, TextReporter, learn
 from ..system.interrupt import stop_on_interrupt
 from ..system.malloc import keep_little
@@ -16,10 +18,13 @@ NEAR = 0.05  # how far above --keep a share of block FLOPs may stay without a wo
 
 def learn_and_say(words: argparse.Namespace) -> int:
     """Returns the exit code: 0, or 130 where the run was stopped."""
-    values = {name: getattr(words, name) for name in LearnOptions._fields if name not in ("micro_batch", "apart")}
-    options = LearnOptions(micro_batch=slice_size(words.micro_batch), apart=True, **values)
+    if words.verbose and words.quiet:
+        raise TrainingError("--verbose and --quiet exclude each other: leave one of them out")
+    own = ("micro_batch", "apart", "command")
+    values = {name: getattr(words, name) for name in LearnOptions._fields if name not in own}
+    options = LearnOptions(micro_batch=slice_size(words.micro_batch), apart=True, command=_typed(), **values)
     keep_little()
-    reporter = TextReporter()
+    reporter = TextReporter(verbose=words.verbose, quiet=words.quiet)
     with stop_on_interrupt(reporter.note) as stop:
         done = learn(options, reporter, stop)
     if done.domain is None:
@@ -27,6 +32,12 @@ def learn_and_say(words: argparse.Namespace) -> int:
         return 130
     say(summary(done, options))
     return 0
+
+
+def _typed() -> str:
+    """The command as it was typed."""
+    started = running()
+    return " ".join(shlex.quote(word) for word in (["da3"] if started is None else ["python3", started]) + sys.argv[1:])
 
 
 def summary(done: Learnt, options: LearnOptions) -> str:

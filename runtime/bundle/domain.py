@@ -54,6 +54,7 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
         adaptor=root.plain("adaptor"),
         metrics=root.plain("metrics"),
         weights=_float32(parse_safetensors(data, where.replace(DESCRIPTION, WEIGHTS))[0], name),
+        provenance={} if root.optional("provenance") is None else root.plain("provenance"),
     )
     if number <= GATED_FORMAT:
         return domain._replace(theta=root.number("theta"), gated=root.flag("gated"))

@@ -106,6 +106,8 @@ def domain_files(domain: Domain, goldens: Optional[bytes] = None) -> Dict[str, b
     if goldens is not None:
         description["goldens"] = dict([("file", GOLDENS)], **file_entry(goldens)._asdict())
         files[GOLDENS] = goldens
+    if domain.provenance:
+        description["provenance"] = domain.provenance
     try:
         return dict(files, **{DESCRIPTION: to_json(description)})
     except ValueError:

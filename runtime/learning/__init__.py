@@ -8,6 +8,7 @@ from .options import LearnOptions, check_keep
 from .reporter import TextReporter
 from .runner import GraphRunner
 from .running import Running
+from .starting import find_start
 from .step_graph import StepGraph, derive_step
 from .trainee import GraphTrainee
 
@@ -24,6 +25,7 @@ __all__ = [
     "check_keep",
     "derive_observation",
     "derive_step",
+    "find_start",
     "fit_budget",
     "learn",
 ]

@@ -10,6 +10,7 @@ from ..bundle.writer import as_stored, domain_files, write_files
 from ..records import Domain
 from ..training.checkpoint import Checkpoint
 from ..training.deployed import decisions, metrics
+from ..training.provenance import of_domain
 from .answering import undecided
 from .parameters import Parameters
 
@@ -28,6 +29,7 @@ def learnt_domain(bundle: Bundle, best: Checkpoint) -> Domain:
         temperature=decided.temperature,
         calibration=decided.calibration,
         metrics=metrics(best.progress.best),
+        provenance=of_domain(config, best.provenance),
     )
 
 

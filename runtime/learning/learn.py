@@ -13,14 +13,18 @@ from ..training.checkpoint import Checkpoint, read
 from ..training.config import Row, RunConfig
 from ..training.loading import default_workers
 from ..training.photos import PhotoSet, drop_unreadable, find_photos
+from ..training.provenance import Origin
 from ..training.reporter import Reporter
 from ..training.resuming import earlier_run, photos_of
-from ..training.run import BEST, Run
+from ..training.run import Run
+from ..training.run_files import BEST
 from ..training.short_run import ShortRun
+from ..training.starting import Start, check_start, classes_in_order, defaults
 from .budget import TRIAL_EPOCHS, Fitted, fit_budget
 from .choosing import best_backend, open_running
 from .deploying import learnt_domain, write_domain
 from .options import LearnOptions, check_keep
+from .starting import find_start
 from .trainee import GraphTrainee
 from .trial import ON_THE_CPU, measured_peak
 
@@ -51,10 +55,14 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
     with Bundle(options.bundle) as bundle:
         _check_bundle(bundle)
         resumed = _find_run(options, bundle, reporter)
+        start: Optional[Start] = None
         if resumed is None:
             assert options.data is not None
-            photos = find_photos(options.data, options.seed or 0)
-            config = options.config(bundle.manifest, photos.classes, len(photos.train))
+            start = None if options.start is None else find_start(options.start, options.runs, bundle)
+            photos = classes_in_order(start, find_photos(options.data, options.seed or 0))
+            config = options.config(bundle.manifest, photos.classes, len(photos.train), defaults(start))
+            if start is not None:
+                check_start(start, config, photos, reporter)
         else:
             photos = photos_of(resumed.config)
             config = options.resumed(resumed.config, bundle.manifest)
@@ -74,7 +82,7 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
         trainee = GraphTrainee(bundle, config, running)
         try:
             if resumed is None:
-                trainee.make_graphs(True)
+                trainee.make_graphs(start is None or start.measures)
             photos = drop_unreadable(photos, config.size, workers, reporter.checking)
             run = Run(
                 config=config,
@@ -84,9 +92,10 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
                 workers=workers,
                 folder=options.folder,
                 reporter=reporter,
+                origin=_origin(options, backend, start),
             )
             if resumed is None:
-                run.begin()
+                run.begin(start)
             else:
                 run.go_on_from(resumed)
                 if not run.progress.finished(config):
@@ -101,6 +110,20 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
             write_domain(bundle, domain)
     best, history = run.progress.best, run.progress.history
     return Learnt(options.folder, config, domain, best, history, photos.unreadable, peak_bytes(), budget)
+
+
+def _origin(options: LearnOptions, backend: str, start: Optional[Start]) -> Origin:
+    others = {
+        "from": options.start,
+        "bundle": options.bundle,
+        "runs": options.runs,
+        "backend": options.backend,
+        "precision": options.precision,
+        "memory_budget": options.memory_budget,
+        "threads": options.threads,
+        "workers": options.workers,
+    }
+    return Origin(backend, options.command, others, None if start is None else start.facts)
 
 
 def _fitted(

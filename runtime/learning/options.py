@@ -7,8 +7,8 @@ from ..bundle.manifest import Manifest
 from ..bundle.plan import closable
 from ..errors import TrainingError
 from ..training.config import AdaptorSpec, MemorySettings, RunConfig
-from ..training.defaults import DEFAULTS
-from ..training.limits import check_domain, check_numbers, check_resumable
+from ..training.defaults import DEFAULTS, CommonOptions
+from ..training.limits import check_domain, check_numbers, check_resumable, check_start
 from ..training.recipe import LEARNING_RATE, batch_size, closing_share
 from .answering import answer_costs
 from .running import BACKENDS, FULL, PRECISIONS
@@ -21,7 +21,8 @@ class LearnOptions(NamedTuple):
     domain is put. workers, threads, backend and micro_batch may change between a run and its resumption; the rest
     decides the result and may not. precision: of a training step's engine, with the backend tensorrt; may change too.
     memory_budget: of the whole process, a size such as 160MB, which chooses micro_batch and workers; on the CPU alone.
-    apart: graphs are made in a process of their own, see making.py.
+    apart: graphs are made in a process of their own, see making.py. start: what the run starts from, see `find_start`;
+    None: from nothing. command: as it was typed, to be written down.
     """
 
     domain: str
@@ -44,6 +45,8 @@ class LearnOptions(NamedTuple):
     resume: bool = False
     overwrite: bool = False
     apart: bool = False
+    start: Optional[str] = None
+    command: Optional[str] = None
 
     @property
     def folder(self) -> str:
@@ -59,6 +62,8 @@ class LearnOptions(NamedTuple):
         check_domain(self.domain)
         if self.resume and self.overwrite:
             raise TrainingError("--resume and --overwrite exclude each other")
+        if self.start is not None:
+            check_start(self.resume)
         if self.photos is None and not self.resume:
             raise TrainingError("which photos? Name a folder with one subfolder per class behind the options")
         if self.backend not in ("auto",) + BACKENDS:
@@ -77,7 +82,9 @@ class LearnOptions(NamedTuple):
         }
         check_numbers(numbers, self.lr)
 
-    def config(self, manifest: Manifest, classes: Tuple[str, ...], photos: int) -> RunConfig:
+    def config(
+        self, manifest: Manifest, classes: Tuple[str, ...], photos: int, defaults: CommonOptions = DEFAULTS
+    ) -> RunConfig:
         """The configuration of a new run on `photos` training photos."""
         assert self.data is not None
         return RunConfig(
@@ -88,13 +95,13 @@ class LearnOptions(NamedTuple):
             weights_sha256=manifest.backbone_sha256,
             classes=classes,
             size=manifest.preprocessing.size,
-            epochs=DEFAULTS.epochs if self.epochs is None else self.epochs,
+            epochs=defaults.epochs if self.epochs is None else self.epochs,
             batch_size=batch_size(photos) if self.batch_size is None else self.batch_size,
             lr=LEARNING_RATE if self.lr is None else self.lr,
-            keep=DEFAULTS.keep if self.keep is None else self.keep,
-            seed=DEFAULTS.seed if self.seed is None else self.seed,
-            flip=DEFAULTS.flip if self.flip is None else self.flip,
-            label_smoothing=DEFAULTS.label_smoothing if self.label_smoothing is None else self.label_smoothing,
+            keep=defaults.keep if self.keep is None else self.keep,
+            seed=defaults.seed if self.seed is None else self.seed,
+            flip=defaults.flip if self.flip is None else self.flip,
+            label_smoothing=defaults.label_smoothing if self.label_smoothing is None else self.label_smoothing,
             adaptor=AdaptorSpec.from_json(manifest.adaptor),
             memory=MemorySettings(keep_precision="fp32", micro_batch=self.micro_batch or 0),
         )

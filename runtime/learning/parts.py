@@ -11,7 +11,7 @@ import numpy as np
 
 from ..records import Array
 from ..training.randomness import EXITS, initial_down
-from .folding import fold, unfold
+from .folding import fold, taken_out, unfold
 
 Tensors = Dict[str, Array]
 
@@ -32,6 +32,11 @@ class Part(ABC):
     @abstractmethod
     def fold(self) -> Tensors:
         """The bundle's tensors, by short names, float32."""
+
+    @abstractmethod
+    def take(self, tensors: Tensors) -> None:
+        """The reverse of `fold`: take up the parameters that make these tensors with the statistics held. Raises
+        KeyError where one is missing."""
 
     @abstractmethod
     def unfold(self, gradients: Tensors) -> Tensors:
@@ -76,6 +81,11 @@ class Adaptor(Part):
             "up_bias": self.scale * own["up_bias"],
         }
 
+    def take(self, tensors: Tensors) -> None:
+        down, bias = taken_out(tensors["down"], tensors["down_bias"], self.mean, self.std)
+        up, up_bias = (tensors[name] / self.scale for name in ("up", "up_bias"))
+        self.parameters = {"down": down, "down_bias": bias, "up": up, "up_bias": up_bias}
+
     def unfold(self, gradients: Tensors) -> Tensors:
         return {
             "down": unfold(gradients["down"], gradients["down_bias"], self.mean, self.std),
@@ -96,6 +106,11 @@ class Head(Part):
         weight = self.parameters["weight"] / self.statistics["std"]
         return {"mean": self.statistics["mean"], "weight": weight, "bias": self.parameters["bias"]}
 
+    def take(self, tensors: Tensors) -> None:
+        weight, moved = tensors["weight"], self.statistics["mean"] - tensors["mean"]
+        bias = tensors["bias"] + weight.dot(moved)  # of features from which another mean is taken
+        self.parameters = {"weight": weight * self.statistics["std"], "bias": bias}
+
     def unfold(self, gradients: Tensors) -> Tensors:
         return {"weight": gradients["weight"] / self.statistics["std"], "bias": gradients["bias"]}
 
@@ -115,6 +130,11 @@ class Exit(Part):
         down, bias = fold(own, self.parameters["down_bias"], mean, std)
         around, bias = fold(near, bias, mean, std)
         return {"down": down, "around": around, "down_bias": bias}
+
+    def take(self, tensors: Tensors) -> None:
+        own, bias = taken_out(tensors["down"], tensors["down_bias"], self.adaptor.mean, self.adaptor.std)
+        near, bias = taken_out(tensors["around"], bias, self.adaptor.mean, self.adaptor.std)
+        self.parameters = {"down": np.concatenate([own, near], axis=1), "down_bias": bias}
 
     def unfold(self, gradients: Tensors) -> Tensors:
         bias = gradients["down_bias"]
@@ -146,6 +166,18 @@ class Bypass(Part):
         down, around = np.split(weight, 2, axis=1)
         up, up_bias = (self._scale * self.parameters[name] for name in ("up", "up_bias"))
         return {"down": down, "around": around, "down_bias": bias, "up": up, "up_bias": up_bias}
+
+    def take(self, tensors: Tensors) -> None:
+        mean, std = (np.tile(values, 2) for values in (self.adaptor.mean, self.adaptor.std))
+        both = np.concatenate([tensors["down"], tensors["around"]], axis=1)
+        down, left = taken_out(both, tensors["down_bias"], mean, std)
+        # There is no bias before the second map: what is left of the stored one goes through that into the last.
+        up_bias = tensors["up_bias"] + tensors["up"].dot(left)
+        self.parameters = {
+            "down": down / np.float32(BYPASS_STEP),
+            "up": tensors["up"] / self._scale,
+            "up_bias": up_bias / self._scale,
+        }
 
     def unfold(self, gradients: Tensors) -> Tensors:
         mean, std = (np.tile(values, 2) for values in (self.adaptor.mean, self.adaptor.std))

@@ -1,10 +1,13 @@
-"""What `learn` shows: a line for each epoch, and on a terminal one that counts steps."""
+"""What `learn` shows: a line for each epoch; on a terminal one that counts steps, in a log one every few seconds."""
 
 import sys
 import time
 from typing import Dict, Optional, TextIO
 
+from ..system.durations import duration
 from ..training.config import Progress, Row, RunConfig
+from ..training.options_file import options_of, toml_lines
+from ..training.pace import Pace
 from ..training.photos import PhotoSet
 from ..training.reporter import Reporter
 
@@ -13,10 +16,11 @@ _WIDTH = 79
 
 
 class TextReporter(Reporter):
-    """Plain text on stderr."""
+    """Plain text on stderr. verbose: the options in effect and each epoch's time too; quiet: problems alone."""
 
-    def __init__(self, err: Optional[TextIO] = None) -> None:
+    def __init__(self, err: Optional[TextIO] = None, verbose: bool = False, quiet: bool = False) -> None:
         self._err = sys.stderr if err is None else err
+        self._verbose, self._quiet, self._pace = verbose, quiet, Pace()
         self._live = self._err.isatty()
         self._drawn = 0.0
         self._since = time.time()
@@ -30,9 +34,9 @@ class TextReporter(Reporter):
 
     def building(self, what: str, seconds: float, done: bool) -> None:
         if done:
-            self.note("built the engine for %s in %s" % (what, _duration(seconds)))
+            self._say("built the engine for %s in %s" % (what, duration(seconds)))
         elif seconds == 0 and not self._live:
-            self.note("building the engine for %s; on a small board that takes minutes" % what)
+            self._say("building the engine for %s; on a small board that takes minutes" % what)
         else:
             self._draw("building the engine for %s: %.0f s" % (what, seconds))
 
@@ -40,7 +44,9 @@ class TextReporter(Reporter):
         for path, reason in photos.unreadable:
             self.note("skipped: %s" % (reason if path in reason else "%s: %s" % (path, reason)))
         begun = progress.epoch or progress.step
-        self.note(
+        if self._verbose:
+            self._say("\n".join(toml_lines(options_of(config))))
+        self._say(
             "%s: %d photos to train on, %d to validate on, %d classes; %s at %d px, %s parameters to train%s"
             % (
                 config.domain,
@@ -69,7 +75,7 @@ class TextReporter(Reporter):
                 sums["loss"] / photos,
                 100 * sums["correct"] / photos,
                 self._done * photos / step / max(spent, 1e-9),
-                _duration(spent / self._done * (self._epochs * steps - epoch * steps - step)),
+                duration(spent / self._done * (self._epochs * steps - epoch * steps - step)),
             )
         )
 
@@ -80,8 +86,9 @@ class TextReporter(Reporter):
         if "kept_share" in row:
             kept = ", %.1f %% at %.0f %% with exits" % (100 * row["kept_accuracy"], 100 * row["kept_share"])
         left = self._epochs - int(row["epoch"])
-        self.note(
-            "epoch %d/%d  loss %.3f  accuracy %.1f %%  validation %.1f %%%s  %.1f images/s  memory %.0f MB%s%s"
+        took = "  %s, learning rate %.2g at its end" % (duration(row["seconds"]), row["lr"]) if self._verbose else ""
+        self._say(
+            "epoch %d/%d  loss %.3f  accuracy %.1f %%  validation %.1f %%%s  %.1f images/s  memory %.0f MB%s%s%s"
             % (
                 row["epoch"],
                 self._epochs,
@@ -92,7 +99,8 @@ class TextReporter(Reporter):
                 row["images_per_second"],
                 row["memory_mb"],
                 skipped,
-                "  about %s to go" % _duration(left * row["seconds"]) if left else "",
+                took,
+                "  about %s to go" % duration(left * row["seconds"]) if left else "",
             )
         )
 
@@ -101,9 +109,19 @@ class TextReporter(Reporter):
         self._err.write(text + "\n")
         self._err.flush()
 
+    def _say(self, text: str) -> None:
+        if not self._quiet:
+            self.note(text)
+
     def _draw(self, text: str) -> None:
+        if self._quiet:
+            return
+        if not self._live:
+            if self._pace.due():
+                self.note(text)
+            return
         now = time.time()
-        if self._live and now - self._drawn > _REDRAWN_EVERY:
+        if now - self._drawn > _REDRAWN_EVERY:
             self._drawn = now
             self._err.write("\r%-*s" % (_WIDTH, text[:_WIDTH]))
             self._err.flush()
@@ -112,11 +130,3 @@ class TextReporter(Reporter):
         if self._drawn:
             self._err.write("\r%*s\r" % (_WIDTH, ""))
             self._drawn = 0.0
-
-
-def _duration(seconds: float) -> str:
-    """45 s, 4 min, 2 h 10 min."""
-    if seconds < 90:
-        return "%.0f s" % seconds
-    minutes = int(seconds / 60 + 0.5)
-    return "%d min" % minutes if minutes < 90 else "%d h %d min" % divmod(minutes, 60)

@@ -1,10 +1,11 @@
 """The operating system and this Python: files written in one step, memory, cores, versions, sizes."""
 
 from .atomic import replace_file, write_atomically
+from .durations import duration
 from .interrupt import stop_on_interrupt
-from .machine import conditions, usable_cpus
+from .machine import conditions, cpu_features, processor, usable_cpus
 from .malloc import keep_little
-from .memory import available_bytes, peak_bytes
+from .memory import available_bytes, peak_bytes, total_bytes
 from .percentiles import percentiles_ms
 from .sizes import parse_bytes, render_bytes
 from .versions import VERSION, distribution_version
@@ -13,14 +14,18 @@ __all__ = [
     "VERSION",
     "available_bytes",
     "conditions",
+    "cpu_features",
     "distribution_version",
+    "duration",
     "keep_little",
     "parse_bytes",
     "peak_bytes",
     "percentiles_ms",
+    "processor",
     "render_bytes",
     "replace_file",
     "stop_on_interrupt",
+    "total_bytes",
     "usable_cpus",
     "write_atomically",
 ]

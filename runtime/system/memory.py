@@ -22,10 +22,19 @@ def peak_bytes() -> int:
 
 def available_bytes() -> Optional[int]:
     """The memory, in bytes, that the machine can give without swapping; None where the system does not say."""
+    return _of_machine("MemAvailable:")
+
+
+def total_bytes() -> Optional[int]:
+    """The machine's memory, in bytes; None where the system does not say."""
+    return _of_machine("MemTotal:")
+
+
+def _of_machine(entry: str) -> Optional[int]:
     try:
         with open("/proc/meminfo") as file:
             for line in file:
-                if line.startswith("MemAvailable:"):
+                if line.startswith(entry):
                     return int(line.split()[1]) * 1024
     except OSError:
         pass

@@ -1,10 +1,11 @@
 """What every trainer shares, whatever computes its gradients: configuration, recipe, photos, checkpoints.
 
-The modules `checkpoint`, `closing`, `deployed`, `limits`, `randomness` and `recipe` are part of the face: the names in
+The modules `checkpoint`, `closing`, `deployed`, `limits`, `options_file`, `provenance`, `randomness`, `recipe` and
+`starting` are part of the face: the names in
 them mean little without theirs.
 """
 
-from . import checkpoint, closing, deployed, limits, randomness, recipe
+from . import checkpoint, closing, deployed, limits, options_file, provenance, randomness, recipe, starting
 from .augmentation import Augmentation
 from .config import (
     BACKBONE_PRECISIONS,
@@ -20,21 +21,27 @@ from .config import (
 )
 from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
+from .pace import Pace
 from .photos import PhotoSet, drop_unreadable, find_photos, largest_photos, photo_folder
+from .provenance import Origin
 from .reporter import Reporter
 from .resuming import earlier_run, photos_of
-from .run import CURVES, RUN_FILES, Run
+from .run import Run
+from .run_files import BEST, CURVES, LAST, METRICS, RUN_FILES
 from .short_run import ShortRun
 from .trainee import Photos, Pixels, Predict, StepResult, Trainee
 from .validation import Validation
 
 __all__ = [
     "BACKBONE_PRECISIONS",
+    "BEST",
     "CHOICES",
     "CURVES",
     "DEFAULTS",
     "GRADIENTS",
     "KEEP_PRECISIONS",
+    "LAST",
+    "METRICS",
     "RUN_FILES",
     "AdaptorSpec",
     "Augmentation",
@@ -42,6 +49,8 @@ __all__ = [
     "CommonOptions",
     "Loader",
     "MemorySettings",
+    "Origin",
+    "Pace",
     "PhotoSet",
     "Photos",
     "Pixels",
@@ -64,9 +73,12 @@ __all__ = [
     "find_photos",
     "largest_photos",
     "limits",
+    "options_file",
     "photo_folder",
     "photos_of",
+    "provenance",
     "randomness",
     "recipe",
     "slice_size",
+    "starting",
 ]

@@ -1,14 +1,16 @@
 """Checkpoints: one safetensors file that says everything needed to go on from it, or to rebuild the model.
 
 Tensors are named `model.*` and `optimizer.*`; the metadata's entry `da3` is a JSON object with `format`, `config` (see
-`RunConfig`) and `progress` (see `Progress`). Format 1 called the configuration's memory settings `lean`, and formats 1
-and 2 had a gate beside each block and no exits: what they learnt without using gates is read. The exits of format 3 did
-not look at a cell's neighbours. An unfinished run of any of them cannot be resumed.
+`RunConfig`) and `progress` (see `Progress`), and `provenance` (see provenance.py), which older ones lack. Format 1
+called the configuration's memory settings `lean`, and formats 1 and 2 had a gate beside each block and no exits: what
+they learnt without using gates is read. The exits of format 3 did not look at a cell's neighbours. An unfinished run of
+any of them cannot be resumed.
 """
 
 import json
 import os
-from typing import Dict, NamedTuple, Union
+import struct
+from typing import Any, Dict, NamedTuple, Optional, Union
 
 import numpy as np
 
@@ -26,6 +28,7 @@ class Checkpoint(NamedTuple):
     """A checkpoint as read from the file at `path`.
 
     model: what the domain learns, by name. optimizer: the optimiser's state, by name; empty in a best checkpoint.
+    provenance: see provenance.py; empty in those of before there was any.
     """
 
     path: str
@@ -34,6 +37,16 @@ class Checkpoint(NamedTuple):
     progress: Progress
     model: Dict[str, Array]
     optimizer: Dict[str, Array]
+    provenance: Dict[str, Any] = {}
+
+
+class Facts(NamedTuple):
+    """What a checkpoint says beside its tensors."""
+
+    format: int
+    config: RunConfig
+    progress: Progress
+    provenance: Dict[str, Any]
 
 
 def write(
@@ -42,34 +55,70 @@ def write(
     progress: Progress,
     model: Dict[str, Array],
     optimizer: Dict[str, Array],
+    provenance: Optional[Dict[str, Any]] = None,
 ) -> None:
     """Write atomically, making the folder: a reader sees the old file or the new one, never half of one."""
     tensors = {_MODEL + name: array for name, array in model.items()}
     tensors.update((_OPTIMIZER + name, array) for name, array in optimizer.items())
-    facts = {"format": FORMAT, "config": config.to_json(), "progress": progress.to_json()}
+    facts = {
+        "format": FORMAT,
+        "config": config.to_json(),
+        "progress": progress.to_json(),
+        "provenance": {} if provenance is None else provenance,
+    }
     write_atomically(path, write_safetensors(tensors, {"da3": json.dumps(facts)}))
 
 
 def read(path: Union[str, "os.PathLike[str]"]) -> Checkpoint:
     """Read a checkpoint; its arrays are read-only. Raises CheckpointError if it is missing, damaged or from a newer
     da3."""
-    path = os.fspath(path)
-    if not os.path.isfile(path):
-        raise CheckpointError("no checkpoint at %s: train the domain first (da3 train --domain ...)" % path)
+    path = _present(path)
     try:
         with open(path, "rb") as file:
             tensors, metadata = parse_safetensors(file.read(), "the file")
-        facts = json.loads(metadata["da3"])
-        if facts["format"] > FORMAT:
-            raise CheckpointError("%s was written by a newer da3: upgrade da3 to read it" % path)
-        config, progress = RunConfig.from_json(facts["config"]), Progress.from_json(facts["progress"])
-    except (BundleError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError("%s is damaged or no da3 checkpoint (%s): delete it and train again" % (path, error))
+        facts = _facts(metadata, path)
+    except _DAMAGE as error:
+        raise _damaged(path, error)
     for array in tensors.values():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise CheckpointError("%s holds NaN or infinity: train again with a lower --lr" % path)
     model, optimizer = _below(_MODEL, tensors), _below(_OPTIMIZER, tensors)
-    return Checkpoint(path, facts["format"], config, progress, model, optimizer)
+    return Checkpoint(path, facts.format, facts.config, facts.progress, model, optimizer, facts.provenance)
+
+
+def read_facts(path: Union[str, "os.PathLike[str]"]) -> Facts:
+    """What a checkpoint says, without its tensors: of a file of any size a few KB are read. Raises as `read` does."""
+    path = _present(path)
+    try:
+        with open(path, "rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > os.path.getsize(path):
+                raise ValueError("truncated")
+            return _facts(json.loads(file.read(length).decode("utf-8"))["__metadata__"], path)
+    except (struct.error,) + _DAMAGE as error:
+        raise _damaged(path, error)
+
+
+_DAMAGE = (BundleError, OSError, KeyError, TypeError, ValueError, AttributeError)  # of damaged files
+
+
+def _present(path: Union[str, "os.PathLike[str]"]) -> str:
+    path = os.fspath(path)
+    if not os.path.isfile(path):
+        raise CheckpointError("no checkpoint at %s: train the domain first (da3 train --domain ...)" % path)
+    return path
+
+
+def _facts(metadata: Dict[str, str], path: str) -> Facts:
+    facts = json.loads(metadata["da3"])
+    if facts["format"] > FORMAT:
+        raise CheckpointError("%s was written by a newer da3: upgrade da3 to read it" % path)
+    config, progress = RunConfig.from_json(facts["config"]), Progress.from_json(facts["progress"])
+    return Facts(facts["format"], config, progress, dict(facts.get("provenance", {})))
+
+
+def _damaged(path: str, error: Exception) -> CheckpointError:
+    return CheckpointError("%s is damaged or no da3 checkpoint (%s): delete it and train again" % (path, error))
 
 
 def _below(prefix: str, tensors: Dict[str, Array]) -> Dict[str, Array]:

@@ -38,6 +38,12 @@ def check_numbers(given: Mapping[str, Optional[Number]], lr: Optional[float]) ->
         raise TrainingError("--lr %s: must be above 0 and below 10" % lr)
 
 
+def check_start(resume: bool) -> None:
+    """Raise TrainingError for a run that is to start from a domain and to be gone on with too."""
+    if resume:
+        raise TrainingError("--from is of a new run: leave it out to go on with one (--resume)")
+
+
 def check_size(size: Optional[int]) -> None:
     """Raise TrainingError for a side of images, in pixels, that no backbone takes. None: it was not given."""
     if size is not None and (size < 32 or size % 32):

@@ -9,7 +9,8 @@ from .checkpoint import FORMAT, Checkpoint, read
 from .config import RunConfig
 from .photos import PhotoSet, find_photos
 from .reporter import Reporter
-from .run import LAST
+from .run_files import LAST
+from .starting import relabelled
 
 
 def earlier_run(
@@ -44,8 +45,9 @@ def earlier_run(
 
 
 def photos_of(config: RunConfig) -> PhotoSet:
-    """The photos of a run to go on with. Raises TrainingError where they have other classes now."""
+    """The photos of a run to go on with, labelled as it labels them. Raises TrainingError where they have other classes
+    now."""
     photos = find_photos(config.data, config.seed)
-    if photos.classes != config.classes:
+    if set(photos.classes) != set(config.classes):
         raise TrainingError("the classes in %s changed since the run began: start again with --overwrite" % config.data)
-    return photos
+    return relabelled(photos, config.classes)

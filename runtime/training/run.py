@@ -6,7 +6,7 @@ import math
 import os
 import time
 from itertools import count
-from typing import Callable, Generator, Iterator, List, Optional
+from typing import Any, Callable, Dict, Generator, Iterator, List, Optional
 
 import numpy as np
 
@@ -19,17 +19,16 @@ from .augmentation import Augmentation
 from .checkpoint import Checkpoint
 from .config import Progress, Row, RunConfig
 from .loading import Batch, Loader
+from .options_file import OPTIONS, options_toml
 from .photos import PhotoSet
+from .provenance import Origin, provenance
 from .randomness import SAMPLES, STATISTICS
 from .recipe import SAMPLE_PHOTOS, SAVE_EVERY, STATISTICS_PHOTOS, rank, schedule
 from .reporter import Reporter
+from .run_files import BEST, LAST, METRICS, RUN_FILES, SAMPLE_FILE, VALIDATION
+from .starting import Start
 from .trainee import StepResult, Trainee
 from .validation import Validation
-
-BEST, LAST = "best.safetensors", "last.safetensors"
-METRICS, SAMPLE_FILE, VALIDATION = "metrics.jsonl", "samples.npy", "validation.npz"
-CURVES = "curves.png"  # of runs that can draw
-RUN_FILES = (BEST, LAST, METRICS, CURVES, SAMPLE_FILE, VALIDATION)
 
 Stop = Callable[[], bool]
 
@@ -53,12 +52,15 @@ class Run:
         reporter: Reporter,
         draw: Optional[Callable[[List[Row], bool], Optional[str]]] = None,
         last_only: bool = False,
+        origin: Optional[Origin] = None,
     ) -> None:
         """draw: called with the history after each epoch, and whether that was the last; gives a problem in words, or
         None. last_only: the validation photos are looked at after the last
-        epoch alone, which is then the best."""
+        epoch alone, which is then the best. origin: what is written down of where the run comes from."""
         self.config, self.trainee, self.draw = config, trainee, draw
         self.folder, self.reporter, self.last_only = os.fspath(folder), reporter, last_only
+        self.photos, self.origin = photos, Origin() if origin is None else origin
+        self.provenance: Dict[str, Any] = {}
         self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers)
         self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers)
         self.augmentation = Augmentation(config.flip)
@@ -67,17 +69,23 @@ class Run:
         self.progress = Progress()
         self.saved_at = time.monotonic()
 
-    def begin(self) -> None:
+    def begin(self, start: Optional[Start] = None) -> None:
         """Look at some photos before the first step, and keep a few for export to verify with. Files of an earlier run
-        are removed; whatever else is in the folder is not ours."""
+        are removed; whatever else is in the folder is not ours. start: what is learnt begins as this; None: anew.
+        Raises CheckpointError where that does not fit."""
         for name in RUN_FILES:
             if os.path.exists(self._path(name)):
                 os.remove(self._path(name))
         chosen = min(STATISTICS_PHOTOS, len(self.train_loader.photos))
-        self.trainee.prepare(lambda: self._statistics_photos(chosen))
+        if start is None or start.measures:
+            self.trainee.prepare(lambda: self._statistics_photos(chosen))
+        if start is not None:
+            self.trainee.restore(start.checkpoint(self.trainee.model(), self.config))
         sample = io.BytesIO()
         np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed, SAMPLES))
         write_atomically(self._path(SAMPLE_FILE), sample.getvalue())
+        self.provenance = provenance(self.config, self.photos, self.val_loader.workers, self.origin)
+        write_atomically(self._path(OPTIONS), options_toml(self.config, self.origin.options))
         self.save()
 
     def _statistics_photos(self, chosen: int) -> Iterator[Array]:
@@ -90,7 +98,7 @@ class Run:
     def go_on_from(self, found: Checkpoint) -> None:
         """Take up the model, optimiser and counters of a checkpoint."""
         self.trainee.restore(found)
-        self.progress = found.progress
+        self.progress, self.provenance = found.progress, found.provenance
 
     def loop(self, stop: Stop) -> bool:
         """Train and validate to the end. False: stopped early, everything saved."""
@@ -221,7 +229,8 @@ class Run:
             if best:
                 progress.best = row
                 progress.calibration = None if calibrated is None else calibrated.to_json()
-                checkpoint.write(self._path(BEST), self.config, progress, self.trainee.model(), {})
+                model = self.trainee.model()
+                checkpoint.write(self._path(BEST), self.config, progress, model, {}, self.provenance)
         self.save()
         self._write_reports(last)
         self.reporter.epoch(row)
@@ -229,7 +238,8 @@ class Run:
     def save(self) -> None:
         """Write the last checkpoint: everything needed to go on from this step."""
         trainee = self.trainee
-        checkpoint.write(self._path(LAST), self.config, self.progress, trainee.model(), trainee.optimizer())
+        model, optimizer = trainee.model(), trainee.optimizer()
+        checkpoint.write(self._path(LAST), self.config, self.progress, model, optimizer, self.provenance)
         self.saved_at = time.monotonic()
 
     def _write_reports(self, last: bool) -> None:

@@ -1,13 +1,14 @@
 """The doctor finds what is wrong and says how to put it right."""
 
 import sys
+import time
 import types
 from importlib.metadata import version
 
 import pytest
 from simulation import simulated
 
-from da3.runtime.app import doctor
+from da3.runtime.app import decoding, doctor
 
 
 @pytest.fixture
@@ -88,3 +89,39 @@ def test_pkg_resources_is_the_fallback(monkeypatch):
     monkeypatch.setattr(doctor.importlib, "import_module", without_metadata)
     assert doctor.distribution_version("numpy") == "9.9"
     assert doctor.distribution_version("torch") is None
+
+
+def test_the_machine_is_described():
+    report = doctor.examine()
+    assert "core" in report.versions["CPU"] and report.versions["da3"]
+    if sys.platform.startswith("linux"):
+        assert "GiB" in report.versions["memory"] or "MiB" in report.versions["memory"]
+    assert "free of" in report.versions["disk"] and "photos/s on one core" in report.versions["decoding"]
+
+
+def test_decoding_is_measured():
+    """A reader that sleeps is slower by what it sleeps."""
+    found = decoding.measure_decoding(0.05)
+    assert found.one > 1 and found.library.startswith("Pillow") and found.threads >= 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(decoding, "decode", lambda path, at_least: time.sleep(0.02))
+        assert 20 < decoding._rate("", 1, 0.1) < 51
+
+
+def test_what_is_slow_is_no_problem_but_is_said(monkeypatch, tmp_path):
+    (tmp_path / "governor").write_text("powersave\n")
+    monkeypatch.setattr(decoding, "_GOVERNOR", str(tmp_path / "governor"))
+    monkeypatch.setattr(decoding, "_DRIVER", str(tmp_path / "none"))
+    monkeypatch.setattr(decoding.os, "cpu_count", lambda: 99)
+    slow = decoding._slow(100.0, 110.0, 4)
+    assert any("4 threads decode only 1.1 times as fast as one" in sentence for sentence in slow)
+    assert any("lowest clock (powersave)" in sentence for sentence in slow)
+    assert any("of the machine's 99 cores" in sentence for sentence in slow)
+    assert not any("threads decode" in sentence for sentence in decoding._slow(100.0, 390.0, 4))
+    text = doctor.render(doctor.Report({"a": "b"}, [], slow))
+    assert "slow: " in text and "no problems found" in text
+
+
+def test_opencv_alone_is_said_to_be_slow(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL.features", None)
+    assert any("OpenCV decodes large JPEGs whole" in sentence for sentence in decoding._slow(1.0, 1.0, 1))

@@ -20,7 +20,7 @@ from da3.toolchain.training.train import train
 DA3 = [sys.executable, "-m", "da3.toolchain.cli.main"]
 PHOTO = "data/signs/val/class0/0.jpg"
 BENCHES = ["run", "train", "accuracy"]
-COMMANDS = ["train", "export", "calibrate", "bench", "demo", *(c.name for c in RUNTIME_COMMANDS)]
+COMMANDS = ["train", "export", "calibrate", "runs", "config", "bench", "demo", *(c.name for c in RUNTIME_COMMANDS)]
 
 
 def run(*words, cwd, stdin=None):
@@ -41,13 +41,13 @@ def test_help_teaches(command):
 
 
 def in_process(*words):
-    return CliRunner(env={"COLUMNS": "400"}).invoke(app, list(words))
+    return CliRunner(env={"COLUMNS": "800"}).invoke(app, list(words))
 
 
 @pytest.mark.parametrize("command", RUNTIME_COMMANDS, ids=lambda c: c.name)
 def test_the_runtimes_commands_are_the_same_here_and_there(command, tmp_path, monkeypatch):
     """The same words, described in the same words, but for what was typed to get there."""
-    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setenv("COLUMNS", "800")
     there = subprocess.run(
         [sys.executable, "-m", "da3.runtime", command.name, "--help"], capture_output=True, text=True, cwd=tmp_path
     )

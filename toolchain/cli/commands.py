@@ -13,8 +13,11 @@ from da3.runtime.app import main as runtime_main
 from da3.runtime.errors import Da3Error
 from da3.toolchain.cli.bench import bench_app
 from da3.toolchain.cli.calibrate import calibrate
+from da3.toolchain.cli.completion import HandedOn
+from da3.toolchain.cli.config import config_app
 from da3.toolchain.cli.demo import demo
 from da3.toolchain.cli.export import export
+from da3.toolchain.cli.runs import runs
 from da3.toolchain.cli.train import train
 
 app = typer.Typer(
@@ -22,7 +25,6 @@ app = typer.Typer(
     help="Adapt one frozen vision backbone to many domains, and run them on one engine that skips the blocks a "
     "picture does not need.\n\nThe usual order: da3 train, da3 export, da3 run-engine. See 'da3 COMMAND --help'.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
@@ -64,6 +66,7 @@ def _hand_on(command: Command) -> None:
 
     @app.command(
         command.name,
+        cls=HandedOn,
         help=command.help,
         add_help_option=False,
         context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -75,6 +78,8 @@ def _hand_on(command: Command) -> None:
 app.command()(train)
 app.command()(export)
 app.command()(calibrate)
+app.command()(runs)
+app.add_typer(config_app, name="config")
 for _command in COMMANDS:
     _hand_on(_command)
 app.add_typer(bench_app, name="bench")

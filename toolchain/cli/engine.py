@@ -13,7 +13,9 @@ from da3.runtime.errors import TrainingError
 _PROCESS = "da3.toolchain.cli.engine_process"
 
 
-def start_engine(engine: str, given: Mapping[str, Any], others: Mapping[str, Any]) -> NoReturn:
+def start_engine(
+    engine: str, given: Mapping[str, Any], others: Mapping[str, Any], *, verbose: bool, quiet: bool
+) -> NoReturn:
     """Learn with the options ``given``, those of ``EngineOptions``, in the place of this process.
 
     This process has loaded the command line, of which learning has no use: its memory is let go of by starting over.
@@ -30,6 +32,12 @@ def start_engine(engine: str, given: Mapping[str, Any], others: Mapping[str, Any
     options.check()
     sys.stdout.flush()
     sys.stderr.flush()
-    debug = ["--debug"] if "--debug" in sys.orig_argv else []
-    words = [sys.executable, "-m", _PROCESS, json.dumps(options._asdict()), *debug]
+    flags = {"--debug": "--debug" in sys.orig_argv, "--verbose": verbose, "--quiet": quiet}
+    words = [
+        sys.executable,
+        "-m",
+        _PROCESS,
+        json.dumps(options._asdict()),
+        *(name for name, given in flags.items() if given),
+    ]
     os.execv(sys.executable, words)

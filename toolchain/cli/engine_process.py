@@ -1,6 +1,7 @@
 """The process that ``da3 train --engine onnxruntime`` becomes: it imports neither PyTorch nor the command line's rich.
 
-``python -m da3.toolchain.cli.engine_process OPTIONS [--debug]``, where OPTIONS is JSON of ``EngineOptions``.
+``python -m da3.toolchain.cli.engine_process OPTIONS [--debug] [--verbose] [--quiet]``.
+OPTIONS is JSON of ``EngineOptions``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ def main(words: list[str]) -> int:
     """Learn as the words ask; returns the exit code."""
     options = EngineOptions(**json.loads(words[0]))
     keep_little()
-    reporter = TextReporter()
+    reporter = TextReporter(verbose="--verbose" in words, quiet="--quiet" in words)
     try:
         with stop_on_interrupt(reporter.note) as stop:
             result = learn_on_engine(options, reporter, stop)

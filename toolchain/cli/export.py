@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from da3.toolchain.cli.configuration import ConfigOption
 from da3.toolchain.cli.console import out
 from da3.toolchain.cli.options import DomainOption, RunsOption
+from da3.toolchain.cli.verbosity import QuietOption
 
 
 def export(
@@ -20,6 +22,8 @@ def export(
         Path | None,
         typer.Option(help="write one ordinary ONNX file here instead: same answers, any runtime, no time saved"),
     ] = None,
+    config: ConfigOption = None,
+    quiet: QuietOption = False,
 ) -> None:
     """Put a trained domain into a bundle, verified against PyTorch before anything is moved into place.
 
@@ -32,7 +36,7 @@ def export(
     from da3.toolchain.cli.export_tables import checks_table, export_summary
 
     try:
-        with Console(stderr=True).status("writing and verifying"):
+        with Console(stderr=True, quiet=quiet).status("writing and verifying"):
             if standalone is None:
                 done = export_domain(domain, runs, bundle)
             else:
@@ -40,5 +44,6 @@ def export(
     except VerificationError as error:
         out.print(checks_table(error.checks))
         raise
-    out.print(checks_table(done.checks))
+    if not quiet:
+        out.print(checks_table(done.checks))
     out.print(export_summary(domain, done), soft_wrap=True)

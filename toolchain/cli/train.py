@@ -9,9 +9,11 @@ import typer
 
 from da3.runtime.training import DEFAULTS, MemorySettings, slice_size
 from da3.runtime.training.recipe import LARGEST_BATCH
-from da3.toolchain.cli.console import out
+from da3.toolchain.cli.configuration import ConfigOption
+from da3.toolchain.cli.console import out, typed
 from da3.toolchain.cli.engine import start_engine
 from da3.toolchain.cli.options import BACKBONES, DomainOption, RunsOption
+from da3.toolchain.cli.verbosity import QuietOption, VerboseOption, check_verbosity
 
 
 def _default(name: str) -> str:
@@ -71,7 +73,7 @@ def train(
     workers: Annotated[
         int | None, typer.Option(help="decoding threads (default: one a core, 4 at most)", min=1)
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU where there is one")] = "auto",
     keep_precision: Annotated[
         str | None,
         typer.Option(
@@ -109,9 +111,21 @@ def train(
             "alone; a stopped run may be resumed with either"
         ),
     ] = "pytorch",
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="DOMAIN",
+            help="start from a trained domain: one in --runs, a pack, or bundle/domains/NAME; for more photos of its "
+            "classes, or for more classes",
+        ),
+    ] = None,
     runs: RunsOption = Path("runs"),
     resume: Annotated[bool, typer.Option("--resume", help="go on with a stopped run, with its own options")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="replace an earlier run of this domain")] = False,
+    config: ConfigOption = None,
+    verbose: VerboseOption = False,
+    quiet: QuietOption = False,
 ) -> None:
     """Adapt a frozen backbone to a folder of labelled photos.
 
@@ -119,6 +133,7 @@ def train(
 
     Example: da3 train --domain flowers --data photos/flowers --keep 0.7
     """
+    check_verbosity(verbose, quiet)
     if engine != "pytorch":
         given = {
             "domain": domain,
@@ -139,6 +154,8 @@ def train(
             "overwrite": overwrite,
             "micro_batch": slice_size(micro_batch),
             "memory_budget": memory_budget,
+            "start": start,
+            "command": typed(),
         }
         others = {
             "method": method,
@@ -147,7 +164,7 @@ def train(
             "backbone_precision": backbone_precision,
             "gradient": gradient,
         }
-        start_engine(engine, given, others)
+        start_engine(engine, given, others, verbose=verbose, quiet=quiet)
     from da3.runtime.system import stop_on_interrupt
     from da3.toolchain.cli.training_summary import training_summary
     from da3.toolchain.training.options import TrainOptions
@@ -178,8 +195,10 @@ def train(
         gradient=gradient,
         micro_batch=slice_size(micro_batch),
         memory_budget=memory_budget,
+        start=start,
+        command=typed(),
     )
-    with ConsoleReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
+    with ConsoleReporter(verbose=verbose, quiet=quiet) as reporter, stop_on_interrupt(reporter.note) as stop:
         result = train_domain(asked, reporter, stop)
     if not result.finished:
         out.print(f"stopped; all is saved. Go on with: da3 train --domain {domain} --resume")

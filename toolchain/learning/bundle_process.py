@@ -18,15 +18,25 @@ from da3.toolchain.training import BackboneStore
 
 
 def _work(request: Answer, say: Say) -> None:
-    runs, arch = Path(request["runs"]), request["arch"]
-    wanted: str = request.get("sha256", "")  # of a run that is begun
+    runs = Path(request["runs"])
+    store = BackboneStore(runs)
+    wanted: str = request.get("sha256", "")  # of a run that is begun, or of what one starts from
+    arch = request["arch"]
+    if arch is None:
+        found = store.find(wanted)
+        if found is None:
+            raise TrainingError(
+                f"the backbone {wanted[:12]}... is not in {store.folder}: say which it is with --backbone and --weights"
+            )
+        arch = found[0]
     if arch not in NAMES:
         raise TrainingError(f"--backbone {arch}: known are {', '.join(NAMES)}")
-    store = BackboneStore(runs)
     weights = store.get(arch, wanted) if request["weights"] is None else load_weights(request["weights"], arch)
     sha256 = weights.sha256(arch)
     if wanted not in ("", sha256):
-        raise TrainingError(f"cannot resume with other weights than the run was started with: {request['weights']}")
+        raise TrainingError(
+            f"--weights {request['weights']}: other weights than this run, or the domain it starts from, was trained on"
+        )
     size = request["size"] or weights.input_size
     given = request.get("adaptor")
     adaptor = adaptor_spec(arch, weights, size) if given is None else AdaptorSpec.from_json(given)

@@ -49,11 +49,21 @@ def bundle_of(runs: Path, config: RunConfig, weights: str | None) -> Path:
 
     Raises WorkerError, in one line, where they are other ones, or gone.
     """
-    path = bundle_path(runs, config.backbone, config.weights_sha256, config.size, config.adaptor)
-    if weights is None and is_whole(path, config.weights_sha256):
-        return path
-    facts = {"sha256": config.weights_sha256, "adaptor": config.adaptor.to_json()}
-    return _made({"runs": str(runs), "arch": config.backbone, "weights": weights, "size": config.size, **facts})
+    return bundle_for(runs, config.backbone, config.weights_sha256, config.size, config.adaptor, weights)
+
+
+def bundle_for(runs: Path, arch: str | None, sha256: str, size: int, adaptor: AdaptorSpec, weights: str | None) -> Path:
+    """The bundle of the weights with this hash. ``arch``: None for the network of those stored. ``weights``: what
+    ``load_weights`` reads, or None for those stored.
+
+    Raises WorkerError, in one line, where they are other ones, or gone.
+    """
+    if arch is not None and weights is None:
+        path = bundle_path(runs, arch, sha256, size, adaptor)
+        if is_whole(path, sha256):
+            return path
+    facts = {"sha256": sha256, "adaptor": adaptor.to_json()}
+    return _made({"runs": str(runs), "arch": arch, "weights": weights, "size": size, **facts})
 
 
 def _made(request: dict[str, Any]) -> Path:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from da3.runtime.bundle import Manifest
 from da3.runtime.learning import check_keep
-from da3.runtime.training import DEFAULTS, AdaptorSpec, MemorySettings, RunConfig, photo_folder
-from da3.runtime.training.limits import check_domain, check_numbers, check_resumable, check_size
+from da3.runtime.training import DEFAULTS, AdaptorSpec, CommonOptions, MemorySettings, RunConfig, photo_folder
+from da3.runtime.training.limits import check_domain, check_numbers, check_resumable, check_size, check_start
 from da3.runtime.training.recipe import LEARNING_RATE, batch_size
 from da3.toolchain.errors import TrainingError
 
@@ -20,6 +20,8 @@ _DECIDED = ("backbone", "size", "epochs", "batch_size", "lr", "keep", "seed", "f
 
 class EngineOptions(NamedTuple):
     """Options of one run, of the meaning that ``TrainOptions`` gives them. None means "not given".
+
+    ``start`` is what the run starts from, as ``find_start`` takes it; ``command``, as it was typed, is written down.
 
     Those that ``TrainOptions`` has beside these have no meaning here: see ``refuse_others``.
     """
@@ -44,6 +46,8 @@ class EngineOptions(NamedTuple):
     micro_batch: int | None = None
     memory_budget: str | None = None
     last_only: bool = False
+    start: str | None = None
+    command: str | None = None
 
     @property
     def folder(self) -> Path:
@@ -54,6 +58,8 @@ class EngineOptions(NamedTuple):
         check_domain(self.domain)
         if self.resume and self.overwrite:
             raise TrainingError("--resume and --overwrite exclude each other")
+        if self.start is not None:
+            check_start(self.resume)
         check_size(self.size)
         numbers = {
             "epochs": self.epochs,
@@ -67,11 +73,13 @@ class EngineOptions(NamedTuple):
         if importlib.util.find_spec("onnxruntime") is None:
             raise TrainingError(f"--engine {ENGINE}: onnxruntime is not installed: pip install 'da3[cpu]'")
 
-    def config(self, manifest: Manifest, classes: tuple[str, ...], photos: int) -> RunConfig:
+    def config(
+        self, manifest: Manifest, classes: tuple[str, ...], photos: int, defaults: CommonOptions = DEFAULTS
+    ) -> RunConfig:
         """The configuration of a new run on ``photos`` training photos. Raises TrainingError for a share of FLOPs that
         cannot be reached."""
         given = {name: getattr(self, name) for name in DEFAULTS._fields if getattr(self, name, None) is not None}
-        options = DEFAULTS._replace(**given)
+        options = defaults._replace(**given)
         check_keep(options.keep, manifest)
         return RunConfig(
             domain=self.domain,
@@ -120,7 +128,7 @@ def refuse_others(given: dict[str, Any]) -> None:
         "gradient": ("exact", "an engine's gradients are exact"),
     }
     for name, (only, why) in means.items():
-        if given.get(name) not in (None, only):
+        if given.get(name) not in (None, only) and (name, given[name]) != ("device", "auto"):
             option = name.replace("_", "-")
             raise TrainingError(
                 f"--{option} {given[name]}: {why}; leave --{option} out, or train with --engine pytorch"

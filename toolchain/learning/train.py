@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from da3.runtime.bundle import Bundle
-from da3.runtime.learning import TRIAL_EPOCHS, fit_budget
+from da3.runtime.learning import TRIAL_EPOCHS, find_start, fit_budget
 from da3.runtime.system import parse_bytes, peak_bytes
 from da3.runtime.training import (
     DEFAULTS,
+    Origin,
     Reporter,
     Row,
     Run,
@@ -23,10 +24,12 @@ from da3.runtime.training import (
     photo_folder,
     photos_of,
 )
+from da3.runtime.training.starting import Start, check_start, classes_in_order, defaults
 from da3.toolchain.curves import HistoryPicture
-from da3.toolchain.learning.bundles import bundle_of, new_bundle
+from da3.toolchain.errors import TrainingError
+from da3.toolchain.learning.bundles import bundle_for, bundle_of, new_bundle
 from da3.toolchain.learning.lean import LeanTrainee
-from da3.toolchain.learning.options import EngineOptions
+from da3.toolchain.learning.options import ENGINE, EngineOptions
 from da3.toolchain.learning.trial import Trial
 
 
@@ -58,17 +61,21 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
     resumed = earlier_run(
         folder, resume=options.resume, overwrite=options.overwrite, reporter=reporter, check_same=options.check_same
     )
+    start: Start | None = None
     if resumed is None:
+        start = None if options.start is None else find_start(options.start, options.runs)
         seed = DEFAULTS.seed if options.seed is None else options.seed
-        photos = find_photos(photo_folder(options.domain, options.data), seed)
-        arch = options.backbone or DEFAULTS.backbone
-        bundle_folder = new_bundle(runs, arch, options.weights or DEFAULTS.weights, options.size)
+        photos = classes_in_order(start, find_photos(photo_folder(options.domain, options.data), seed))
+        bundle_folder = _bundle_of_new(options, start)
     else:
         photos = photos_of(resumed.config)
         bundle_folder = bundle_of(runs, resumed.config, options.weights)
     workers = options.workers or default_workers()
     with Bundle(bundle_folder) as bundle:
-        config = resumed.config if resumed else options.config(bundle.manifest, photos.classes, len(photos.train))
+        if resumed is None:
+            config = options.config(bundle.manifest, photos.classes, len(photos.train), defaults(start))
+        else:
+            config = resumed.config
         if options.micro_batch is not None:
             config = config._replace(memory=config.memory._replace(micro_batch=options.micro_batch))
         if budget is not None:
@@ -81,10 +88,12 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
                 workers_fixed=options.workers is not None,
                 reporter=reporter,
             )
+        if start is not None:
+            check_start(start, config, photos, reporter)
         trainee = LeanTrainee(bundle, config, options.threads)
         try:
             if resumed is None:
-                trainee.make_graphs(True)
+                trainee.make_graphs(start is None or start.measures)
             photos = drop_unreadable(photos, config.size, workers, reporter.checking)
             run = Run(
                 config=config,
@@ -96,9 +105,10 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
                 reporter=reporter,
                 draw=HistoryPicture(folder, config.domain),
                 last_only=options.last_only,
+                origin=_origin(options, start),
             )
             if resumed is None:
-                run.begin()
+                run.begin(start)
             else:
                 run.go_on_from(resumed)
                 if not run.progress.finished(config):
@@ -109,3 +119,32 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
             trainee.close()
     best, history = run.progress.best, run.progress.history
     return Learnt(folder, config, finished, best, history, photos.unreadable, peak_bytes(), budget)
+
+
+def _bundle_of_new(options: EngineOptions, start: Start | None) -> Path:
+    """The bundle of the backbone that a new run learns on: what is asked for, or what it starts from was trained on."""
+    runs = Path(options.runs)
+    if start is None:
+        arch = options.backbone or DEFAULTS.backbone
+        return new_bundle(runs, arch, options.weights or DEFAULTS.weights, options.size)
+    had = start.settings
+    for name in ("method", "backbone", "size"):
+        given = {"method": "da3"}.get(name, getattr(options, name, None))
+        if had[name] is not None and given not in (None, had[name]):
+            raise TrainingError(
+                f"cannot start from {start.source} with --{name} {given}: it was trained with {had[name]}"
+            )
+    arch = options.backbone or had["backbone"]
+    return bundle_for(runs, arch, had["weights_sha256"], had["size"], had["adaptor"], options.weights)
+
+
+def _origin(options: EngineOptions, start: Start | None) -> Origin:
+    others = {
+        "engine": ENGINE,
+        "from": options.start,
+        "weights": options.weights if start is not None else options.weights or DEFAULTS.weights,
+        "runs": options.runs,
+        "workers": options.workers,
+        "memory_budget": options.memory_budget,
+    }
+    return Origin(ENGINE, options.command, others, None if start is None else start.facts)

@@ -124,6 +124,12 @@ class BackboneStore:
     def path(self, arch: str, sha256: str) -> Path:
         return self.folder / f"{arch}-{sha256[:12]}.safetensors"
 
+    def find(self, sha256: str) -> tuple[str, Path] | None:
+        """The network and the file of the weights with this hash; None where they are not stored."""
+        for path in sorted(self.folder.glob(f"*-{sha256[:12]}.safetensors")):
+            return path.name[: -len(f"-{sha256[:12]}.safetensors")], path
+        return None
+
     def put(self, arch: str, weights: WeightsFile) -> None:
         """Store ``weights`` unless they are there."""
         path = self.path(arch, weights.sha256(arch))

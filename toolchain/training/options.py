@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from da3.runtime.training import CHOICES, DEFAULTS, CommonOptions, MemorySettings, RunConfig, photo_folder
-from da3.runtime.training.limits import check_domain, check_numbers, check_resumable, check_size
+from da3.runtime.training import CHOICES, DEFAULTS, CommonOptions, MemorySettings, RunConfig, photo_folder, starting
+from da3.runtime.training.limits import check_domain, check_numbers, check_resumable, check_size, check_start
 from da3.runtime.training.recipe import batch_size
+from da3.runtime.training.starting import Start
 from da3.toolchain.backbones import NAMES, WeightsFile
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import adaptor_spec, method
@@ -22,7 +23,8 @@ class TrainOptions:
     ``workers``, ``device`` and ``micro_batch`` may change between a run and its resumption; the rest decides the result
     and may not. ``keep_precision``, ``backbone_precision``, ``gradient`` and ``micro_batch`` are those of
     ``MemorySettings``; ``memory_budget`` chooses them, and is a size such as 256MB. ``last_only``: the validation
-    photos are looked at after the last epoch alone, which is then the best; what is learnt is the same.
+    photos are looked at after the last epoch alone, which is then the best; what is learnt is the same. ``start``: what
+    the run starts from, as ``find_start`` takes it. ``command``: as it was typed, to be written down.
     """
 
     domain: str
@@ -40,7 +42,7 @@ class TrainOptions:
     flip: bool | None = None
     label_smoothing: float | None = None
     workers: int | None = None
-    device: str = "cpu"
+    device: str = "auto"
     resume: bool = False
     overwrite: bool = False
     keep_precision: str | None = None
@@ -49,6 +51,8 @@ class TrainOptions:
     micro_batch: int | None = None
     memory_budget: str | None = None
     last_only: bool = False
+    start: str | None = None
+    command: str | None = None
 
     @property
     def memory(self) -> MemorySettings:
@@ -71,6 +75,8 @@ class TrainOptions:
         check_domain(self.domain)
         if self.resume and self.overwrite:
             raise TrainingError("--resume and --overwrite exclude each other")
+        if self.start is not None:
+            check_start(self.resume)
         options = self.with_defaults
         method(options.method)
         if options.backbone not in NAMES:
@@ -89,6 +95,13 @@ class TrainOptions:
             value = getattr(self, name)
             if value not in (None, *known):
                 raise TrainingError(f"{_option(name)} {value}: use {' or '.join(known)}")
+
+    def starting_from(self, start: Start) -> TrainOptions:
+        """The same, where nothing else is given with what a run has to share with what it starts from, or has by
+        default. The weights are left to the caller."""
+        names = ("method", "backbone", "size", *starting.TAKEN_OVER)
+        missing = [name for name in names if getattr(self, name) is None and start.settings.get(name) is not None]
+        return replace(self, **{name: start.settings[name] for name in missing})
 
     def data_folder(self) -> str:
         """The photo folder: as given, or data/<domain> or photos/<domain> where that exists."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
+from da3.runtime.learning import find_start
 from da3.runtime.system import parse_bytes
 from da3.runtime.training import (
+    Origin,
     PhotoSet,
     Reporter,
     Row,
@@ -23,6 +25,7 @@ from da3.runtime.training import (
     photos_of,
 )
 from da3.runtime.training.checkpoint import Checkpoint
+from da3.runtime.training.starting import Start, check_start, classes_in_order
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.curves import HistoryPicture
@@ -70,17 +73,25 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     resumed = earlier_run(
         folder, resume=options.resume, overwrite=options.overwrite, reporter=reporter, check_same=options.check_same
     )
+    store = BackboneStore(options.runs)
+    asked, start = options, None
     if resumed is None:
-        photos = find_photos(options.data_folder(), options.with_defaults.seed)
+        if options.start is not None:
+            start = find_start(options.start, str(options.runs))
+            options = _with_weights(options.starting_from(start), start, store)
+        photos = classes_in_order(start, find_photos(options.data_folder(), options.with_defaults.seed))
     else:
         photos = photos_of(resumed.config)
-    store = BackboneStore(options.runs)
     weights = _weights(options, resumed, store)
     config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
+    if start is not None:
+        config = config._replace(adaptor=start.settings["adaptor"])
     if budget is not None:
         config = _fit_budget(options, budget, config, photos, resumed is not None, reporter)
     if options.micro_batch is not None:
         config = config._replace(memory=config.memory._replace(micro_batch=options.micro_batch))
+    if start is not None:
+        check_start(start, config, photos, reporter)
     torch.manual_seed(config.seed)  # for what methods draw that only PyTorch trains
     learner = method(config.method)(task_of(config), weights)  # before the photos are read: its errors are immediate
     learner.model.to(device)
@@ -105,10 +116,11 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         reporter=reporter,
         draw=draw,
         last_only=options.last_only,
+        origin=_origin(asked, start),
     )
     if resumed is None:
         store.put(config.backbone, weights)
-        run.begin()
+        run.begin(start)
     else:
         run.go_on_from(resumed)
     trainable = sum(p.numel() for p in learner.parameters())
@@ -116,6 +128,28 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     finished = run.loop(stop)
     best, history = run.progress.best, run.progress.history
     return Result(folder, config, finished, best, history, photos.unreadable, peak_bytes(device), budget)
+
+
+def _origin(asked: TrainOptions, start: Start | None) -> Origin:
+    others = {
+        "engine": "pytorch",
+        "from": asked.start,
+        "weights": asked.weights if start is not None else asked.with_defaults.weights,
+        "runs": str(asked.runs),
+        "device": asked.device,
+        "workers": asked.workers,
+        "memory_budget": asked.memory_budget,
+    }
+    return Origin("pytorch", asked.command, others, None if start is None else start.facts)
+
+
+def _with_weights(options: TrainOptions, start: Start, store: BackboneStore) -> TrainOptions:
+    """The same with the weights that the domain was trained on, where no others are given and the store has them."""
+    found = store.find(start.settings["weights_sha256"])
+    if options.weights is not None or found is None:
+        return options
+    arch, path = found
+    return replace(options, weights=str(path), backbone=options.backbone or arch)
 
 
 def _weights(options: TrainOptions, resumed: Checkpoint | None, store: BackboneStore) -> WeightsFile:
@@ -139,16 +173,20 @@ def _fit_budget(
         return config
     fixed = frozenset(name for name in config.memory._fields if getattr(options, name) is not None)
     workers = options.workers or default_workers()
-    trial = Trial(ShortRun.of(config, photos, workers), options.with_defaults.weights, options.device)
+    short, device = ShortRun.of(config, photos, workers), str(device_named(options.device))
+    trial = Trial(short, options.with_defaults.weights, device)
     return fit(config, trial, budget=budget, fixed=fixed, reporter=reporter)
 
 
 def device_named(name: str) -> torch.device:
-    """The device called ``name``. Raises TrainingError if it is unknown or not there."""
+    """The device called ``name``; "auto" is a GPU where PyTorch sees one, else the CPU. Raises TrainingError if it is
+    unknown or not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise TrainingError(f"--device {name}: unknown; use cpu or cuda") from error
+        raise TrainingError(f"--device {name}: unknown; use auto, cpu or cuda") from error
     if device.type == "cuda" and not torch.cuda.is_available():
         raise TrainingError(f"--device {name}: this PyTorch sees no CUDA device; use --device cpu")
     return device

@@ -8,6 +8,7 @@ from ..bundle.plan import DOMAIN
 from ..onnx_graph.joining import pruned, read_piece
 from ..onnx_graph.model import Model
 from ..records import Array
+from .shapes import integers
 
 
 class _Exit(NamedTuple):
@@ -49,7 +50,7 @@ def _after_pooling(model: Model) -> Model:
     (first,) = pooling
     cells, others = first.outputs[0], [node for node in model.nodes if node is not first]
     nodes = [node.replace([x if name == cells else name for name in node.inputs]) for node in others]
-    height, width = first.attributes["strides"]
+    height, width = integers(first, "strides", [1, 1])
     shape = model.inputs[0].shape
-    cell_shape = shape[:2] + (shape[2] // height, shape[3] // width)
+    cell_shape = shape[:2] + (int(shape[2] or 0) // height, int(shape[3] or 0) // width)
     return pruned(model.replace(nodes, model.weights, [model.inputs[0]._replace(shape=cell_shape)] + model.inputs[1:]))

@@ -234,7 +234,7 @@ def _compare(
         largest[value] = float(np.abs(summary - golden).max()) if summary.shape == golden.shape else float("inf")
     wrong = [value for value in errors if not errors[value] <= allowed]
     worst = wrong[0] if wrong else max(errors, key=lambda value: errors[value])
-    text = "%s is off by %.1e of its largest number, allowed %.0e" % (worst, errors[worst], allowed)
+    text = "%s is off by %.1e of its largest number, allowed %g" % (worst, errors[worst], allowed)
     tell.check(not wrong, name, text, {"relative": errors, "largest": largest, "allowed": allowed, "wrong": wrong})
     return not wrong
 

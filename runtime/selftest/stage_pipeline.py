@@ -157,7 +157,7 @@ def judge(
     error = relative_error(result.logits[same], expected.logits[same], LEAST) if same.any() else 0.0
     top = _other_tops(expected.logits, result.logits, same, tolerance.chain)
     values.update(relative=error, allowed=tolerance.chain, best_class_differs=top)
-    text = "logits are off by %.1e, allowed %.0e; " % (error, tolerance.chain)
+    text = "logits are off by %.1e, allowed %g; " % (error, tolerance.chain)
     text += "another best class for %d" % len(top) if top else "best class and decisions as they should be"
     text += "; %d decided otherwise within rounding" % len(excused) if excused else ""
     tell.check(error <= tolerance.chain and not top, name, text, values)
@@ -264,7 +264,7 @@ def _check_switches(tell: Teller, runtime: Runtime, known: Sequence[_Truth], tol
             error = _differs(_run(runtime, truth), before)
             if error >= worst:
                 worst, of = error, truth
-    text = "answers after a switch differ by %.1e, allowed %.0e" % (worst, tolerance.repeat)
+    text = "answers after a switch differ by %.1e, allowed %g" % (worst, tolerance.repeat)
     text += " (the worst: %s)" % of.domain.name if worst > tolerance.repeat else ""
     tell.check(worst <= tolerance.repeat, name, text, {"relative": worst, "allowed": tolerance.repeat})
 
@@ -293,7 +293,7 @@ def _check_threads(tell: Teller, runtime: Runtime, known: Sequence[_Truth], tole
     if failures:
         tell.check(False, name, failures[0])
         return
-    text = "%d runs, answers differ by %.1e, allowed %.0e" % (len(errors), worst, tolerance.repeat)
+    text = "%d runs, answers differ by %.1e, allowed %g" % (len(errors), worst, tolerance.repeat)
     tell.check(worst <= tolerance.repeat, name, text, {"relative": worst, "allowed": tolerance.repeat})
 
 
@@ -315,7 +315,7 @@ def _check_drift(tell: Teller, runtime: Runtime, truth: _Truth, tolerance: Toler
             before = peak_bytes() if len(seconds) == 100 else before
     grown = peak_bytes() - before
     tenth = max(1, len(seconds) // 10)
-    text = "%d runs, answers differ by %.1e, allowed %.0e; the peak of memory grew by %s" % (
+    text = "%d runs, answers differ by %.1e, allowed %g; the peak of memory grew by %s" % (
         len(seconds),
         worst,
         tolerance.repeat,

@@ -104,7 +104,7 @@ def _build(options: SelftestOptions, tell: Teller, bundle: Bundle, path: str, pr
 def _say_error(tell: Teller, logits: Array, expected: Array, allowed: float) -> None:
     name = "one engine for the whole"
     error = relative_error(logits, expected, LEAST)
-    text = "logits are off by %.1e, allowed %.0e" % (error, allowed)
+    text = "logits are off by %.1e, allowed %g" % (error, allowed)
     tell.check(error <= allowed, name, text, {"relative": error, "allowed": allowed})
 
 

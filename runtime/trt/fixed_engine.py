@@ -6,7 +6,7 @@ tensor lies where another one does, so no run reads what it writes. Gradients ar
 that would take a second buffer for each, and a kernel.
 """
 
-from typing import Any, Collection, Dict, Optional, Sequence, Tuple
+from typing import Any, Collection, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from ..cuda.interface import Cuda, Host
 from ..errors import BackendError
 from ..records import Array
 from ..system.sizes import render_bytes
-from .api import Engine, EngineContext, Library
+from .api import Engine, Library
+from .engine_runner import EngineRunner, Setting
 from .formats import LINEAR
 from .graph_plans import End, GraphPlan
 from .tensor_spec import aligned
@@ -32,7 +33,7 @@ class FixedEngine:
         """
         self._cuda, self._title = cuda, title
         self._engine: Optional[Engine] = None
-        self._context: Optional[EngineContext] = None
+        self._runner: Optional[EngineRunner] = None
         self._stream: Any = None
         self._memory = 0
         self._kept = self._given = self._made = _Region((), 0)
@@ -61,8 +62,11 @@ class FixedEngine:
         count = self._put(self._given, feeds)
         with self._cuda.current():
             self._to_device(self._given)
-            assert self._context is not None, "closed"
-            self._context.enqueue(self._cuda.address(self._stream))
+            assert self._runner is not None, "closed"
+            if self._runner.graph is not None:
+                self._cuda.launch(self._runner.graph, self._stream)
+            else:
+                self._runner.run(self._stream, self._cuda.address(self._stream))
             self._cuda.to_host(self._made.host, self._made.at, self._stream)
             self._cuda.wait(self._stream)
         return {end.name: np.array(_rows(self._made.view(end), end, count)) for end in self._made.ends}
@@ -75,7 +79,9 @@ class FixedEngine:
                     self._cuda.wait(self._stream)  # a run that failed may have left something behind
                 except BackendError:
                     pass
-            self._context = self._engine = None
+            if self._runner is not None:
+                self._runner.close()
+            self._runner = self._engine = None
             for region in (self._kept, self._given, self._made):
                 region.free(self._cuda)
             if self._stream is not None:
@@ -106,11 +112,13 @@ class FixedEngine:
         self.device_bytes += size
         self._stream = cuda.stream()
         cuda.zero(self._memory, size, self._stream)
-        self._context = self._engine.context(self._memory)
+        addresses: List[Tuple[str, int]] = []
         for region in (self._kept, self._given, self._made):
             region.reserve(cuda, self._memory)
-            for end in region.ends:
-                self._context.place(end.name, region.at + region.offsets[end.name])
+            addresses += [(end.name, region.at + region.offsets[end.name]) for end in region.ends]
+        # Nothing changes from run to run, so that a thousand kernels are started at once where there are CUDA graphs.
+        self._runner = EngineRunner(cuda, self._engine.context(self._memory), cuda.graphs)
+        self._runner.settle(Setting(self, None, tuple(addresses), (), ()))
         cuda.wait(self._stream)
 
     def _check(self, plan: GraphPlan) -> None:

@@ -521,7 +521,7 @@ SELFTEST = Command(
 EVALUATE = Command(
     "evaluate",
     "PHOTOS",
-    "Say how good a domain is on labelled photos, and what it costs.",
+    "Score a domain on labelled photos, and what it costs.",
     "PHOTOS is a folder with a subfolder per class (or val/ with those), or a CSV of\n"
     "path,label. Scores by class, calibration, block FLOPs, exits and latency; --against\n"
     "another domain, precision or earlier evaluation adds a paired test.\n"

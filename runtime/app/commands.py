@@ -510,10 +510,10 @@ LEARN = Command(
 SELFTEST = Command(
     "selftest",
     "",
-    "Prove on this machine that the engines compute what the bundle means, and how fast.",
-    "Each stage runs in a process of its own, so a crash is found too. Exit code 1 if\n"
-    "anything failed. The report is a JSON file, and a text beside it; please attach both\n"
-    "to an issue.\n\n"
+    "Prove here that engines compute what the bundle means.",
+    "It times them, too. Each stage runs in a process of its own, so a crash is found.\n"
+    "Exit code 1 if anything failed. The report is a JSON file, and a text beside it; please\n"
+    "attach both to an issue.\n\n"
     "Example: {0} --bundle bundle --quick",
     _add_selftest,
     _selftest,

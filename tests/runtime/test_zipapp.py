@@ -148,7 +148,7 @@ def test_every_module_imports(call, pyz, tmp_path):
 def test_help(call, board):
     done = call(NAME, "--help", folder=board)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: python3 {NAME} ")
-    assert f"python3 {NAME} domains list|add" in done.stdout and "python -m" not in done.stdout
+    assert f"python3 {NAME} domains list|info|add" in done.stdout and "python -m" not in done.stdout
     assert call(NAME, "build", "--help", folder=board).stdout.startswith(f"usage: python3 {NAME} build ")
     assert "usage: python3 " in call(NAME, "doctor", "--nope", folder=board).stderr
     assert program.program_name() == "python -m da3.runtime"

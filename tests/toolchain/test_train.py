@@ -308,7 +308,7 @@ def test_diverging_stops_with_advice_and_a_good_checkpoint(small_run, monkeypatc
         ({"seed": -1}, TrainingError, "--seed -1"),
         ({"method": "magic"}, TrainingError, "known are: da3"),
         ({"domain": "../etc"}, TrainingError, "letters, digits"),
-        ({"device": "tpu9"}, TrainingError, "use cpu or cuda"),
+        ({"device": "tpu9"}, TrainingError, "use auto, cpu or cuda"),
         ({"weights": "gone.pth"}, WeightsError, "gone.pth does not exist"),
         ({"data": "no/such/folder"}, DataError, "does not exist"),
         ({"data": None}, TrainingError, "pass --data FOLDER"),

@@ -1,6 +1,5 @@
 """What this machine has, what is installed on it, what is wrong with that, and what is slow."""
 
-import importlib
 import importlib.util
 import os
 import platform
@@ -123,8 +122,10 @@ def _problems(versions: Dict[str, Optional[str]]) -> List[str]:
 def _providers(versions: Dict[str, Optional[str]], problems: List[str]) -> Optional[str]:
     if versions["onnxruntime"] is None:
         return None
+    from ..backends.sessions import import_onnxruntime
+
     try:
-        return ", ".join(importlib.import_module("onnxruntime").get_available_providers())
+        return ", ".join(import_onnxruntime().get_available_providers())
     except Exception as error:  # a broken installation fails in many ways, and saying so is this file's purpose
         problems.append(
             "onnxruntime is installed but does not work (%s): uninstall every onnxruntime package, then "

@@ -17,6 +17,7 @@ from ..system.machine import usable_cpus
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _SEVERITY_ERROR = 3
+_TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # Of an arena: no limit; kSameAsRequested; begin with next to nothing; no limit for what a block may waste.
 _EXACT = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": 1, "max_dead_bytes_per_chunk": -1}
 
@@ -98,7 +99,12 @@ def open_step_session(model: Union[bytes, str], threads: Optional[int] = None, a
 
 
 def import_onnxruntime() -> Any:
-    """The module onnxruntime. Raises BackendError where it cannot be imported."""
+    """The module onnxruntime, which tells nobody that it is used. Raises BackendError where it cannot be imported.
+
+    Its packages send telemetry, and keep a number of this device in the user's cache folder, unless a variable is set
+    before the import; the function that turns it off comes too late. Who sets the variable to 0 has it back.
+    """
+    os.environ.setdefault(_TELEMETRY, "1")
     try:
         import onnxruntime
     except ImportError as error:

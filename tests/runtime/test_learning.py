@@ -198,7 +198,8 @@ def test_any_slicing_learns_the_same(asked):
 def test_what_a_run_leaves(asked, home):
     done = learn(asked(), Reporter())
     names = {path.name for path in Path(done.folder).iterdir()}
-    assert names == {"best.safetensors", "last.safetensors", "metrics.jsonl", "samples.npy", "validation.npz"}
+    written = {"best.safetensors", "last.safetensors", "metrics.jsonl", "options.toml", "samples.npy", "validation.npz"}
+    assert names == written
     rows = [json.loads(line) for line in (Path(done.folder) / "metrics.jsonl").read_text().splitlines()]
     assert rows == done.history
     assert np.load(Path(done.folder) / "samples.npy").shape == (8, SIZE, SIZE, 3)

@@ -200,8 +200,9 @@ def test_a_failed_export_shows_its_table(workplace, monkeypatch):
     """In this process, so that one stored weight can be made wrong."""
     real = exporter.domain_files
 
-    def wrong(domain):
-        return real(domain._replace(weights={**domain.weights, "head.bias": domain.weights["head.bias"] + 1}))
+    def wrong(domain, *more):
+        weights = {**domain.weights, "head.bias": domain.weights["head.bias"] + 1}
+        return real(domain._replace(weights=weights), *more)
 
     monkeypatch.setattr(exporter, "domain_files", wrong)
     monkeypatch.chdir(workplace)

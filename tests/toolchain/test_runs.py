@@ -11,6 +11,7 @@ from da3.runtime.errors import CheckpointError
 from da3.runtime.training import AdaptorSpec, Progress, RunConfig
 from da3.runtime.training.checkpoint import write
 from da3.toolchain.cli.commands import app
+from da3.toolchain.cli.console import out
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.runs import differences, find_run, find_runs
 
@@ -56,8 +57,14 @@ def runs(tmp_path):
     return folder
 
 
+@pytest.fixture(autouse=True)
+def wide(monkeypatch):
+    """A terminal that folds nothing: a console asks for its width once, when it is made."""
+    monkeypatch.setattr(out, "_width", 320)
+
+
 def da3(*words):
-    return CliRunner(env={"COLUMNS": "160"}).invoke(app, ["runs", *map(str, words)])
+    return CliRunner().invoke(app, ["runs", *map(str, words)])
 
 
 def test_runs_are_listed(runs):

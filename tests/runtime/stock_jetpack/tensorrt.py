@@ -31,6 +31,7 @@ class _Enum:
 
 NetworkDefinitionCreationFlag = _Enum(EXPLICIT_BATCH=0)
 BuilderFlag = _Enum(FP16=0, INT8=1, TF32=7)
+TacticSource = _Enum(CUBLAS=0, CUBLAS_LT=1, CUDNN=2)
 TensorFormat = _Enum(LINEAR=0)
 DataType = _Enum(FLOAT="FLOAT", HALF="HALF", INT8="INT8", INT32="INT32")
 
@@ -76,7 +77,10 @@ class _Config:
     def set_flag(self, flag):
         pass
 
-    clear_flag = add_optimization_profile = set_flag
+    clear_flag = add_optimization_profile = set_tactic_sources = set_flag
+
+    def get_tactic_sources(self):
+        return 7
 
     def create_timing_cache(self, data):
         return _Cache()

@@ -37,7 +37,8 @@ from da3.toolchain.training.train import train
 
 OPSET = 13
 # The deeper EfficientNet-Lites differ from the first in numbers alone.
-ARCHS = [name for name in NAMES if name not in ("efficientnet_lite1", "efficientnet_lite2")]
+_LIKE_ANOTHER = ("efficientnet_lite1", "efficientnet_lite2", "resnet34")  # with more or wider blocks, no others
+ARCHS = [pytest.param(n, marks=pytest.mark.slow if n in _LIKE_ANOTHER else ()) for n in NAMES]
 
 
 def hashes(folder):

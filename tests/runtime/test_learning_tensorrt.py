@@ -231,7 +231,7 @@ def untimed(history):
     ("release", "precision"),
     [
         ("8.2.1", "fp32"),
-        ("11.4.0", "fp16"),
+        pytest.param("11.4.0", "fp16", marks=pytest.mark.slow),
         pytest.param("8.2.1", "fp16", marks=pytest.mark.slow),
         pytest.param("10.16.1", "fp32", marks=pytest.mark.slow),
     ],

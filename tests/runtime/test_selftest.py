@@ -45,6 +45,7 @@ from da3.runtime.selftest.stage_whole import judge_speed
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 
+QUICK = ("8.2.1", "10.3.0", NEWEST)  # of the releases; the slow tests have the others
 IN_PROCESS = ("engines", "parts", "pipeline", "timing", "memory")
 NOISE = [15844753, 13061837, 12093919]
 SIGNS = [-1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0]
@@ -122,7 +123,12 @@ def test_every_stage_passes_with_gates_and_without_golden_values(built):
 
 
 @pytest.mark.parametrize(
-    "release, precision", [*((release, "fp32") for release in RELEASES), ("8.2.1", "fp16"), (NEWEST, "fp16")]
+    "release, precision",
+    [
+        *(pytest.param(release, "fp32", marks=() if release in QUICK else pytest.mark.slow) for release in RELEASES),
+        ("8.2.1", "fp16"),
+        (NEWEST, "fp16"),
+    ],
 )
 def test_every_stage_passes_on_the_doubles(release, precision, exits):
     with simulated(tensorrt=release):

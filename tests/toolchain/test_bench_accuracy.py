@@ -334,6 +334,7 @@ def test_a_stopped_run_is_resumed_and_nothing_is_trained_twice(plan, here):
     assert score == [straight.history[-1]["val_accuracy"]]
 
 
+@pytest.mark.slow
 def test_an_engine_trains_beside_pytorch_and_is_scored_alike(plan):
     words = ("da3,da3:keep=0.8,da3:engine=onnxruntime,da3:engine=onnxruntime,keep=0.8",)
     both = plan(words, domains=["signs"], seeds=1, epochs=1, against="da3")

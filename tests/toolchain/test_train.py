@@ -27,7 +27,8 @@ from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
 # The deeper EfficientNet-Lites differ from the first in numbers alone.
-ARCHS = [name for name in NAMES if name not in ("efficientnet_lite1", "efficientnet_lite2")]
+_LIKE_ANOTHER = ("efficientnet_lite1", "efficientnet_lite2", "resnet34")  # with more or wider blocks, no others
+ARCHS = [pytest.param(n, marks=pytest.mark.slow if n in _LIKE_ANOTHER else ()) for n in NAMES]
 
 
 class Stops(SilentReporter):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from simulation import CUDA, simulated
-from simulation.tensorrt.api import RELEASES
+from trt_answers import EVERY_RELEASE
 
 from da3.runtime import Runtime
 from da3.runtime.bundle import Bundle, read_domain
@@ -71,7 +71,7 @@ def distance(found, expected):
 
 
 @pytest.mark.parametrize("closed", [(), (4, 9)], ids=["open", "closed"])
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_gradients_are_those_of_the_cpu(release, closed, home):
     with Bundle(home) as bundle:
         tensors = domain(bundle, closed)
@@ -112,7 +112,7 @@ def test_the_scale_keeps_small_gradients(home):
     assert worst[0] > 0.5 and worst[1] < 0.1
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_the_other_graphs(release, home):
     """What is measured on photos, what closing a block costs, and the answers, with fewer photos than an engine has."""
     closed = (4, 9)

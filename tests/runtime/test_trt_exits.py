@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulation import RELEASES, simulated
+from simulation import simulated
 from simulation.device.memory import Fault
 from synthetic_bundle import (
     Backbone,
@@ -17,7 +17,7 @@ from synthetic_bundle import (
     write_exits_domain,
 )
 from test_exits import check, medians, read, rules
-from trt_answers import INSTALLED, NEWEST, PYTHON, inferences
+from trt_answers import EVERY_RELEASE, INSTALLED, NEWEST, PYTHON, inferences
 
 from da3.runtime import Bundle, Runtime
 from da3.runtime.bundle.plan import exit_steps
@@ -99,7 +99,7 @@ def test_answers_are_those_of_the_cpu(release, cuda, engines, opened, answers):
         check(runtime.run_batch(x[:3], "flowers"), answers("flowers")[:, :3], [None, None])
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_half_precision(release, engines, opened, closing):
     """With all exits given, no decision hangs on a rounding."""
     engines(release, "fp16")

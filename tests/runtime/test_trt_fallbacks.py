@@ -11,7 +11,7 @@ from onnx import TensorProto
 from simulation import RELEASES, simulated
 from simulation.tensorrt import kernels
 from test_build import measure
-from trt_answers import NEWEST
+from trt_answers import EVERY_RELEASE, NEWEST
 
 from da3.runtime import Runtime
 from da3.runtime.app.commands import main
@@ -81,7 +81,7 @@ def check_answers(bundle, precision="fp16", tolerance=0.05):
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_no_graph_has_a_cast(release, precision, bundle, exits_bundle, given):
     """Where TensorRT picks types, graphs are float32 and borders are told theirs; else graphs are float16."""
     for folder in (bundle, exits_bundle):
@@ -103,7 +103,7 @@ def test_no_graph_has_a_cast(release, precision, bundle, exits_bundle, given):
     )
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_borders_are_of_the_type_that_was_told(release, bundle):
     with simulated(tensorrt=release):
         build_engines(bundle, "fp16", (1, 4))
@@ -119,7 +119,7 @@ def test_borders_are_of_the_type_that_was_told(release, bundle):
     assert tensors["image"][:2] == tensors["g1"][:2] == (shared, "LINEAR")
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_one_image_alone_is_a_static_shape(release, bundle, exits_bundle, given):
     for folder in (bundle, exits_bundle):
         with simulated(tensorrt=release):
@@ -152,7 +152,7 @@ def test_engines_for_one_image_take_any_number_of_contexts(bundle):
     assert used[1, 2] == 3 * used[1, 1]
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_one_picture_takes_the_memory_of_one(release, bundle, monkeypatch):
     """From 10 on, where TensorRT says what shapes take: a quarter, for engines of up to four."""
     used = {}
@@ -219,7 +219,7 @@ def test_libraries_are_asked_only_where_a_part_does_not_build_without(release, b
     assert [recipe.libraries for _, recipe in given].count(True) == 1
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_engines_need_no_libraries(release, bundle):
     with simulated(tensorrt=release) as device:
         import tensorrt as trt
@@ -237,7 +237,7 @@ def test_engines_need_no_libraries(release, bundle):
 # -- precision
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_a_part_that_does_not_build_in_int8_is_built_in_float16(release, bundle, monkeypatch):
     measure(bundle, 5.0)
     lacks(
@@ -255,7 +255,7 @@ def test_a_part_that_does_not_build_in_int8_is_built_in_float16(release, bundle,
         assert build_engines(bundle, "int8", (1, 4)).built == 0
 
 
-@pytest.mark.parametrize("release", RELEASES)
+@pytest.mark.parametrize("release", EVERY_RELEASE)
 def test_a_part_that_does_not_build_in_float16_is_built_in_float32(release, bundle, monkeypatch):
     """Its neighbours hand it float32 then."""
     lacks(

@@ -1,6 +1,7 @@
 """Are a backend's answers those of the CPU?"""
 
 import numpy as np
+import pytest
 import synthetic_bundle
 from simulation import CUDA, RELEASES
 
@@ -32,3 +33,8 @@ def inferences(device, monkeypatch):
 
     monkeypatch.setattr(type(device.timeline), "launch", counted)
     return found
+
+
+QUICK = ("8.2.1", "8.6.1", "10.3.0", NEWEST)
+# For parametrize: the releases in between are in the slow tests.
+EVERY_RELEASE = [pytest.param(release, marks=() if release in QUICK else pytest.mark.slow) for release in RELEASES]

@@ -102,6 +102,7 @@ def test_shipped_features_tell_digits_apart(tmp_path):
     assert accuracy > 0.5
 
 
+@pytest.mark.slow
 def test_training_script_writes_a_loadable_file(tmp_path):
     out = tmp_path / "new" / "tiny.safetensors"
     tiny = ["--epochs", "1", "--epoch-images", "48", "--batch-size", "16", "--variants", "2"]

@@ -111,6 +111,7 @@ def test_the_same_seed_gives_the_same_and_a_stopped_run_goes_on_to_it(asked, tmp
             assert all(np.array_equal(whole.model[n], found.model[n]) for n in whole.model)
 
 
+@pytest.mark.slow
 def test_either_engine_goes_on_with_what_the_other_began(asked, small_run, tmp_path):
     runs = tmp_path / "engine"
     stops = Steps(stop_after=2)

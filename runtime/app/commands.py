@@ -146,9 +146,7 @@ def _add_run_engine(parser: argparse.ArgumentParser) -> None:
         help="to measure: untimed runs before the first batch of each size (default: 1 with --repeat, else 0)",
     )
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the backend's choice)")
-    add("--backend", choices=NAMES, default="auto", help="default: tensorrt where engines are built, else onnxruntime")
-    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
-    add("--engines", metavar="FOLDER", help="folder of TensorRT engines (default: in the bundle)")
+    _add_engine(parser)
     _add_debug(parser)
 
 
@@ -360,9 +358,7 @@ def _add_selftest(parser: argparse.ArgumentParser) -> None:
     add("--quick", action="store_true", help="fewer runs, the first domain alone, and nothing is built")
     add("--out", default="selftest-report.json", metavar="FILE", help="the report (default: %(default)s)")
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the backend's choice)")
-    add("--backend", choices=NAMES, default="auto", help="default: tensorrt where engines are built, else onnxruntime")
-    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
-    add("--engines", metavar="FOLDER", help="folder of TensorRT engines (default: in the bundle)")
+    _add_engine(parser)
     help_text = "a stage that says nothing for so long is stopped (default: %(default)s)"
     add("--timeout", type=_at_least(1), default=600, metavar="SECONDS", help=help_text)
     _add_debug(parser)
@@ -396,9 +392,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
         help="decoding threads (default: one a core, 4 at most); 0 decodes in turn with the engine: fair latencies",
     )
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads of the engine (default: the backend's choice)")
-    add("--backend", choices=NAMES, default="auto", help="default: tensorrt where engines are built, else onnxruntime")
-    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
-    add("--engines", metavar="FOLDER", help="folder of TensorRT engines (default: in the bundle)")
+    _add_engine(parser)
     _add_debug(parser)
 
 
@@ -411,6 +405,14 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _add_bundle(parser: argparse.ArgumentParser, what: str) -> None:
     default = bundle_beside() or "bundle"
     parser.add_argument("-b", "--bundle", default=default, help="%s (default: %%(default)s)" % what)
+
+
+def _add_engine(parser: argparse.ArgumentParser) -> None:
+    """Which engine predicts."""
+    add = parser.add_argument
+    add("--backend", choices=NAMES, default="auto", help="default: tensorrt where engines are built, else onnxruntime")
+    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
+    add("--engines", metavar="FOLDER", help="folder of TensorRT engines (default: in the bundle)")
 
 
 def _add_debug(parser: argparse.ArgumentParser) -> None:

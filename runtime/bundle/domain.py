@@ -40,12 +40,7 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
     classes = root.texts("classes")
     if not classes or len(set(classes)) != len(classes):
         raise DomainError("%s: classes must be different names, at least one" % where)
-    entry = root.object("weights")
-    if entry.text("file") != WEIGHTS:
-        raise BundleError("%s: the weights' file must be called %s" % (where, WEIGHTS))
-    data = files.read(prefix + WEIGHTS, expected_bytes=entry.integer("bytes"))
-    if hashlib.sha256(data).hexdigest() != sha256_entry(entry, "sha256"):
-        raise BundleError("%s: the weights are not those domain.json names (wrong sha256); copy them again" % where)
+    data = _named_file(files, prefix, root.object("weights"), WEIGHTS, "the weights")
     domain = Domain(
         name=name,
         classes=tuple(classes),
@@ -68,12 +63,18 @@ def read_domain_goldens(files: Files, prefix: str) -> Optional[bytes]:
     root = parse_object(files.read(prefix + DESCRIPTION, limit=JSON_LIMIT), where)
     if root.optional("goldens") is None or not files.exists(prefix + GOLDENS):
         return None
-    entry = root.object("goldens")
-    if entry.text("file") != GOLDENS:
-        raise BundleError("%s: the golden values' file must be called %s" % (where, GOLDENS))
-    data = files.read(prefix + GOLDENS, expected_bytes=entry.integer("bytes"))
+    return _named_file(files, prefix, root.object("goldens"), GOLDENS, "the golden values")
+
+
+def _named_file(files: Files, prefix: str, entry: Object, name: str, what: str) -> bytes:
+    """The file that an entry of the domain.json at `prefix` names, which must be called `name`; verified by its hash.
+    what: it holds, in words."""
+    where = os.path.join(files.path, *(prefix + DESCRIPTION).split("/"))
+    if entry.text("file") != name:
+        raise BundleError("%s: %s' file must be called %s" % (where, what, name))
+    data = files.read(prefix + name, expected_bytes=entry.integer("bytes"))
     if hashlib.sha256(data).hexdigest() != sha256_entry(entry, "sha256"):
-        raise BundleError("%s: the golden values are not those it names (wrong sha256); copy them again" % where)
+        raise BundleError("%s: %s are not those %s names (wrong sha256); copy them again" % (where, what, DESCRIPTION))
     return data
 
 

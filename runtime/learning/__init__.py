@@ -1,6 +1,7 @@
 """A domain learnt without PyTorch: the graph of a training step, derived from a bundle's own files, and its trainer."""
 
 from .budget import TRIAL_EPOCHS, fit_budget
+from .going import go
 from .learn import Learnt, learn
 from .observation import derive_observation
 from .on_cpu import CpuRunning
@@ -27,5 +28,6 @@ __all__ = [
     "derive_step",
     "find_start",
     "fit_budget",
+    "go",
     "learn",
 ]

@@ -12,17 +12,17 @@ from ..system.sizes import parse_bytes
 from ..training.checkpoint import Checkpoint, read
 from ..training.config import Row, RunConfig
 from ..training.loading import default_workers
-from ..training.photos import PhotoSet, drop_unreadable, find_photos
+from ..training.photos import PhotoSet, find_photos
 from ..training.provenance import Origin
 from ..training.reporter import Reporter
 from ..training.resuming import earlier_run, photos_of
-from ..training.run import Run
 from ..training.run_files import BEST
 from ..training.short_run import ShortRun
 from ..training.starting import Start, check_start, classes_in_order, defaults
 from .budget import TRIAL_EPOCHS, Fitted, fit_budget
 from .choosing import best_backend, open_running
 from .deploying import learnt_domain, write_domain
+from .going import go
 from .options import LearnOptions, check_keep
 from .starting import find_start
 from .trainee import GraphTrainee
@@ -80,30 +80,19 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
             note=reporter.note,
         )
         trainee = GraphTrainee(bundle, config, running)
-        try:
-            if resumed is None:
-                trainee.make_graphs(start is None or start.measures)
-            photos = drop_unreadable(photos, config.size, workers, reporter.checking)
-            run = Run(
-                config=config,
-                trainee=trainee,
-                photos=photos,
-                preprocessing=bundle.manifest.preprocessing,
-                workers=workers,
-                folder=options.folder,
-                reporter=reporter,
-                origin=_origin(options, backend, start),
-            )
-            if resumed is None:
-                run.begin(start)
-            else:
-                run.go_on_from(resumed)
-                if not run.progress.finished(config):
-                    trainee.make_graphs(False)
-            reporter.started(config, run.progress, photos, trainee.parameters.count())
-            finished = run.loop(stop)
-        finally:
-            trainee.close()
+        run, photos, finished = go(
+            trainee,
+            config=config,
+            photos=photos,
+            preprocessing=bundle.manifest.preprocessing,
+            workers=workers,
+            folder=options.folder,
+            reporter=reporter,
+            origin=_origin(options, backend, start),
+            resumed=resumed,
+            start=start,
+            stop=stop,
+        )
         domain = None
         if finished:
             domain = learnt_domain(bundle, read(os.path.join(options.folder, BEST)))

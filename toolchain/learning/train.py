@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from da3.runtime.bundle import Bundle
-from da3.runtime.learning import TRIAL_EPOCHS, find_start, fit_budget
+from da3.runtime.learning import TRIAL_EPOCHS, find_start, fit_budget, go
 from da3.runtime.system import parse_bytes, peak_bytes
 from da3.runtime.training import (
     DEFAULTS,
     Origin,
     Reporter,
     Row,
-    Run,
     RunConfig,
     ShortRun,
     default_workers,
-    drop_unreadable,
     earlier_run,
     find_photos,
     photo_folder,
@@ -91,32 +89,21 @@ def learn_on_engine(options: EngineOptions, reporter: Reporter, stop: Callable[[
         if start is not None:
             check_start(start, config, photos, reporter)
         trainee = LeanTrainee(bundle, config, options.threads)
-        try:
-            if resumed is None:
-                trainee.make_graphs(start is None or start.measures)
-            photos = drop_unreadable(photos, config.size, workers, reporter.checking)
-            run = Run(
-                config=config,
-                trainee=trainee,
-                photos=photos,
-                preprocessing=bundle.manifest.preprocessing,
-                workers=workers,
-                folder=folder,
-                reporter=reporter,
-                draw=HistoryPicture(folder, config.domain),
-                last_only=options.last_only,
-                origin=_origin(options, start),
-            )
-            if resumed is None:
-                run.begin(start)
-            else:
-                run.go_on_from(resumed)
-                if not run.progress.finished(config):
-                    trainee.make_graphs(False)
-            reporter.started(config, run.progress, photos, trainee.parameters.count())
-            finished = run.loop(stop)
-        finally:
-            trainee.close()
+        run, photos, finished = go(
+            trainee,
+            config=config,
+            photos=photos,
+            preprocessing=bundle.manifest.preprocessing,
+            workers=workers,
+            folder=folder,
+            reporter=reporter,
+            origin=_origin(options, start),
+            resumed=resumed,
+            start=start,
+            stop=stop,
+            draw=HistoryPicture(folder, config.domain),
+            last_only=options.last_only,
+        )
     best, history = run.progress.best, run.progress.history
     return Learnt(folder, config, finished, best, history, photos.unreadable, peak_bytes(), budget)
 

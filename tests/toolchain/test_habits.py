@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 
@@ -45,9 +46,9 @@ def test_the_shell_completes(words, found):
 
 
 def test_completion_can_be_shown(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-c", START, "--show-completion", "bash"], capture_output=True, text=True, cwd=tmp_path
-    )
+    """It is shown for the shell that the command was typed in, which is looked up among the processes above it."""
+    typed = shlex.join([sys.executable, "-c", START, "--show-completion"])
+    done = subprocess.run(["bash", "-c", typed + "; true"], capture_output=True, text=True, cwd=tmp_path)
     assert "_DA3_COMPLETE=complete_bash" in done.stdout and "complete -o default" in done.stdout
     assert HandedOn.__mro__[1].__name__ == "TyperCommand"
 

@@ -14,6 +14,7 @@ from test_training_config import CONFIG
 
 from da3.runtime.training import Progress, pace
 from da3.toolchain.cli.completion import HandedOn
+from da3.toolchain.cli.progress_bar import progress_bar
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.training import ConsoleReporter, device_named
 
@@ -104,3 +105,11 @@ def test_the_device_is_found(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(TrainingError, match="use auto, cpu or cuda"):
         device_named("gpu")
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_quiet_work_says_nothing_of_its_progress(quiet, monkeypatch, capsys):
+    monkeypatch.setattr(pace.Pace, "due", lambda self: True)
+    with progress_bar(quiet) as show:
+        show("photos", 3, 40)
+    assert ("photos: 3 of 40" in capsys.readouterr().err) is not quiet

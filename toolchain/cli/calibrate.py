@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from da3.toolchain.cli.console import out
+from da3.toolchain.cli.verbosity import QuietOption
 
 
 def calibrate(
@@ -48,6 +49,7 @@ def calibrate(
         bool, typer.Option("--int8", help="measure what 'da3 build --precision int8' must know of the backbone")
     ] = False,
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="bundle folder")] = Path("bundle"),
+    quiet: QuietOption = False,
 ) -> None:
     """Set where a domain's pictures may leave early, for a goal, or the backbone's INT8 ranges, without retraining.
 
@@ -87,11 +89,11 @@ def calibrate(
         out.print(f"{domain[0]}: no picture leaves early any more")
         return
     if int8:
-        with progress_bar() as show:
+        with progress_bar(quiet) as show:
             done = calibrate_int8(bundle, photos, on_progress=show)
         out.print(int8_table(done))
         return
-    with progress_bar() as show:
+    with progress_bar(quiet) as show:
         found = calibrate_domain(
             bundle,
             domain[0],

@@ -12,9 +12,9 @@ from da3.runtime.training import Pace
 
 
 @contextmanager
-def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on stderr; yields ``show(what, done, total)``."""
-    console = Console(stderr=True)
+def progress_bar(quiet: bool = False) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on stderr, unless it is to be ``quiet``; yields ``show(what, done, total)``."""
+    console = Console(stderr=True, quiet=quiet)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         tasks: dict[str, TaskID] = {}
         pace = Pace()

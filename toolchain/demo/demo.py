@@ -56,9 +56,9 @@ class DemoReport:
     curves: Path
 
 
-def run_demo(folder: Path, seed: int = 0) -> DemoReport:
+def run_demo(folder: Path, seed: int = 0, quiet: bool = False) -> DemoReport:
     """Write photos, train, export and run ``DOMAINS`` below ``folder``. Raises Da3Error, like its steps."""
-    console = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+    console = Console(stderr=True, quiet=quiet, highlight=False, markup=False, soft_wrap=True)
     bundle, histories = folder / "bundle", {}
     linear: dict[str, Row] = {}
     trained: dict[str, Row] = {}
@@ -66,10 +66,10 @@ def run_demo(folder: Path, seed: int = 0) -> DemoReport:
         console.print(f"\n{domain}: writing its photos to {folder / 'photos' / domain}")
         write_domain(domain, folder / "photos", seed)
         console.print("for comparison, a linear probe on the frozen backbone:")
-        linear[domain] = _best(_train(folder, domain, seed, "linear"))
+        linear[domain] = _best(_train(folder, domain, seed, "linear", quiet))
         accuracy = linear[domain]["val_accuracy"]
         console.print(f"{accuracy:.1%} on its validation pictures; now da3's adaptors and exits:")
-        run = _train(folder, domain, seed, "da3")
+        run = _train(folder, domain, seed, "da3", quiet)
         histories[domain], trained[domain] = run.history, _best(run)
         done = export_domain(domain, folder / "runs", bundle)
         worst = max(check.error for check in done.checks)
@@ -79,7 +79,7 @@ def run_demo(folder: Path, seed: int = 0) -> DemoReport:
     return DemoReport(_measure(folder, bundle, linear, trained), bundle, curves)
 
 
-def _train(folder: Path, domain: str, seed: int, method: str) -> Result:
+def _train(folder: Path, domain: str, seed: int, method: str, quiet: bool) -> Result:
     full = method == "da3"  # the linear probe is there for comparison only
     options = TrainOptions(
         domain=domain,
@@ -93,7 +93,7 @@ def _train(folder: Path, domain: str, seed: int, method: str) -> Result:
         flip=False,
         overwrite=True,
     )
-    with ConsoleReporter(lines=full) as reporter, stop_on_interrupt(reporter.note) as stop:
+    with ConsoleReporter(lines=full, quiet=quiet) as reporter, stop_on_interrupt(reporter.note) as stop:
         result = train(options, reporter, stop)
     if not result.finished:
         raise TrainingError("the demo was stopped: run it again to start over")

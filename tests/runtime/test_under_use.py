@@ -91,10 +91,13 @@ def test_domains_that_come_and_go_take_no_memory(built, backend):
 
         for number in range(300):
             cycle(number)
-        before = resident_bytes()
-        for number in range(1500):
-            cycle(number)
-        assert resident_bytes() - before < 1 << 20
+        grown = []
+        for _ in range(3):  # a leak grows in each; what else this process's heap does, hardly ever thrice
+            before = resident_bytes()
+            for number in range(500):
+                cycle(number)
+            grown.append(resident_bytes() - before)
+        assert min(grown) < 1 << 18, grown
         for pooled in only_lane(runtime)._idle:
             assert not pooled.programs, "programs of domains that are gone"
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -36,8 +37,8 @@ from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
 OPSET = 13
-# The deeper EfficientNet-Lites differ from the first in numbers alone.
-_LIKE_ANOTHER = ("efficientnet_lite1", "efficientnet_lite2", "resnet34")  # with more or wider blocks, no others
+# EfficientNet-Lites have the blocks of MobileNetV2, and ResNet-34 those of ResNet-18; a ResNet-50 takes its time.
+_LIKE_ANOTHER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet34", "resnet50")
 ARCHS = [pytest.param(n, marks=pytest.mark.slow if n in _LIKE_ANOTHER else ()) for n in NAMES]
 
 
@@ -82,17 +83,31 @@ def decide(path):
     ckpt.write(path, found.config, found.progress, learner, None)
 
 
+@pytest.fixture(scope="module")
+def trained_before():
+    """What tests of this file have trained, by what was asked for: the same would come of it again."""
+    return {}
+
+
 @pytest.fixture
-def trained(small_run):
-    """A function that trains a domain for seconds and returns its runs folder."""
+def trained(small_run, trained_before, tmp_path, tmp_path_factory):
+    """A function that trains a domain for seconds and returns its runs folder, which is the test's own."""
 
     def make(domain="signs", **changes):
-        result = train(small_run(domain, **changes), SilentReporter())
-        if changes.get("keep", 1) < 1:
-            decide(result.folder / "best.safetensors")
-        return result.folder.parent
+        asked = (domain, *sorted(changes.items()), adaptor_spec_of_runs())
+        if asked not in trained_before:
+            result = train(small_run(domain, **changes, runs=tmp_path_factory.mktemp("trained")), SilentReporter())
+            if changes.get("keep", 1) < 1:
+                decide(result.folder / "best.safetensors")
+            trained_before[asked] = result.folder.parent
+        return Path(shutil.copytree(trained_before[asked], tmp_path / "runs", dirs_exist_ok=True))
 
     return make
+
+
+def adaptor_spec_of_runs():
+    """What decides a run's adaptors and exits: a fixture puts another in its place."""
+    return sys.modules[TrainOptions.__module__].adaptor_spec
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -256,7 +271,7 @@ def test_a_failed_verification_leaves_nothing(existing, trained, tmp_path, monke
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda d: d._replace(closed=d.closed[:-1]),
+        pytest.param(lambda d: d._replace(closed=d.closed[:-1]), marks=pytest.mark.slow),
         lambda d: d._replace(exits=tuple(rule._replace(threshold=0.0) for rule in d.exits)),
         lambda d: d._replace(weights={k: v + 1 if k == "exits.9.bias" else v for k, v in d.weights.items()}),
     ],
@@ -288,7 +303,11 @@ def test_domains_with_and_without_decisions_share_a_bundle(trained, tmp_path):
 def no_exits(monkeypatch):
     """Runs have none, as those of older checkpoints had none."""
     module = sys.modules[TrainOptions.__module__]
-    monkeypatch.setattr(module, "adaptor_spec", lambda arch, weights, size: AdaptorSpec.of(arch))
+    monkeypatch.setattr(module, "adaptor_spec", _without_exits)
+
+
+def _without_exits(arch, weights, size):
+    return AdaptorSpec.of(arch)
 
 
 def test_a_checkpoint_without_exits_exports(trained, tmp_path, no_exits):
@@ -339,7 +358,7 @@ def test_require_names_the_worst():
     require([Check("stem", 1e-7)])
 
 
-@pytest.mark.parametrize("change", [{"size": 64}, {"backbone": "resnet18"}])
+@pytest.mark.parametrize("change", [{"size": 64}, pytest.param({"backbone": "resnet18"}, marks=pytest.mark.slow)])
 def test_another_backbone_is_refused(change, trained, tmp_path):
     runs = trained("signs")
     export_domain("signs", runs, tmp_path / "bundle")
@@ -368,7 +387,9 @@ def test_standalone_of_a_domain_with_exits_answers_as_the_bundle(arch, trained, 
     assert relative_error(logits, found.logits) < 1e-4
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=pytest.mark.slow if m in ("bias", "series") else ()) for m in METHODS]
+)
 def test_standalone_is_one_ordinary_model(method, trained, tmp_path):
     runs = trained(method=method)
     done = export_standalone("signs", runs, tmp_path / "signs.onnx")

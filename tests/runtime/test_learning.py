@@ -253,7 +253,7 @@ def wait_for_epochs(path, count, process):
     pytest.fail("no epoch ended within a minute")
 
 
-@pytest.mark.parametrize("way", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("way", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_stopped_and_killed(way, home, photos, package_root, asked, tmp_path):
     env = dict(os.environ, PYTHONPATH=str(package_root))
     process = subprocess.Popen(

@@ -149,6 +149,7 @@ def test_graphs_are_written_the_same(call36, built, tmp_path):
                 assert (tmp_path / f"{number}.{kind}").read_bytes() == write_model(expected)
 
 
+@pytest.mark.slow
 def test_a_domain_is_learnt_killed_and_resumed(python36, pillow36, package_root, backbone_alone, photos, tmp_path):
     """With numpy and Pillow alone, on the reference backend; and it runs."""
     env = dict(os.environ, PYTHONPATH=os.pathsep.join([str(package_root), pillow36]))

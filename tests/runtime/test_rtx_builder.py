@@ -17,7 +17,6 @@ from da3.runtime.bundle.plan import closable, exit_steps
 from da3.runtime.bundle.writer import put_file, to_json, write_files
 from da3.runtime.errors import BackendError
 from da3.runtime.images.preprocess import Preprocessing
-from da3.runtime.learning import derive_observation, derive_step
 from da3.runtime.onnx_graph.int8_places import convolved, summed
 from da3.runtime.onnx_graph.int8_ranges import INT8_FILE
 from da3.runtime.onnx_graph.reading import read_model
@@ -163,18 +162,6 @@ def test_every_engine(precision, sm, typed, batch, library, bundle):
     assert any("+" in name for name, *_ in graphs) and (quantised > 0) == (precision == "int8")
     fast = {spec.layout for _, _, inputs, outputs, _ in graphs for spec in (*inputs, *outputs)} - {LINEAR}
     assert fast == (set() if precision == "fp32" or not typed else {"CHW2" if sm == NANO else "HWC8"})
-    assert refused(library, graphs) == {}
-
-
-@pytest.mark.parametrize("closing", [False, True], ids=["open", "closed"])
-def test_what_learning_runs(closing, library, bundle):
-    """The graph of a training step, and what is observed before the first."""
-    closed = closable(bundle.manifest.plan) if closing else ()
-    step, observed = derive_step(bundle, 3, closed).model, derive_observation(bundle)
-    graphs = [
-        (name, write_model(model), plain(model.inputs), plain(model.outputs), "fp32")
-        for name, model in (("step", step), ("observation", observed))
-    ]
     assert refused(library, graphs) == {}
 
 

@@ -14,7 +14,7 @@ from da3.runtime.trt.formats import LINEAR
 CLASSES, PHOTOS = 3, 4
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["fp32", "fp16"])
+@pytest.mark.parametrize("half", [pytest.param(False, marks=pytest.mark.slow), True], ids=["fp32", "fp16"])
 @pytest.mark.parametrize("closing", [False, True], ids=["open", "closed"])
 def test_every_graph_builds(closing, half, library, bundle):  # noqa: F811
     """With fixed shapes, and without a profile: TensorRT-RTX takes types as they are written."""

@@ -199,7 +199,7 @@ def test_training_does_not_depend_on_a_share_that_closes_no_block(small_run):
     assert found[1.0] == found[0.7]
 
 
-@pytest.mark.parametrize("word", ["da3:keep=0.5", "finetune"])
+@pytest.mark.parametrize("word", ["da3:keep=0.5", pytest.param("finetune", marks=pytest.mark.slow)])
 def test_validating_the_last_epoch_alone_changes_nothing(plan, here, word):
     found = {}
     for last_only in (False, True):

@@ -241,7 +241,7 @@ def test_the_command_ends_with_exit_code_one_when_a_method_failed(fake, weights_
     assert done.exit_code == 1 and "linear failed" in done.stdout.replace("\n", " ")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_an_interrupt_ends_the_worker_too(fake, number, weights_files, tmp_path):
     code = (
         "import sys; from da3.toolchain.bench import train as bench_train; "

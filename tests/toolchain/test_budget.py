@@ -100,6 +100,7 @@ def test_a_trial_is_short_and_takes_the_largest_photos_that_can_be_read(tmp_path
     assert Trial.from_json(json.loads(json.dumps(trial.to_json()))) == trial
 
 
+@pytest.mark.slow
 def test_a_budget_is_measured_for_real(small_run, monkeypatch):
     notes = []
     reporter = SilentReporter()

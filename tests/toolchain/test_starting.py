@@ -89,7 +89,7 @@ def test_more_photos_start_where_the_domain_ended(trained, asked, two_classes):
     assert "starting from two: its 2 classes" in told.notes
 
 
-@pytest.mark.parametrize("engine", ["pytorch", "onnxruntime"])
+@pytest.mark.parametrize("engine", ["pytorch", pytest.param("onnxruntime", marks=pytest.mark.slow)])
 def test_one_more_class(engine, trained, asked, photos, tmp_path):
     before, model = rows(tmp_path / "runs" / "two" / "best.safetensors")
     assert before == EARLIER

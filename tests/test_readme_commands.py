@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from conftest import write_photos
+from photo_folders import write_photos
 from simulation import simulated
 from typer.main import get_command
 from typer.testing import CliRunner

@@ -6,9 +6,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from ..bundle.bundle import Bundle, read_domain
 from ..bundle.domain import read_pack
+from ..errors import printable
 from ..records import Domain, Path, Step
 from ..system.sizes import render_bytes
-from .printing import printable
 
 _UNKNOWN = "not written down: made by a da3 from before there was provenance"
 

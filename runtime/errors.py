@@ -4,11 +4,13 @@ A message is one line that says what is wrong, where, and how to put it right. I
 elsewhere, and so it is made printable and bounded here, once, whoever raises it.
 """
 
+import re
 from contextlib import contextmanager
 from reprlib import Repr
 from typing import Iterator
 
-_LONGEST = 2000  # characters of a message: its beginning says what is wrong, its end the way out
+_MOVES = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
+_LONGEST = 500  # characters of a message: its beginning says what is wrong, its end the way out
 
 
 def printable(text: str) -> str:
@@ -17,6 +19,15 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def stands_in_a_line(text: str) -> bool:
+    """Does a name, printed as it is, do nothing but stand there, and can it be written in UTF-8? Not with control
+    characters, line ends, marks that turn the direction of what follows, or bytes of a file name that were no UTF-8.
+
+    Other than `printable` this does not depend on how new a Python's Unicode is, and takes what emoji are joined with.
+    """
+    return _MOVES.search(text) is None
 
 
 def quoted(value: object, longest: int = 80) -> str:

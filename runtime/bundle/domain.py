@@ -2,11 +2,11 @@
 
 import hashlib
 import os
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 
-from ..errors import BundleError, DomainError, quoted
+from ..errors import BundleError, DomainError, quoted, stands_in_a_line
 from ..records import Array, Domain, ExitRule, Path, Shape
 from .files import Files
 from .format import (
@@ -25,6 +25,7 @@ from .manifest import Manifest, sha256_entry
 from .plan import closable, domain_inputs, exit_steps, exit_tensors, logits_shape, sized, skip_tensors
 from .safetensors import parse_safetensors
 
+_LONGEST_CLASS = 256
 _EXIT_SETTINGS = ("exits", "exit_width")  # of an adaptor: what a domain without exits does not have
 
 
@@ -65,6 +66,7 @@ def _read(files: Files, prefix: str) -> Tuple[Domain, Object, Dict[str, bytes]]:
     classes = root.texts("classes")
     if not classes or len(set(classes)) != len(classes):
         raise DomainError("%s: classes must be different names, at least one" % where)
+    check_classes(classes, where)
     data = _named_file(files, prefix, root.object("weights"), WEIGHTS, "the weights")
     domain = Domain(
         name=name,
@@ -81,6 +83,18 @@ def _read(files: Files, prefix: str) -> Tuple[Domain, Object, Dict[str, bytes]]:
     else:
         domain = _with_decisions(domain, root)
     return domain, root, {DESCRIPTION: description, WEIGHTS: data}
+
+
+def check_classes(names: Iterable[str], where: str) -> None:
+    """Raise DomainError, which begins with `where`, for a class whose name would do more in a terminal than stand
+    there: one with control characters, line ends or marks that turn the direction of writing, or with bytes that were
+    not UTF-8."""
+    for name in names:
+        if not 0 < len(name) <= _LONGEST_CLASS or not stands_in_a_line(name):
+            raise DomainError(
+                "%s: class %s: a name has 1 to %d printable characters: rename it"
+                % (where, quoted(name), _LONGEST_CLASS)
+            )
 
 
 def read_domain_goldens(files: Files, prefix: str) -> Optional[bytes]:

@@ -7,7 +7,7 @@ from typing import Callable, Iterable, Iterator, List, Optional, Sequence, TextI
 
 import numpy as np
 
-from ..errors import ImageError
+from ..errors import ImageError, quoted, stands_in_a_line
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
 ARRAY_SUFFIX = ".npy"
@@ -59,6 +59,9 @@ def list_labelled(
     unknown = [n for n in found if n not in names]
     if unknown:
         raise ImageError("%s: unknown class folder %r; known: %s" % (folder, unknown[0], ", ".join(names)))
+    odd = [n for n in found if not stands_in_a_line(n)]
+    if odd:
+        raise ImageError("%s: class folder %s: use printable characters alone: rename it" % (folder, quoted(odd[0])))
     index = {name: i for i, name in enumerate(names)}
     labelled: List[Tuple[str, int]] = []
     for name in found:

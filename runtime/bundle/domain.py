@@ -1,6 +1,7 @@
 """Reading one domain, from a bundle or from a pack, and refusing it when it does not fit the backbone."""
 
 import hashlib
+import math
 import os
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
@@ -143,6 +144,8 @@ def _with_decisions(domain: Domain, root: Object) -> Domain:
 
 def check_rules(domain: Domain) -> None:
     """Raise DomainError for thresholds or temperatures that cannot be."""
+    if not math.isfinite(domain.theta):
+        raise DomainError("domain %s: theta is a finite number, not %s" % (domain.name, domain.theta))
     for rule in domain.exits + (ExitRule(None, domain.temperature),):
         if rule.threshold is not None and not 0 <= rule.threshold <= 1:
             raise DomainError("domain %s: an exit's threshold is from 0 to 1, not %s" % (domain.name, rule.threshold))
@@ -222,7 +225,12 @@ def _check_tensors(domain: Domain, wanted: Dict[str, Tuple[Shape, ...]], manifes
         for shape in shapes:
             _check_shape(domain, key, domain.weights[key].shape, shape, sizes)
     last = logits_shape(manifest.plan, manifest.segments)[-1]
-    count = sizes.get(last, len(domain.classes)) if isinstance(last, str) else last
+    if isinstance(last, str) and last not in sizes:
+        raise DomainError(
+            "domain %s: the plan's answers have the size %s, and no tensor of a domain has; export the bundle again"
+            % (domain.name, quoted(last))
+        )
+    count = sizes[last] if isinstance(last, str) else last
     if count != len(domain.classes):
         raise DomainError(
             "domain %s names %d classes, its head answers %d; export it again"

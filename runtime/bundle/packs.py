@@ -4,7 +4,6 @@ Whatever is written is first written beside its place under a name that starts w
 may, then renamed. A crash leaves at worst such a dotted folder, which nothing reads.
 """
 
-import math
 import os
 import shutil
 import tempfile
@@ -15,7 +14,7 @@ from ..errors import BundleError, DomainError
 from ..records import Domain, ExitRule, Path
 from ..system.atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
-from .domain import fitted, read_domain_content
+from .domain import check_rules, fitted, read_domain_content
 from .files import Files
 from .format import DESCRIPTION, DOMAINS, FORMAT, GATED_FORMAT, JSON_LIMIT, domain_prefix
 from .jsonfile import read_json
@@ -109,8 +108,7 @@ def update_domain(
         if theta is not None:
             if content["format"] > GATED_FORMAT:
                 raise DomainError("domain %s has no gates, and so no theta" % name)
-            if not math.isfinite(theta):
-                raise DomainError("theta of domain %s must be a finite number, not %s" % (name, theta))
+            check_rules(before._replace(theta=theta))
             content["theta"] = float(theta)
         changes: Dict[str, Any] = {
             "exits": None if exits is None else tuple(exits),

@@ -5,6 +5,8 @@ import tracemalloc
 import zipfile
 from contextlib import contextmanager
 
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper
 from synthetic_bundle import file_entry, read_manifest, write_manifest
 
 
@@ -51,3 +53,19 @@ def patched(path, *pairs):
         data = data.replace(old, new)
     path.write_bytes(data)
     return path
+
+
+def onnx_bytes(nodes, weights, inputs, outputs):
+    """A graph of (op, inputs, output, attributes), unchecked. inputs, outputs: {name: shape}, float32."""
+
+    def infos(shapes):
+        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+
+    made = helper.make_graph(
+        [helper.make_node(op, given, [made], **attributes) for op, given, made, attributes in nodes],
+        "graph",
+        infos(inputs),
+        infos(outputs),
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()],
+    )
+    return helper.make_model(made, opset_imports=[helper.make_opsetid("", 13)], ir_version=7).SerializeToString()

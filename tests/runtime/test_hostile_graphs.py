@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from hostile import onnx_bytes as bytes_of
 from hostile import vouched, within
-from onnx import TensorProto, helper, numpy_helper
 from synthetic_bundle import X, images
 
 from da3.runtime import BundleError, Runtime
@@ -14,21 +14,9 @@ from da3.runtime.records import Segment, Value
 FEATURES = ("batch", 4, 8, 8)
 
 
-def onnx_bytes(nodes, weights=None, shape=FEATURES, out=FEATURES, value="x", result="y", opset=13):
-    """A graph of (op, inputs, output, attributes), unchecked."""
-
-    def info(name, shape):
-        return helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-
-    made = helper.make_graph(
-        [helper.make_node(op, given, [made], **attributes) for op, given, made, attributes in nodes],
-        "graph",
-        [info(value, shape)],
-        [info(result, out)],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in (weights or {}).items()],
-    )
-    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", opset)], ir_version=7)
-    return model.SerializeToString()
+def onnx_bytes(nodes, weights=None, shape=FEATURES, out=FEATURES):
+    """A graph that makes y of x."""
+    return bytes_of(nodes, weights, {"x": shape}, {"y": out})
 
 
 def check(data, shape=FEATURES, out=FEATURES):
@@ -140,20 +128,12 @@ def test_what_onnxruntime_dies_on():
 @pytest.mark.parametrize("backend", ["onnxruntime", "reference"])
 def test_no_backend_sees_it(bundle, backend):
     nodes = [("Conv", ["x", "k"], "c", {"pads": [1] * 4, "strides": [0, 0]}), ("Add", ["c", "a"], "y", {})]
-    data = onnx_bytes(nodes, {"k": KERNELS}, tuple(X), tuple(X))
-    vouched(bundle, "backbone/block_1.onnx", with_input(data, "a", ("batch", 4, 1, 1)))
+    data = bytes_of(nodes, {"k": KERNELS}, {"x": X, "a": ("batch", 4, 1, 1)}, {"y": X})
+    vouched(bundle, "backbone/block_1.onnx", data)
     with pytest.raises(
         BundleError, match=r"backbone/block_1.onnx: 'Conv', which writes 'c': kernel .*strides \[0, 0\]"
     ):
         Runtime(bundle, backend=backend).load("flowers")
-
-
-def with_input(data, name, shape):
-    from onnx import ModelProto
-
-    model = ModelProto.FromString(data)
-    model.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, shape))
-    return model.SerializeToString()
 
 
 def test_outputs_that_are_not_what_the_manifest_says(bundle):

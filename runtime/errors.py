@@ -10,7 +10,7 @@ from reprlib import Repr
 from typing import Iterator
 
 _MOVES = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
-_LONGEST = 500  # characters of a message: its beginning says what is wrong, its end the way out
+_LONGEST = 480  # characters of a message: its beginning says what is wrong, its end the way out
 
 
 def printable(text: str) -> str:

@@ -63,6 +63,9 @@ def output_shape(node: Node, operands: Operands) -> Dims:
         raise Refused("bundles are not written with this operator")
     if len(node.outputs) != 1 or not node.outputs[0]:
         raise Refused("it has %d outputs" % len(node.outputs))
+    most = _MOST_INPUTS.get(node.op, 1)
+    if len(node.inputs) > most:
+        raise Refused("it has %d inputs, and takes %d" % (len(node.inputs), most))
     return rule(node, operands)
 
 
@@ -158,8 +161,7 @@ def _broadcast(node: Node, operands: Operands) -> Dims:
 
 
 def _binary(node: Node, operands: Operands) -> Dims:
-    if len(operands.shapes) != (3 if node.op == "Where" else 2):
-        raise Refused("it has %d inputs" % len(operands.shapes))
+    operands.shape(2 if node.op == "Where" else 1)  # it is there
     return _broadcast(node, operands)
 
 
@@ -366,6 +368,10 @@ _RULES: Dict[str, Rule] = {
     "Transpose": _transpose,
     "Unsqueeze": _unsqueeze,
 }
+_MOST_INPUTS = {"Concat": 1024, "Constant": 0, "Where": 3, "Slice": 5, "Resize": 4}
+_MOST_INPUTS.update((op, 3) for op in ("Clip", "Conv", "DequantizeLinear", "Gemm", "QuantizeLinear"))
+_MOST_INPUTS.update((op, 2) for op in ("Add", "And", "Equal", "Greater", "Less", "MatMul", "Mul", "Sub"))
+_MOST_INPUTS.update((op, 2) for op in ("ReduceSum", "Reshape", "Squeeze", "Unsqueeze"))
 _RULES.update((op, _same) for op in ("Abs", "Exp", "HardSigmoid", "HardSwish", "Identity", "Neg", "Relu", "Sigmoid"))
 _RULES.update((op, _same) for op in ("Sqrt", "Tanh"))
 _RULES.update((op, _reduced) for op in ("ReduceMax", "ReduceMean", "ReduceSum"))

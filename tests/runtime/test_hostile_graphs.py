@@ -101,6 +101,9 @@ REFUSED = {
     "one that writes twice": ([("Relu", ["x"], "y", {}), ("Relu", ["x"], "y", {})], "written already"),
     "one that writes its input": ([("Relu", ["x"], "x", {}), ("Relu", ["x"], "y", {})], "written already"),
     "one that writes no output": ([("Relu", ["x"], "t", {})], "nothing writes its output 'y'"),
+    "inputs": ([("MatMul", ["x"] * 2002, "y", {})], "it has 2002 inputs, and takes 2"),
+    "an input too few": ([("Add", ["x"], "y", {})], "input 1 is missing"),
+    "an input of a constant": ([("Constant", ["x"], "y", {})], "it has 1 inputs, and takes 0"),
     "too many": ([("Relu", [f"v{i}" if i else "x"], f"v{i + 1}", {}) for i in range(5000)], "5000 nodes"),
 }
 

@@ -30,10 +30,9 @@ def write_annotated(source: str, target: str, prediction: Prediction, sure: floa
     Raises ImageError if the picture cannot be read or no image library is installed, OSError if it cannot be written.
     """
     image = enlarged(decode(source, at_least=SHORTER_SIDE))
-    if max(image.shape) > _LONGEST_SIDE:
-        raise ImageError(
-            "%s is too long: with words on it, it would have %d x %d pixels" % ((source,) + image.shape[1::-1])
-        )
+    height, width = image.shape[:2]
+    if max(height, width) > _LONGEST_SIDE:
+        raise ImageError("%s is too long to write on: it has %d x %d pixels" % (source, width, height))
     colour = _AMBER if prediction.probability < sure else _GREEN
     data = _jpeg(draw(image, words(prediction), colour))
     replace_file(os.fspath(target), lambda file: file.write(data))

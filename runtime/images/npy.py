@@ -8,7 +8,7 @@ is taken. The format: https://numpy.org/doc/stable/reference/generated/numpy.lib
 import os
 import re
 import struct
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from ..system.regular import open_regular
 
 _MAGIC = b"\x93NUMPY"
 _HEADER_LIMIT = 1 << 12  # bytes; of an array of numbers it is some 120
-_KINDS = {"u1": np.uint8, "f2": np.float16, "f4": np.float32, "f8": np.float64}
+_KINDS = ("u1", "f2", "f4", "f8")
 _VALUE = r"True|False|\([0-9L, ]{0,400}\)|'[^'\"\\]{1,16}'|\"[^'\"\\]{1,16}\""
 _ITEM = r"\s*['\"](descr|fortran_order|shape)['\"]\s*:\s*(%s)\s*" % _VALUE
 _HEADER = re.compile(r"^\s*\{%s,%s,%s,?\s*\}\s*\Z" % (_ITEM, _ITEM, _ITEM))
@@ -106,10 +106,10 @@ class NpyFile:
             raise self._refused("it is truncated, or its header of %d bytes is none of an array of numbers" % length)
         return head[at : at + length].decode("latin-1"), at + length
 
-    def _dtype(self, text: str) -> "np.dtype[np.generic]":
+    def _dtype(self, text: str) -> "np.dtype[Any]":
         if text[:1] not in "<>|=" or text[1:] not in _KINDS:
             raise self._refused("it holds %s, not uint8 or floating point numbers" % quoted(text))
-        return np.dtype(_KINDS[text[1:]]).newbyteorder(text[0])
+        return np.dtype(text)
 
     def _shape(self, text: str) -> Tuple[int, ...]:
         numbers: List[str] = [n.strip(" L") for n in text.strip("()").split(",")]

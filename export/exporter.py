@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from da3.export.checks import TOLERANCE, Check
@@ -20,11 +19,11 @@ from da3.export.golden import check_goldens, domain_goldens, with_backbone_golde
 from da3.export.graph import checked_bytes
 from da3.export.segments import deploy, deploy_plain
 from da3.export.verify import compare_answers, require, verify
-from da3.runtime import Runtime
+from da3.runtime import ImageError, Runtime
 from da3.runtime.app import write_run_engine
 from da3.runtime.backends import open_session
 from da3.runtime.bundle import MANIFEST, Bundle, add_pack, domain_files, write_files
-from da3.runtime.images import Preprocessing
+from da3.runtime.images import NpyFile, Preprocessing
 from da3.runtime.onnx_graph import whole_model
 from da3.runtime.records import Array
 from da3.runtime.selftest import Decided, write_goldens
@@ -147,8 +146,8 @@ class _Trained:
         """The photos that training kept for this: (N, 3, S, S) float32, preprocessed."""
         path = self.folder / "samples.npy"
         try:
-            pixels = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            pixels = NpyFile(str(path)).whole()
+        except ImageError as error:
             raise ExportError(f"{path} is missing or damaged ({error}): train the domain again") from error
         return self.preprocessing.normalise(pixels)
 

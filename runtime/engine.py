@@ -127,14 +127,13 @@ class Runtime:
             opened.scheduler.forget(gone)
 
     def use(self, name: str) -> Domain:
-        """Make a domain current, loading it from the bundle if needed. Switching between loaded domains changes one
-        reference and nothing else."""
+        """Make a domain current, loading it from the bundle, or a pack, if needed. Switching between loaded domains
+        changes one reference and nothing else."""
         with self._lock:
             self._opened()
             bound = self._loaded.get(name)
             if bound is None:
-                self.load(name)
-                bound = self._loaded[name]
+                bound = self._loaded[self.load(name).name]  # a pack's name is another than its path
             self._current = bound
             return bound.domain
 

@@ -19,6 +19,7 @@ _LEAST_LINE = 16
 _GREEN, _AMBER = (46, 204, 113), (255, 176, 0)
 _TALL = "|Agy"  # its height is that of every line, so that letters have one size
 _QUALITY = 90
+_LONGEST_SIDE = 60000  # pixels; a JPEG has 65,535 at most, and the band takes some
 SURE = 0.6  # answers below are marked in amber, if nothing else is asked for
 
 
@@ -29,6 +30,9 @@ def write_annotated(source: str, target: str, prediction: Prediction, sure: floa
     Raises ImageError if the picture cannot be read or no image library is installed, OSError if it cannot be written.
     """
     image = enlarged(decode(source, at_least=SHORTER_SIDE))
+    height, width = image.shape[:2]
+    if max(height, width) > _LONGEST_SIDE:
+        raise ImageError("%s is too long to write on: it has %d x %d pixels" % (source, width, height))
     colour = _AMBER if prediction.probability < sure else _GREEN
     data = _jpeg(draw(image, words(prediction), colour))
     replace_file(os.fspath(target), lambda file: file.write(data))
@@ -48,7 +52,7 @@ def draw(image: Array, lines: List[str], colour: Tuple[int, int, int]) -> Array:
     """uint8 (H, W, 3) -> uint8 (H + band, W, 3): the lines in a dark band above the picture, of which nothing is
     covered, beside a bar of the colour (red, green, blue)."""
     height, width = image.shape[:2]
-    line = max(_LEAST_LINE, height // _TEXT)
+    line = max(_LEAST_LINE, min(height, 2 * width) // _TEXT)  # of a very tall picture the width counts
     margin = line // 2
     band = np.full((line * (len(lines) * 3 + 1) // 2, width, 3), 24, np.uint8)
     band[:, : max(4, margin // 2)] = colour
@@ -59,7 +63,7 @@ def draw(image: Array, lines: List[str], colour: Tuple[int, int, int]) -> Array:
 
 def enlarged(image: Array) -> Array:
     """uint8 (H, W, 3), repeated to a width that words fit in."""
-    times = -(-_LEAST_WIDTH // image.shape[1])
+    times = min(-(-_LEAST_WIDTH // image.shape[1]), _LONGEST_SIDE // max(image.shape))
     return image if times <= 1 else np.repeat(np.repeat(image, times, axis=0), times, axis=1)
 
 

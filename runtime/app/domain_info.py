@@ -6,9 +6,9 @@ from typing import Any, Dict, List, Optional, Tuple
 
 from ..bundle.bundle import Bundle, read_domain
 from ..bundle.domain import read_pack
+from ..errors import printable
 from ..records import Domain, Path, Step
 from ..system.sizes import render_bytes
-from .printing import printable
 
 _UNKNOWN = "not written down: made by a da3 from before there was provenance"
 
@@ -32,7 +32,9 @@ def render_info(info: Dict[str, Any]) -> str:
         ("backbone", "%s%s..., images of %d px" % (_named(info["arch"]), info["backbone_sha256"][:12], info["size"])),
         ("size", "%s of weights" % render_bytes(info["weights_bytes"])),
     ]
-    rows += [(_METRICS.get(key, key), _metric(key, value)) for key, value in sorted(info["metrics"].items())]
+    rows += [
+        (_METRICS.get(key, key[:_LONGEST_NAME]), _metric(key, value)) for key, value in sorted(info["metrics"].items())
+    ]
     rows += [("exit", _exit(exit)) for exit in info["exits"]]
     closed = ", ".join(str(block) for block in info["closed_blocks"])
     rows.append(("closed blocks", closed or "none"))
@@ -78,6 +80,7 @@ def _places(plan: Tuple[Step, ...]) -> Tuple[int, ...]:
     return tuple(found)
 
 
+_LONGEST_NAME = 40  # of a metric, as its maker called it: every line is indented by the longest
 _METRICS = {"val_accuracy": "accuracy", "flops_share": "block FLOPs run"}
 
 

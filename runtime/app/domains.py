@@ -4,9 +4,8 @@ import os
 from typing import Any, Tuple, Union
 
 from ..bundle.bundle import Bundle, read_domain
-from ..errors import Da3Error
+from ..errors import Da3Error, printable
 from ..records import Domain
-from .printing import printable
 
 _CLASSES_SHOWN = 6
 

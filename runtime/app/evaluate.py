@@ -6,7 +6,7 @@ import sys
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 from ..engine import Runtime
-from ..errors import Da3Error
+from ..errors import Da3Error, printable
 from ..evaluation import (
     Comparison,
     Earlier,
@@ -22,7 +22,7 @@ from ..evaluation import (
     verdicts,
 )
 from .evaluation_text import render, render_comparison, titles
-from .printing import printable, say
+from .printing import say
 from .progress import Progress
 from .saving import check_writable, write_text
 

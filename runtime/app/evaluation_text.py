@@ -2,9 +2,9 @@
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
+from ..errors import printable
 from ..evaluation import Comparison, Evaluation, Scores
 from ..evaluation.scores import TOP
-from .printing import printable
 
 _MATRIX_CLASSES = 12  # a wider matrix breaks lines; the commonest confusions are listed instead
 _CONFUSIONS = 10

@@ -5,12 +5,12 @@ import shlex
 import sys
 from typing import List
 
-from ..errors import TrainingError
+from ..errors import TrainingError, printable
 from ..learning import LearnOptions, Learnt, TextReporter, learn
 from ..system.interrupt import stop_on_interrupt
 from ..system.malloc import keep_little
 from ..training.config import slice_size
-from .printing import printable, say
+from .printing import say
 from .program import bundle_beside, running
 
 NEAR = 0.05  # how far above --keep a share of block FLOPs may stay without a word

@@ -7,12 +7,11 @@ import sys
 from typing import Callable, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 
 from ..engine import Runtime
-from ..errors import ImageError
+from ..errors import ImageError, printable
 from ..execution.timing import RunBatch, TimedResult, run_once
 from ..images.inputs import in_batches, read_inputs
 from ..images.paths import expand
 from ..records import Array, BatchResult, Prediction
-from .printing import printable
 from .progress import Progress
 
 

@@ -1,11 +1,6 @@
-"""Text from file names, bundles and packs, printed so that it harms neither the terminal nor the program."""
+"""What the commands print, on whatever terminal there is."""
 
 import sys
-
-
-def printable(text: str) -> str:
-    """The text with control characters, such as those that move a cursor, written as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def say(text: str) -> None:

@@ -2,9 +2,9 @@
 
 from typing import Any, Dict, List
 
+from ..errors import printable
 from ..system.percentiles import percentiles_ms
 from .predict import Run
-from .printing import printable
 
 
 def as_json(run: Run, top_k: int = 1) -> Dict[str, Any]:

@@ -6,11 +6,10 @@ import re
 import sys
 from typing import Dict, List, NamedTuple, Optional, TextIO
 
-from ..errors import Da3Error, ImageError
+from ..errors import Da3Error, ImageError, printable
 from ..records import Prediction
 from ..system.atomic import replace_file
 from .annotate import SURE, write_annotated
-from .printing import printable
 from .saving import make_folder
 
 _RESERVED = frozenset(("", ".", ".."))

@@ -4,9 +4,10 @@ import argparse
 import sys
 from typing import List, Tuple
 
+from ..errors import printable
 from ..selftest import PASS, Listener, Report, SelftestOptions, run_in_child, run_selftest
 from .doctor import examine, render
-from .printing import printable, say
+from .printing import say
 
 _WIDTH = 100  # characters of the line that says what is being done
 

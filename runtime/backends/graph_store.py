@@ -18,10 +18,12 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ..bundle.bundle import Bundle
+from ..bundle.jsonfile import read_json
 from ..bundle.manifest import Manifest
 from ..onnx_graph.subgraphs import subgraph_identity
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
+from ..system.regular import open_regular
 
 _MAKING = 2  # to be raised when da3 makes other graphs of the same files than before
 _FORMAT = 1  # of the index
@@ -55,7 +57,7 @@ class GraphStore:
     def read(self) -> Optional[StoredGraphs]:
         """The graphs, verified to be as they were written; None where there are none, or something is wrong."""
         try:
-            index = json.loads(self._read(_INDEX, _LIMIT).decode("utf-8"))
+            index = read_json(self._read(_INDEX, _LIMIT), _LIMIT)
             content = index["content"]
             if index["sha256"] != _digest(content) or content["format"] != _FORMAT:
                 return None
@@ -100,7 +102,7 @@ class GraphStore:
 
     def _read(self, name: str, limit: int) -> bytes:
         """The bytes of a file, of which `limit` are expected at most: of a larger one, one more."""
-        with open(os.path.join(self._place, name), "rb") as file:
+        with open_regular(os.path.join(self._place, name)) as file:
             return file.read(limit + 1)
 
 
@@ -110,7 +112,9 @@ def find_store(bundle: Bundle, layout: Layout, subgraphs: Sequence[Subgraph], or
     ort: the module onnxruntime.
     """
     cpu = _cpu()
-    if not (bundle.may_store and layout.lasting) or cpu is None:
+    folder = os.path.join(bundle.path, "engines")
+    # A link could lead anywhere, and what is old there is deleted.
+    if not (bundle.may_store and layout.lasting) or cpu is None or os.path.islink(folder):
         return None
     content = {
         "making": _MAKING,
@@ -123,7 +127,7 @@ def find_store(bundle: Bundle, layout: Layout, subgraphs: Sequence[Subgraph], or
     }
     name = "%s%s-%s" % (_PREFIX, ort.__version__, _digest(content)[:16])
     made_of = json.loads(json.dumps(content))  # with lists for tuples, as the index will give it
-    return GraphStore(os.path.join(bundle.path, "engines"), name, made_of, len(subgraphs))
+    return GraphStore(folder, name, made_of, len(subgraphs))
 
 
 def source_files(subgraphs: Sequence[Subgraph], manifest: Manifest) -> List[str]:

@@ -1,20 +1,32 @@
 """Reading one domain, from a bundle or from a pack, and refusing it when it does not fit the backbone."""
 
 import hashlib
+import math
 import os
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
 import numpy as np
 
-from ..errors import BundleError, DomainError
+from ..errors import BundleError, DomainError, quoted, stands_in_a_line
 from ..records import Array, Domain, ExitRule, Path, Shape
 from .files import Files
-from .format import DESCRIPTION, FORMAT, GATED_FORMAT, GOLDENS, JSON_LIMIT, WEIGHTS, is_domain_name
+from .format import (
+    DESCRIPTION,
+    FORMAT,
+    GATED_FORMAT,
+    GOLDENS,
+    GOLDENS_LIMIT,
+    JSON_LIMIT,
+    WEIGHTS,
+    WEIGHTS_LIMIT,
+    is_domain_name,
+)
 from .jsonfile import Object, check_format, parse_object
 from .manifest import Manifest, sha256_entry
 from .plan import closable, domain_inputs, exit_steps, exit_tensors, logits_shape, sized, skip_tensors
 from .safetensors import parse_safetensors
 
+_LONGEST_CLASS = 256
 _EXIT_SETTINGS = ("exits", "exit_width")  # of an adaptor: what a domain without exits does not have
 
 
@@ -29,17 +41,33 @@ def read_pack(path: Path) -> Domain:
 
 def read_domain_files(files: Files, prefix: str) -> Domain:
     """The domain whose domain.json lies at `prefix` ("" or "domains/<name>/"); hash and numbers verified."""
+    return _read(files, prefix)[0]
+
+
+def read_domain_content(files: Files, prefix: str) -> Tuple[Domain, Dict[str, bytes]]:
+    """`read_domain_files`, and the files themselves by name, golden values too where there are any: the very bytes that
+    were verified, to be written elsewhere."""
+    domain, root, content = _read(files, prefix)
+    goldens = _goldens(files, prefix, root)
+    return domain, content if goldens is None else dict(content, **{GOLDENS: goldens})
+
+
+def _read(files: Files, prefix: str) -> Tuple[Domain, Object, Dict[str, bytes]]:
+    """The domain, its domain.json, and the bytes of the files that both were read from."""
     where = os.path.join(files.path, *(prefix + DESCRIPTION).split("/"))
-    root = parse_object(files.read(prefix + DESCRIPTION, limit=JSON_LIMIT), where)
+    description = files.read(prefix + DESCRIPTION, limit=JSON_LIMIT)
+    root = parse_object(description, where)
     number = check_format(root, FORMAT)
     name = root.text("name")
     if not is_domain_name(name):
         raise DomainError(
-            "%s: bad domain name %r: letters, digits, _ and -, at most 64, no _ or - first" % (where, name)
+            "%s: bad domain name %s: letters, digits, _ and -, at most 64, no _ or - first, and no device of Windows "
+            "such as CON" % (where, quoted(name))
         )
     classes = root.texts("classes")
     if not classes or len(set(classes)) != len(classes):
         raise DomainError("%s: classes must be different names, at least one" % where)
+    check_classes(classes, where)
     data = _named_file(files, prefix, root.object("weights"), WEIGHTS, "the weights")
     domain = Domain(
         name=name,
@@ -52,15 +80,32 @@ def read_domain_files(files: Files, prefix: str) -> Domain:
         provenance={} if root.optional("provenance") is None else root.plain("provenance"),
     )
     if number <= GATED_FORMAT:
-        return domain._replace(theta=root.number("theta"), gated=root.flag("gated"))
-    return _with_decisions(domain, root)
+        domain = domain._replace(theta=root.number("theta"), gated=root.flag("gated"))
+    else:
+        domain = _with_decisions(domain, root)
+    return domain, root, {DESCRIPTION: description, WEIGHTS: data}
+
+
+def check_classes(names: Iterable[str], where: str) -> None:
+    """Raise DomainError, which begins with `where`, for a class whose name would do more in a terminal than stand
+    there: one with control characters, line ends or marks that turn the direction of writing, or with bytes that were
+    not UTF-8."""
+    for name in names:
+        if not 0 < len(name) <= _LONGEST_CLASS or not stands_in_a_line(name):
+            raise DomainError(
+                "%s: class %s: a name has 1 to %d printable characters: rename it"
+                % (where, quoted(name), _LONGEST_CLASS)
+            )
 
 
 def read_domain_goldens(files: Files, prefix: str) -> Optional[bytes]:
     """The file of golden values that lies with the domain.json at `prefix`, verified by its hash; None where there is
     none. Another da3 may have carried the domain on without it. Raises BundleError for one that is damaged."""
     where = os.path.join(files.path, *(prefix + DESCRIPTION).split("/"))
-    root = parse_object(files.read(prefix + DESCRIPTION, limit=JSON_LIMIT), where)
+    return _goldens(files, prefix, parse_object(files.read(prefix + DESCRIPTION, limit=JSON_LIMIT), where))
+
+
+def _goldens(files: Files, prefix: str, root: Object) -> Optional[bytes]:
     if root.optional("goldens") is None or not files.exists(prefix + GOLDENS):
         return None
     return _named_file(files, prefix, root.object("goldens"), GOLDENS, "the golden values")
@@ -72,7 +117,8 @@ def _named_file(files: Files, prefix: str, entry: Object, name: str, what: str) 
     where = os.path.join(files.path, *(prefix + DESCRIPTION).split("/"))
     if entry.text("file") != name:
         raise BundleError("%s: %s' file must be called %s" % (where, what, name))
-    data = files.read(prefix + name, expected_bytes=entry.integer("bytes"))
+    limit = WEIGHTS_LIMIT if name == WEIGHTS else GOLDENS_LIMIT
+    data = files.read(prefix + name, expected_bytes=entry.integer("bytes"), limit=limit)
     if hashlib.sha256(data).hexdigest() != sha256_entry(entry, "sha256"):
         raise BundleError("%s: %s are not those %s names (wrong sha256); copy them again" % (where, what, DESCRIPTION))
     return data
@@ -98,6 +144,8 @@ def _with_decisions(domain: Domain, root: Object) -> Domain:
 
 def check_rules(domain: Domain) -> None:
     """Raise DomainError for thresholds or temperatures that cannot be."""
+    if not math.isfinite(domain.theta):
+        raise DomainError("domain %s: theta is a finite number, not %s" % (domain.name, domain.theta))
     for rule in domain.exits + (ExitRule(None, domain.temperature),):
         if rule.threshold is not None and not 0 <= rule.threshold <= 1:
             raise DomainError("domain %s: an exit's threshold is from 0 to 1, not %s" % (domain.name, rule.threshold))
@@ -133,7 +181,8 @@ def fitted(domain: Domain, manifest: Manifest) -> Domain:
             for k in set(domain.adaptor) | set(manifest.adaptor)
             if domain.adaptor.get(k) != manifest.adaptor.get(k) or (k in domain.adaptor) != (k in manifest.adaptor)
         )
-        differ = ["%s %r, here %r" % (k, domain.adaptor.get(k), manifest.adaptor.get(k)) for k in keys]
+        sides = [[quoted(adaptor.get(k)) for k in keys] for adaptor in (domain.adaptor, manifest.adaptor)]
+        differ = ["%s %s, here %s" % texts for texts in zip(keys, *sides)]
         raise DomainError(
             "pack %s has another adaptor than this bundle (%s): train it with the bundle's"
             % (domain.name, "; ".join(differ))
@@ -176,7 +225,12 @@ def _check_tensors(domain: Domain, wanted: Dict[str, Tuple[Shape, ...]], manifes
         for shape in shapes:
             _check_shape(domain, key, domain.weights[key].shape, shape, sizes)
     last = logits_shape(manifest.plan, manifest.segments)[-1]
-    count = sizes.get(last, len(domain.classes)) if isinstance(last, str) else last
+    if isinstance(last, str) and last not in sizes:
+        raise DomainError(
+            "domain %s: the plan's answers have the size %s, and no tensor of a domain has; export the bundle again"
+            % (domain.name, quoted(last))
+        )
+    count = sizes[last] if isinstance(last, str) else last
     if count != len(domain.classes):
         raise DomainError(
             "domain %s names %d classes, its head answers %d; export it again"

@@ -10,10 +10,17 @@ DESCRIPTION = "domain.json"
 WEIGHTS = "weights.safetensors"
 GOLDENS = "goldens.safetensors"  # of a domain; may be absent
 BACKBONE_GOLDENS = "backbone/goldens.safetensors"  # of the backbone; may be absent
-JSON_LIMIT = 16 * 1024 * 1024  # bytes; no JSON file of a bundle is nearly as large
+# Bytes that a file may have at most. No JSON file of a bundle is nearly as large, and parsed it takes twenty times as
+# much. A domain's weights are float16 in the file and float32 in memory.
+JSON_LIMIT = 4 << 20
+WEIGHTS_LIMIT = 128 << 20
+GOLDENS_LIMIT = 16 << 20
+FILE_LIMIT = 256 << 20
 
 _SAFE_PART = re.compile(r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$")
 _DOMAIN_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")
+# Windows gives these names to devices, in every folder: no folder can have one there.
+_DEVICES = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])\Z", re.IGNORECASE)
 
 
 def domain_prefix(name: str) -> str:
@@ -27,5 +34,6 @@ def is_safe_name(name: str) -> bool:
 
 
 def is_domain_name(name: str) -> bool:
-    """Letters, digits, `_` and `-`, at most 64, starting with a letter or a digit."""
-    return _DOMAIN_NAME.match(name) is not None
+    """Letters, digits, `_` and `-`, at most 64, starting with a letter or a digit, and no name that Windows gives to a
+    device, such as CON or COM1."""
+    return _DOMAIN_NAME.match(name) is not None and _DEVICES.match(name) is None

@@ -1,9 +1,14 @@
-"""Typed access to the JSON files of a bundle: every error says which entry of which file is wrong."""
+"""JSON that comes from elsewhere: one reader for all of it, and typed access, whose errors say which entry is wrong."""
 
 import json
-from typing import Any, Dict, Iterable, List, Optional, Union
+from typing import Any, Dict, Iterable, List, Optional, Tuple, Union
 
-from ..errors import BundleError
+from ..errors import BundleError, quoted
+from ..system.sizes import render_bytes
+from .format import JSON_LIMIT
+
+_DEEPEST = 64  # objects and lists in each other; what reads them later may go down by calling itself
+_MOST_DIGITS = 300  # of an integer: every such one is a finite float as well, and is read in no time
 
 _NAMES = {
     dict: "an object",
@@ -15,11 +20,38 @@ _NAMES = {
 }
 
 
-def parse_object(data: bytes, where: str) -> "Object":
-    """The JSON object in `data`; `where` is the file's name for errors."""
+def read_json(data: Union[bytes, str], limit: int = JSON_LIMIT, finite: bool = True) -> Any:
+    """What JSON text says. Raises ValueError, in one line, for what is no JSON in UTF-8, and for JSON that two readers
+    could take for different things or that harms who goes on with it: a name twice in one object, half a surrogate
+    pair, numbers beyond a float's, integers of more than 300 digits, more than 64 levels, more than `limit` bytes.
+
+    finite: NaN and Infinity, which JSON does not know, are refused; what da3 alone writes and reads may hold them.
+    """
+    if len(data) > limit:
+        raise ValueError("it has more than %s" % render_bytes(limit))
+    text = data if isinstance(data, str) else data.decode("utf-8")
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
+        value = json.loads(
+            text,
+            parse_int=_integer,
+            parse_float=_finite if finite else None,
+            parse_constant=_refuse_constant if finite else None,
+            object_pairs_hook=_object,
+        )
+    except RecursionError:
+        raise ValueError("more than %d objects or lists in each other" % _DEEPEST)
+    if text.count("[") + text.count("{") > _DEEPEST:
+        _check_depth(value)
+    if "\\u" in text:
+        _check_text(value)
+    return value
+
+
+def parse_object(data: bytes, where: str, limit: int = JSON_LIMIT) -> "Object":
+    """The JSON object in `data`, as `read_json` takes it; `where` is the file's name for errors."""
+    try:
+        value = read_json(data, limit)
+    except ValueError as error:
         raise BundleError("%s is not valid JSON: %s" % (where, error))
     return Object(value, where)
 
@@ -95,9 +127,56 @@ class Object:
 
 
 def _describe(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
+    if isinstance(value, (dict, list)):
+        return "an object" if isinstance(value, dict) else "a list"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else quoted(value, 40)
 
 
 def _refuse_constant(name: str) -> Any:
     raise ValueError("%s is not a JSON number" % name)
+
+
+def _integer(text: str) -> int:
+    if len(text) > _MOST_DIGITS:
+        raise ValueError("an integer of %d digits is too large a number" % len(text))
+    return int(text)
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value - value != 0:
+        raise ValueError("%s is too large a number" % quoted(text, 40))
+    return value
+
+
+def _object(pairs: List[Tuple[str, Any]]) -> Dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError("%s stands twice in one object" % quoted(next(n for n in names if names.count(n) > 1), 40))
+    return found
+
+
+def _inner(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [v for one in level for v in _inner(one) if isinstance(v, (dict, list))]
+        if not level:
+            return
+    raise ValueError("more than %d objects or lists in each other" % _DEEPEST)
+
+
+def _check_text(value: Any) -> None:
+    """Raise UnicodeEncodeError, which is a ValueError, for half a surrogate pair: JSON can write it, and no UTF-8."""
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, str):
+            one.encode("utf-8")
+        elif isinstance(one, dict):
+            waiting.extend(one)
+        waiting.extend(_inner(one))

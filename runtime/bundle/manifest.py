@@ -3,13 +3,25 @@
 import re
 from typing import Any, Dict, List, NamedTuple, Tuple
 
-from ..errors import BundleError
+from ..errors import BundleError, printable, quoted
 from ..images.preprocess import Preprocessing
-from ..records import Block, Segment, Step, Value
+from ..records import Block, Segment, Shape, Step, Value
 from .format import FORMAT, GATED_FORMAT, is_safe_name
 from .jsonfile import Object, check_format, parse_object
+from .plan import DOMAIN, with_skipped
 from .plan_check import check_plan
 
+# What a manifest may ask for. Buffers and blank tensors are set aside by its shapes before any file is read, and so
+# each has a bound, several times that of EfficientNet-B7 at 600 px.
+_MOST_DIMENSIONS = 8
+_MOST_NUMBERS = 1 << 25  # of one value, for one image
+_MOST_VALUES = 1 << 27  # numbers of all values that steps write
+_MOST_TENSORS = 1 << 26  # numbers of all tensors of a domain
+_MOST_STEPS, _MOST_BLOCKS = 4096, 1024
+_MOST_BYTES = 1 << 29  # of the files of all steps, each of which has its own copy
+_MOST_FLOPS = 1e15  # of one block
+_LONGEST_NAME = 256
+_LARGEST_SIDE = 8192  # pixels of a picture's shorter side, before the crop
 _SHA256 = re.compile(r"^[0-9a-f]{64}$")
 
 
@@ -63,8 +75,45 @@ def parse_manifest(data: bytes, where: str) -> Manifest:
         plan=tuple(_step(s, number) for s in root.objects("plan")),
         files=files,
     )
+    if max(len(manifest.plan), len(segments)) > _MOST_STEPS or len(manifest.blocks) > _MOST_BLOCKS:
+        raise BundleError("%s: more than %d steps or %d blocks" % (where, _MOST_STEPS, _MOST_BLOCKS))
     check_plan(manifest.plan, manifest.segments, manifest.blocks, manifest.preprocessing.size, where)
+    _check_totals(manifest, where)
     return manifest
+
+
+def _check_totals(manifest: Manifest, where: str) -> None:
+    """Raise BundleError where all values together, or all tensors or files, are too much. The plan is sound."""
+    steps = with_skipped(manifest.plan)
+    values = sum(_numbers(v.shape) for step in steps for v in manifest.segments[step.segment].outputs)
+    tensors: Dict[str, int] = {}
+    for step in steps:
+        for name, value in zip(step.inputs, manifest.segments[step.segment].inputs):
+            if name.startswith(DOMAIN):
+                tensors[name] = max(tensors.get(name, 0), _numbers(value.shape))
+    nbytes = sum(manifest.files[manifest.segments[step.segment].file].bytes for step in steps)
+    for found, most, what in (
+        (values, _MOST_VALUES, "numbers in the values of its plan"),
+        (sum(tensors.values()), _MOST_TENSORS, "numbers in the tensors of a domain"),
+        (nbytes, _MOST_BYTES, "bytes in the files of its steps"),
+    ):
+        if found > most:
+            raise BundleError("%s: %d %s, more than the %d allowed" % (where, found, what, most))
+
+
+def _numbers(shape: Shape) -> int:
+    """How many numbers a value has, for one image and one class."""
+    count = 1
+    for n in shape:
+        count *= n if isinstance(n, int) else 1
+    return count
+
+
+def checked_name(text: str, where: str) -> str:
+    """What a value, a segment or a block is called. Raises BundleError for a name that cannot be printed in a line."""
+    if not 0 < len(text) <= _LONGEST_NAME or printable(text) != text:
+        raise BundleError("%s: %s is no name of up to %d letters" % (where, quoted(text), _LONGEST_NAME))
+    return text
 
 
 def sha256_entry(obj: Object, key: str) -> str:
@@ -86,7 +135,7 @@ def _file(name: str, files: Object) -> FileEntry:
 
 
 def _segment(name: str, segments: Object) -> Segment:
-    entry = segments.object(name)
+    entry = segments.object(checked_name(name, segments.where))
     return Segment(name, entry.text("file"), _values(entry, "inputs"), _values(entry, "outputs"))
 
 
@@ -95,8 +144,13 @@ def _values(entry: Object, key: str) -> Tuple[Value, ...]:
     for value in entry.objects(key):
         shape = tuple(value.items("shape"))
         if not all((type(n) is int and n >= 0) or (isinstance(n, str) and n) for n in shape):
-            raise BundleError("%s: shape must hold integers and names, not %s" % (value.where, list(shape)))
-        values.append(Value(value.text("name"), shape))
+            raise BundleError("%s: shape must hold integers and names, not %s" % (value.where, quoted(shape)))
+        if len(shape) > _MOST_DIMENSIONS or _numbers(shape) > _MOST_NUMBERS:
+            raise BundleError(
+                "%s: shape %s has more than %d dimensions or %d numbers"
+                % (value.where, quoted(list(shape)), _MOST_DIMENSIONS, _MOST_NUMBERS)
+            )
+        values.append(Value(_name(value, "name"), shape))
     return tuple(values)
 
 
@@ -110,6 +164,14 @@ def _preprocessing(entry: Object) -> Preprocessing:
     size, crop = entry.integer("size"), entry.number("crop")
     if size < 1 or not 0 < crop <= 1 or min(numbers["std"]) <= 0:
         raise BundleError("%s: size and std must be positive and crop in (0, 1]" % entry.where)
+    if size > _LARGEST_SIDE * crop:
+        raise BundleError(
+            "%s: size / crop is the shorter side of a picture, and may be %d pixels at most, not %g"
+            % (entry.where, _LARGEST_SIDE, min(size / crop, 1e300))
+        )
+    # Beyond these an input of float32 is none any more: they are on the 0..1 scale.
+    if max(map(abs, numbers["mean"])) > 1000 or not 1e-4 <= min(numbers["std"]) <= max(numbers["std"]) <= 1e4:
+        raise BundleError("%s: mean is from -1000 to 1000, and std from 0.0001 to 10000" % entry.where)
     return Preprocessing(size, crop, numbers["mean"], numbers["std"])
 
 
@@ -118,7 +180,13 @@ def _block(entry: Object) -> Block:
     flops = entry.number("flops")
     if flops < 0 or (skip is not None and not 0 <= skip <= flops):
         raise BundleError("%s: flops must be at least skip_flops, and both at least 0" % entry.where)
-    return Block(entry.text("name"), flops, skip)
+    if flops > _MOST_FLOPS:
+        raise BundleError("%s: flops are %g at most, not %g" % (entry.where, _MOST_FLOPS, flops))
+    return Block(_name(entry, "name"), flops, skip)
+
+
+def _name(entry: Object, key: str) -> str:
+    return checked_name(entry.text(key), entry.where)
 
 
 def _step(entry: Object, number: int) -> Step:

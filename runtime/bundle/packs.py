@@ -4,8 +4,6 @@ Whatever is written is first written beside its place under a name that starts w
 may, then renamed. A crash leaves at worst such a dotted folder, which nothing reads.
 """
 
-import json
-import math
 import os
 import shutil
 import tempfile
@@ -16,9 +14,10 @@ from ..errors import BundleError, DomainError
 from ..records import Domain, ExitRule, Path
 from ..system.atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
-from .domain import fitted, read_domain_files, read_domain_goldens
+from .domain import check_rules, fitted, read_domain_content
 from .files import Files
-from .format import DESCRIPTION, DOMAINS, FORMAT, GATED_FORMAT, GOLDENS, WEIGHTS, domain_prefix
+from .format import DESCRIPTION, DOMAINS, FORMAT, GATED_FORMAT, JSON_LIMIT, domain_prefix
+from .jsonfile import read_json
 from .writer import decisions, to_json, write_files
 
 
@@ -38,13 +37,19 @@ def add_pack(bundle: Path, pack: Path, replace: bool = False) -> Domain:
         opened.require_directory()
         source = Files(pack, DESCRIPTION, "domain pack")
         try:
-            domain = read_domain_files(source, "")
-            content = _content(source, "")
+            domain, content = read_domain_content(source, "")
         finally:
             source.close()
         domain = fitted(domain, opened.manifest)
+        opened.files.refuse_links(DOMAINS)
         folder = os.path.join(opened.path, DOMAINS)
         place = os.path.join(folder, domain.name)
+        twin = _twin(folder, domain.name)
+        if twin is not None:
+            raise DomainError(
+                "%s already has a domain %s, and a folder for %s too is impossible where file names ignore case: "
+                "rename one of them" % (opened.path, twin, domain.name)
+            )
         if os.path.lexists(place) and not replace:
             raise DomainError(
                 "%s already has a domain %s; replace it (--replace), or remove it first" % (opened.path, domain.name)
@@ -69,6 +74,7 @@ def remove_domain(bundle: Path, name: str) -> None:
         opened.require_directory()
         if name not in opened.domains:
             raise DomainError(unknown_domain(name, opened.domains))
+        opened.files.refuse_links(DOMAINS)  # a domain that is a link may be removed, and what it leads to stays
         place = os.path.join(opened.path, DOMAINS, name)
         try:
             aside = tempfile.mkdtemp(prefix=".removed-", dir=os.path.dirname(place))
@@ -98,12 +104,11 @@ def update_domain(
     with Bundle(bundle) as opened:
         opened.require_directory()
         before = read_domain(opened, name)
-        content = json.loads(opened.files.read(domain_prefix(name) + DESCRIPTION).decode("utf-8"))
+        content = read_json(opened.files.read(domain_prefix(name) + DESCRIPTION, limit=JSON_LIMIT))
         if theta is not None:
             if content["format"] > GATED_FORMAT:
                 raise DomainError("domain %s has no gates, and so no theta" % name)
-            if not math.isfinite(theta):
-                raise DomainError("theta of domain %s must be a finite number, not %s" % (name, theta))
+            check_rules(before._replace(theta=theta))
             content["theta"] = float(theta)
         changes: Dict[str, Any] = {
             "exits": None if exits is None else tuple(exits),
@@ -140,7 +145,8 @@ def write_pack(bundle: Path, name: str, out: Path) -> str:
     path = os.path.join(out, name + ".da3") if os.path.isdir(out) else out
     with Bundle(bundle) as opened:
         read_domain(opened, name)  # never hand on what would be refused
-        content = _content(opened.files, domain_prefix(name))
+        domain, content = read_domain_content(opened.files, domain_prefix(name))
+        fitted(domain, opened.manifest)
     try:
         replace_file(path, lambda file: _zip(file, content))
     except OSError as error:
@@ -148,10 +154,10 @@ def write_pack(bundle: Path, name: str, out: Path) -> str:
     return path
 
 
-def _content(files: Files, prefix: str) -> Dict[str, bytes]:
-    content = {name: files.read(prefix + name) for name in (DESCRIPTION, WEIGHTS)}
-    goldens = read_domain_goldens(files, prefix)
-    return content if goldens is None else dict(content, **{GOLDENS: goldens})
+def _twin(folder: str, name: str) -> Optional[str]:
+    """A domain whose name differs from this one in nothing but its capital letters."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    return next((n for n in sorted(names) if n != name and n.lower() == name.lower()), None)
 
 
 def _swap_in(fresh: str, place: str) -> None:

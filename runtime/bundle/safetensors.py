@@ -11,8 +11,9 @@ from typing import Any, Dict, List, Mapping, Tuple
 
 import numpy as np
 
-from ..errors import BundleError
+from ..errors import BundleError, quoted
 from ..records import Array
+from .jsonfile import read_json
 
 # In the order in which the safetensors library writes them: wide ones first, so that every tensor is aligned.
 _DTYPES = {
@@ -31,7 +32,8 @@ _DTYPES = {
 }
 _CODES = {np.dtype(text): code for code, text in _DTYPES.items()}
 _ORDER = {code: number for number, code in enumerate(_DTYPES)}
-_MAX_HEADER = 100 * 1024 * 1024  # the limit of the safetensors library itself
+_MAX_HEADER = 16 << 20  # bytes; of ten thousand tensors it is one
+_MAX_DIMENSIONS = 32  # numpy's, up to its release 2
 
 
 def parse_safetensors(data: bytes, where: str) -> Tuple[Dict[str, Array], Dict[str, str]]:
@@ -42,8 +44,8 @@ def parse_safetensors(data: bytes, where: str) -> Tuple[Dict[str, Array], Dict[s
     """
     header, start = _header(data, where)
     metadata = header.pop("__metadata__", {})
-    if not isinstance(metadata, dict):
-        raise BundleError("%s: __metadata__ is not a JSON object; write the file again" % where)
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise BundleError("%s: __metadata__ is not a JSON object of texts; write the file again" % where)
     spans: List[Tuple[int, int, str]] = []
     tensors = {}
     for name, entry in header.items():
@@ -53,21 +55,26 @@ def parse_safetensors(data: bytes, where: str) -> Tuple[Dict[str, Array], Dict[s
             items *= n
         if end - begin != items * dtype.itemsize:
             raise BundleError(
-                "%s: tensor %r of shape %s should take %d bytes, its offsets give %d; the file is damaged"
-                % (where, name, list(shape), items * dtype.itemsize, end - begin)
+                "%s: tensor %s of shape %s should take %d bytes, its offsets give %d; the file is damaged"
+                % (where, quoted(name), list(shape), items * dtype.itemsize, end - begin)
             )
         if start + end > len(data):
             raise BundleError(
-                "%s: truncated: tensor %r ends at byte %d, the file at %d; copy it again"
-                % (where, name, start + end, len(data))
+                "%s: truncated: tensor %s ends at byte %d, the file at %d; copy it again"
+                % (where, quoted(name), start + end, len(data))
             )
         spans.append((begin, end, name))
-        tensors[name] = np.frombuffer(data, dtype=dtype, count=items, offset=start + begin).reshape(shape)
+        try:
+            # Old numpys view no bytes at all.
+            flat = np.frombuffer(data, dtype=dtype, count=items, offset=start + begin) if items else np.zeros(0, dtype)
+            tensors[name] = flat.reshape(shape)
+        except ValueError as error:  # a shape such as (0, 1 << 61)
+            raise BundleError("%s: tensor %s: %s; the file is damaged" % (where, quoted(name), error))
     at = 0
     for begin, end, name in sorted(spans):
         if begin != at:
             what = "overlaps the one before it" if begin < at else "leaves a hole before it"
-            raise BundleError("%s: tensor %r %s; the file is damaged" % (where, name, what))
+            raise BundleError("%s: tensor %s %s; the file is damaged" % (where, quoted(name), what))
         at = end
     if start + at != len(data):
         raise BundleError("%s: %d bytes after the last tensor; the file is damaged" % (where, len(data) - start - at))
@@ -108,8 +115,8 @@ def _header(data: bytes, where: str) -> Tuple[Dict[str, Any], int]:
     if length > _MAX_HEADER or 8 + length > len(data):
         raise BundleError("%s: truncated, or not a safetensors file (header of %d bytes)" % (where, length))
     try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
+        header = read_json(data[8 : 8 + length], _MAX_HEADER)
+    except ValueError as error:
         raise BundleError("%s: not a safetensors file: its header is not JSON (%s)" % (where, error))
     if not isinstance(header, dict):
         raise BundleError("%s: not a safetensors file: its header is not a JSON object" % where)
@@ -120,13 +127,18 @@ def _entry(name: str, entry: Any, where: str) -> Tuple[Any, Tuple[int, ...], int
     try:
         code, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
     except (TypeError, KeyError, ValueError):
-        raise BundleError("%s: tensor %r lacks dtype, shape or data_offsets; the file is damaged" % (where, name))
-    if code not in _DTYPES:
         raise BundleError(
-            "%s: tensor %r has dtype %s, which numpy cannot hold; known: %s"
-            % (where, name, code, ", ".join(sorted(_DTYPES)))
+            "%s: tensor %s lacks dtype, shape or data_offsets; the file is damaged" % (where, quoted(name))
+        )
+    if not isinstance(code, str) or code not in _DTYPES:
+        raise BundleError(
+            "%s: tensor %s has dtype %s, which numpy cannot hold; known: %s"
+            % (where, quoted(name), quoted(code).strip("'"), ", ".join(sorted(_DTYPES)))
         )
     numbers = shape + (begin, end)
-    if not all(type(n) is int and n >= 0 for n in numbers) or begin > end:
-        raise BundleError("%s: tensor %r has a bad shape or offsets (%s); the file is damaged" % (where, name, entry))
+    tame = len(shape) <= _MAX_DIMENSIONS and all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
+    if not tame or begin > end:
+        raise BundleError(
+            "%s: tensor %s has a bad shape or offsets (%s); the file is damaged" % (where, quoted(name), quoted(entry))
+        )
     return np.dtype(_DTYPES[code]), shape, begin, end

@@ -14,7 +14,8 @@ from ..errors import BundleError, DomainError
 from ..records import Array, Domain, Path, Step, Value
 from ..system.atomic import replace_file
 from .bundle import Bundle
-from .format import DESCRIPTION, FORMAT, GATED_FORMAT, GOLDENS, MANIFEST, WEIGHTS
+from .format import DESCRIPTION, FORMAT, GATED_FORMAT, GOLDENS, JSON_LIMIT, MANIFEST, WEIGHTS
+from .jsonfile import read_json
 from .manifest import FileEntry, Manifest
 from .safetensors import write_safetensors
 
@@ -142,7 +143,7 @@ def put_file(bundle: Bundle, name: str, data: bytes) -> None:
     BundleError if the bundle is zipped or cannot be written.
     """
     bundle.require_directory()
-    manifest = json.loads(bundle.files.read(MANIFEST).decode("utf-8"))
+    manifest = read_json(bundle.files.read(MANIFEST, limit=JSON_LIMIT))
     if manifest["files"].pop(name, None) is not None:
         _replace(bundle, MANIFEST, to_json(manifest))
     _replace(bundle, name, data)
@@ -151,6 +152,7 @@ def put_file(bundle: Bundle, name: str, data: bytes) -> None:
 
 
 def _replace(bundle: Bundle, name: str, data: bytes) -> None:
+    bundle.files.refuse_links(name)
     path = os.path.join(bundle.path, *name.split("/"))
     try:
         replace_file(path, lambda file: file.write(data))

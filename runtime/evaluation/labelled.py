@@ -8,6 +8,7 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 from ..errors import DataError
 from ..images.paths import list_labelled
+from ..system.regular import read_regular
 
 _PATH_NAMES = ("path", "file", "filename", "image", "photo", "picture")  # what a CSV's header may call its columns
 _LABEL_NAMES = ("label", "class", "category")
@@ -96,11 +97,8 @@ def _read_csv(path: str, folder: str, classes: Sequence[str]) -> List[Tuple[str,
 def _rows(path: str) -> List[Tuple[int, List[str]]]:
     """(line, cells) of every row that has any, whatever separates the cells."""
     try:
-        if os.path.getsize(path) > _LIMIT:
-            raise DataError("%s is larger than %d MiB: split it" % (path, _LIMIT // 2**20))
-        with open(path, "rb") as file:
-            # Spreadsheets begin theirs with a byte order mark.
-            text = file.read().decode("utf-8-sig", "surrogateescape")
+        # Spreadsheets begin theirs with a byte order mark.
+        text = read_regular(path, _LIMIT).decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise DataError("cannot read %s: %s" % (path, error.strerror or error))
     if "\0" in text:

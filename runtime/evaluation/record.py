@@ -14,6 +14,7 @@ from ..bundle.jsonfile import Object, check_format, parse_object
 from ..errors import BundleError, DataError
 from ..records import Domain
 from ..system.machine import conditions
+from ..system.regular import read_regular
 from ..system.versions import VERSION, distribution_version
 from .answering import Answered, Evaluation
 from .comparison import Comparison, Verdict, Verdicts
@@ -110,15 +111,11 @@ def verdicts(evaluation: Evaluation) -> Verdicts:
 def read_record(path: str) -> Earlier:
     """The first evaluation in a file that `as_record` made. Raises DataError for what is none."""
     try:
-        size = os.path.getsize(path)
-        if size > _LIMIT:
-            raise DataError("%s is larger than %d MiB: it is no evaluation" % (path, _LIMIT // 2**20))
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_regular(path, _LIMIT)
     except OSError as error:
         raise DataError("cannot read %s: %s" % (path, error.strerror or error))
     try:
-        root = parse_object(data, path)
+        root = parse_object(data, path, _LIMIT)
         if root.optional("kind") != KIND:
             raise DataError("%s is no evaluation: name a file that `da3 evaluate --json` wrote" % path)
         check_format(root, FORMAT)

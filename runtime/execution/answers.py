@@ -5,6 +5,7 @@ from typing import List
 import numpy as np
 
 from ..bundle.manifest import Manifest
+from ..errors import BackendError
 from ..records import BatchResult, Prediction
 from ..schedule.flops import result_shares
 
@@ -13,6 +14,11 @@ def name_answers(result: BatchResult, manifest: Manifest) -> List[Prediction]:
     """One Prediction per image: the softmax of its logits, at the temperature of the exit where it left, and the most
     probable class."""
     logits, ran, domain = result.logits, result.blocks, result.domain
+    if logits.shape[1] != len(domain.classes):
+        raise BackendError(
+            "domain %s has %d classes, and %d numbers came as an answer: export it again"
+            % (domain.name, len(domain.classes), logits.shape[1])
+        )
     shares = result_shares(manifest, result)
     temperatures = [rule.temperature for rule in domain.exits]
     exits = [int(number) if number < len(temperatures) else None for number in result.left]

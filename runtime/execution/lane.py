@@ -168,10 +168,14 @@ class Lane:
             sound = True  # everything was run
             if not np.isfinite(images).all():
                 raise ImageError("NaN or infinity in the images: look at what they are made of")
-            raise BackendError(
-                "domain %s, %s: float16 holds nothing beyond 65504, so if this runs in fp16 or int8, build or run it "
-                "with --precision fp32" % (bound.domain.name, error)
-            )
+            precision = getattr(self._backend, "precision", None)
+            reason = "float16 holds nothing beyond 65504, so if this runs in fp16 or int8, build or run it with "
+            reason += "--precision fp32"
+            if precision == "fp32":
+                reason = "numbers grow beyond what float32 holds up to there: train or export the domain again"
+            elif precision is not None:
+                reason = "in %s: float16 holds nothing beyond 65504; use --precision fp32" % precision
+            raise BackendError("domain %s, %s: %s" % (bound.domain.name, error, reason))
         finally:
             self._give_back(pooled, sound)
 

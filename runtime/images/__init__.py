@@ -2,6 +2,7 @@
 
 from .decode import decode
 from .inputs import Batch, Images, Input, as_batch, batches, in_batches, read_inputs
+from .npy import NpyFile
 from .paths import evenly, expand, is_image_name, list_labelled
 from .preprocess import Preprocessing
 
@@ -9,6 +10,7 @@ __all__ = [
     "Batch",
     "Images",
     "Input",
+    "NpyFile",
     "Preprocessing",
     "as_batch",
     "batches",

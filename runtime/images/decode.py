@@ -3,17 +3,22 @@
 import io
 import os
 import sys
-import warnings
 from typing import Any, Optional
 
 import numpy as np
 
 from ..errors import ImageError
 from ..records import Array, Path
-from .jpeg import jpeg_size
+from ..system.regular import read_regular
+from .header import MOST_PIXELS, Size, stored_size
 
 _OPENCV_LIMIT = "IO_MAX_IMAGE_PIXELS"
-_MOST_PIXELS = 89478485  # beyond which Pillow warns; OpenCV's own limit is twelve times as much, 3 GB in memory
+_MOST_BYTES = 256 << 20  # of a file; what is stored without compression at the most pixels has fewer
+_BAND = 1 << 22  # pixels that become an array at a time
+# Of the formats that Pillow knows, those that are photos. For others it starts programs (EPS), or reads parts that
+# lie in other places of the file.
+_FORMATS = frozenset(["AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP"])
+_ORIENTATION = 0x0112  # of Exif
 
 
 def decode(path: Path, at_least: Optional[int] = None) -> Array:
@@ -21,20 +26,26 @@ def decode(path: Path, at_least: Optional[int] = None) -> Array:
 
     at_least: the shorter side in pixels that the caller needs; a large JPEG may then come back smaller than
     it is stored, never below that, several times faster. Transparency is dropped, 16-bit and CMYK become
-    8-bit RGB. Raises ImageError naming the file.
+    8-bit RGB. Raises ImageError naming the file, for one of more than 67 million pixels too, which is not decoded.
     """
     path = os.fspath(path)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_regular(path, _MOST_BYTES)
     except OSError as error:
         raise ImageError("cannot read %s: %s" % (path, error.strerror or error))
+    except MemoryError:
+        raise _too_little_memory(path)
     if not data:
         raise ImageError("%s is empty (0 bytes)" % path)
+    size = stored_size(data)
+    if size is not None and size[0] * size[1] > MOST_PIXELS:
+        raise _too_many_pixels(path)
     try:
         return _decode_pillow(path, data, at_least)
     except ImportError:
-        return _decode_cv2(path, data, at_least)
+        return _decode_cv2(path, data, at_least, size)
+    except MemoryError:
+        raise _too_little_memory(path)
 
 
 def _decode_pillow(path: str, data: bytes, at_least: Optional[int]) -> Array:
@@ -44,17 +55,38 @@ def _decode_pillow(path: str, data: bytes, at_least: Optional[int]) -> Array:
     if not hasattr(PIL.ImageOps, "exif_transpose"):
         raise ImportError("Pillow is older than 6")
     try:
-        with warnings.catch_warnings():
-            # A picture that large on a small board is an accident or an attack, not an input.
-            warnings.simplefilter("error", PIL.Image.DecompressionBombWarning)
-            with PIL.Image.open(io.BytesIO(data)) as image:
-                if at_least is not None:
-                    image.draft("RGB", (at_least, at_least))
-                return np.array(_to_rgb(PIL.ImageOps.exif_transpose(image) or image))
+        # Filters of warnings are of the whole process, so none is set here: what Pillow only warns of is refused below.
+        with PIL.Image.open(io.BytesIO(data)) as image:
+            if image.size[0] * image.size[1] > min(MOST_PIXELS, PIL.Image.MAX_IMAGE_PIXELS or MOST_PIXELS):
+                raise _too_many_pixels(path)
+            if image.format not in _FORMATS:
+                raise ImageError("%s is no photo, but a file of the format %s" % (path, image.format))
+            if at_least is not None:
+                image.draft("RGB", (at_least, at_least))
+            image.load()
+            # `exif_transpose` makes a copy in any case.
+            turned = image.getexif().get(_ORIENTATION, 1) != 1
+            return _pixels(PIL.ImageOps.exif_transpose(image) if turned else image)
     except (PIL.Image.DecompressionBombWarning, PIL.Image.DecompressionBombError):
         raise _too_many_pixels(path)
+    except (ImageError, MemoryError):
+        raise
     except Exception as error:  # Pillow's plugins raise almost anything on a damaged file
         raise ImageError("%s is not a readable picture: %s" % (path, _first_line(error, path)))
+
+
+def _pixels(image: Any) -> Array:
+    """A picture of Pillow's -> uint8 (H, W, 3). Of a large one, which Pillow holds in up to 4 bytes a pixel, no second
+    copy is made."""
+    width, height = image.size
+    rows = max(1, _BAND // width)
+    if rows >= height:
+        return np.array(_to_rgb(image))
+    pixels = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        pixels[top:bottom] = np.asarray(_to_rgb(image.crop((0, top, width, bottom))))
+    return pixels
 
 
 def _to_rgb(image: Any) -> Any:
@@ -68,13 +100,15 @@ def _to_rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _decode_cv2(path: str, data: bytes, at_least: Optional[int]) -> Array:
+def _decode_cv2(path: str, data: bytes, at_least: Optional[int], size: Size) -> Array:
     cv2 = _opencv(path)
+    if size is None:  # OpenCV has no limit of its own where somebody loaded it before
+        raise ImageError("%s is not a readable picture: unknown format" % path)
     # OpenCV fills the missing part of a truncated JPEG with grey and only prints a warning.
     cut = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9", len(data) // 2) < 0
     # The file is read again: imdecode knows no reduced sizes before OpenCV 4.2. It applies the EXIF orientation.
     try:
-        image = None if cut else cv2.imread(path, getattr(cv2, "IMREAD_" + _reduced(data, at_least)))
+        image = None if cut else cv2.imread(path, getattr(cv2, "IMREAD_" + _reduced(data, size, at_least)))
     except cv2.error as error:
         if _OPENCV_LIMIT in str(error):
             raise _too_many_pixels(path)
@@ -84,13 +118,12 @@ def _decode_cv2(path: str, data: bytes, at_least: Optional[int]) -> Array:
     return np.ascontiguousarray(image[:, :, ::-1])
 
 
-def _reduced(data: bytes, at_least: Optional[int]) -> str:
+def _reduced(data: bytes, size: Size, at_least: Optional[int]) -> str:
     """OpenCV's name for the size to decode a picture in: that of JPEG's own that Pillow's `draft` takes.
 
     Other formats are decoded whole: OpenCV would drop pixels of them.
     """
-    size = jpeg_size(data)
-    if size is not None and at_least is not None:
+    if data[:2] == b"\xff\xd8" and size is not None and at_least is not None:
         for divisor in (8, 4, 2):
             if min(size) // at_least >= divisor:
                 return "REDUCED_COLOR_%d" % divisor
@@ -98,7 +131,7 @@ def _reduced(data: bytes, at_least: Optional[int]) -> str:
 
 
 def _opencv(path: str) -> Any:
-    os.environ.setdefault("OPENCV_" + _OPENCV_LIMIT, str(_MOST_PIXELS))  # which OpenCV reads when it is loaded
+    os.environ.setdefault("OPENCV_" + _OPENCV_LIMIT, str(MOST_PIXELS))  # which OpenCV reads when it is loaded
     try:
         import cv2
     except ImportError as error:
@@ -110,6 +143,10 @@ def _opencv(path: str) -> Any:
             way_out = "start with LD_PRELOAD=%s python3 ..." % reason.split(":")[0]
         raise ImageError("cannot decode %s: OpenCV does not load (%s): %s" % (path, reason, way_out))
     return cv2
+
+
+def _too_little_memory(path: str) -> ImageError:
+    return ImageError("there is not enough memory to decode %s: make it smaller first" % path)
 
 
 def _too_many_pixels(path: str) -> ImageError:

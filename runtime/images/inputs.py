@@ -8,6 +8,8 @@ import numpy as np
 
 from ..errors import ImageError
 from ..records import Array, Path
+from .header import MOST_PIXELS
+from .npy import NpyFile
 from .paths import ARRAY_SUFFIX, expand
 from .preprocess import Preprocessing
 
@@ -98,24 +100,35 @@ def _named(item: Union[str, Array], prep: Preprocessing) -> Iterator[Tuple[str, 
     if not isinstance(item, str):
         yield "array", _preprocessed(item[None], prep)[0]
     elif item.endswith(ARRAY_SUFFIX):
-        array = _load_array(item)
-        try:
-            for index, batch in enumerate(_slices(array, prep, 1)):
-                yield "%s[%d]" % (item, index), batch[0]
-        except ImageError as error:
-            raise ImageError("%s: %s" % (item, error))
+        for index, image in enumerate(_stored_images(item, prep)):
+            yield "%s[%d]" % (item, index), image
     else:
-        yield item, prep.normalise(prep.load(item)[None])[0]
+        try:
+            yield item, prep.normalise(prep.load(item)[None])[0]
+        except MemoryError:
+            raise ImageError("there is not enough memory to decode %s: make it smaller first" % item)
 
 
-def _load_array(path: str) -> Array:
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ImageError("cannot read %s: %s" % (path, str(error).split("\n")[0]))
-    if not isinstance(array, np.ndarray):
-        raise ImageError("cannot read %s: it is an archive of arrays (.npz), not one" % path)
-    return array
+def _stored_images(path: str, prep: Preprocessing) -> Iterator[Array]:
+    """float32 (3, size, size) of each image of a .npy file, of which one is in memory at a time."""
+    file = NpyFile(path)
+    shape = (1,) + file.shape if file.ndim == 3 else file.shape
+    if len(shape) != 4 or shape[0] == 0:
+        raise ImageError("%s: %s" % (path, _no_images(file.shape)))
+    if file.dtype == np.uint8 and shape[1] * shape[2] > MOST_PIXELS:
+        raise ImageError("%s: images of %d x %d pixels have too many to be resized safely" % ((path,) + shape[1:3]))
+    if file.dtype != np.uint8 and shape[1:] != (3, prep.size, prep.size):
+        raise ImageError("%s: %s" % (path, _no_images(file.shape)))
+    for index in range(shape[0]):
+        image = file.whole()[None] if file.ndim == 3 else file[index : index + 1]
+        try:
+            yield _preprocessed(image, prep)[0]
+        except ImageError as error:
+            raise ImageError("%s: %s" % (path, error))
+
+
+def _no_images(shape: Tuple[int, ...]) -> str:
+    return "expected images of shape (B, H, W, 3) or (B, 3, size, size), not %s" % (shape,)
 
 
 def _slices(images: Array, prep: Preprocessing, batch_size: int) -> Iterator[Array]:
@@ -124,7 +137,7 @@ def _slices(images: Array, prep: Preprocessing, batch_size: int) -> Iterator[Arr
     if images.ndim == 3:
         images = images[None]
     if images.ndim != 4 or images.shape[0] == 0:
-        raise ImageError("expected images of shape (B, H, W, 3) or (B, 3, size, size), not %s" % (images.shape,))
+        raise ImageError(_no_images(images.shape))
     for start in range(0, len(images), batch_size):
         yield _preprocessed(images[start : start + batch_size], prep)
 

@@ -3,15 +3,16 @@
 import glob
 import os
 import sys
-from typing import Iterable, List, Optional, Sequence, TextIO, Tuple, TypeVar, Union
+from typing import Callable, Iterable, Iterator, List, Optional, Sequence, TextIO, Tuple, TypeVar, Union
 
 import numpy as np
 
-from ..errors import ImageError
+from ..errors import ImageError, quoted, stands_in_a_line
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".ppm", ".pgm"))
 ARRAY_SUFFIX = ".npy"
 T = TypeVar("T")
+_LONGEST_LINE = 1 << 16  # bytes of a path on stdin
 
 
 def is_image_name(path: str) -> bool:
@@ -31,8 +32,7 @@ def expand(items: Iterable[Union[str, "os.PathLike[str]"]], stdin: Optional[Text
     asked = [os.fspath(item) for item in items]
     for item in asked:
         if item == "-":
-            lines = [line.rstrip("\r\n") for line in (stdin or sys.stdin)]
-            for line in lines:
+            for line in _lines(stdin):
                 if line.strip():
                     paths.extend(_expand_one(line))
         else:
@@ -59,6 +59,9 @@ def list_labelled(
     unknown = [n for n in found if n not in names]
     if unknown:
         raise ImageError("%s: unknown class folder %r; known: %s" % (folder, unknown[0], ", ".join(names)))
+    odd = [n for n in found if not stands_in_a_line(n)]
+    if odd:
+        raise ImageError("%s: class folder %s: use printable characters alone: rename it" % (folder, quoted(odd[0])))
     index = {name: i for i, name in enumerate(names)}
     labelled: List[Tuple[str, int]] = []
     for name in found:
@@ -74,7 +77,23 @@ def list_labelled(
     return names, labelled
 
 
+def _lines(stdin: Optional[TextIO]) -> Iterator[str]:
+    """The lines of stdin without their ends. File names may be any bytes, and are as Python has them elsewhere."""
+    raw = getattr(sys.stdin, "buffer", None) if stdin is None else None
+    if raw is None:
+        for text in stdin or sys.stdin:
+            yield text.rstrip("\r\n")
+        return
+    while True:
+        line = raw.readline(_LONGEST_LINE)
+        if not line:
+            return
+        yield os.fsdecode(line.rstrip(b"\r\n"))
+
+
 def _expand_one(item: str) -> List[str]:
+    if "\0" in item:
+        raise ImageError("no such file or folder: %s" % item)
     if os.path.isdir(item):
         found = _walk(item)
         if not found:
@@ -87,7 +106,7 @@ def _expand_one(item: str) -> List[str]:
         for path in sorted(glob.glob(item, recursive=True)):
             if os.path.isdir(path):
                 found.extend(_walk(path) if not item.endswith("**") else [])
-            elif is_image_name(path) or path.endswith(ARRAY_SUFFIX):
+            elif (is_image_name(path) or path.endswith(ARRAY_SUFFIX)) and os.path.isfile(path):
                 found.append(path)
         if not found:
             raise ImageError("no pictures match %s" % item)
@@ -96,11 +115,34 @@ def _expand_one(item: str) -> List[str]:
 
 
 def _walk(folder: str) -> List[str]:
+    """The pictures in a folder and below it, sorted. Links are followed, into each folder once, and what is no regular
+    file, such as a pipe, is none of its pictures."""
     paths: List[str] = []
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(n for n in folders if not n.startswith("."))
-        paths.extend(os.path.join(root, n) for n in names if is_image_name(n))
+    waiting, seen = [folder], set()
+    while waiting:
+        place = waiting.pop()
+        try:
+            at = os.stat(place)
+            entries = sorted(os.scandir(place), key=lambda entry: entry.name)
+        except OSError:  # as `os.walk` does
+            continue
+        # Where a file system numbers no files, links that go in a circle end by the length of their path.
+        if at.st_ino and (at.st_dev, at.st_ino) in seen:
+            continue
+        seen.add((at.st_dev, at.st_ino))
+        for entry in reversed(entries):  # so that the first in order is the first to be gone into
+            if is_image_name(entry.name) and _is(entry.is_file):
+                paths.append(os.path.join(place, entry.name))
+            elif not entry.name.startswith(".") and _is(entry.is_dir):
+                waiting.append(os.path.join(place, entry.name))
     return sorted(paths)
+
+
+def _is(ask: Callable[[], bool]) -> bool:
+    try:
+        return ask()
+    except OSError:  # a link to itself
+        return False
 
 
 def evenly(items: Sequence[T], most: int) -> List[T]:

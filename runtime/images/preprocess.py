@@ -7,7 +7,10 @@ import numpy as np
 from ..errors import ImageError
 from ..records import Array, Path
 from .decode import decode
-from .resize import resize_bilinear
+from .resize import resize_bilinear, resize_window
+
+# A picture is resized to so many pixels as a whole; of a longer strip nothing is computed but what is cropped.
+_MOST_PIXELS = 1 << 24
 
 
 class Preprocessing(NamedTuple):
@@ -29,12 +32,12 @@ class Preprocessing(NamedTuple):
         height, width = image.shape[:2]
         scale = self.side / float(min(height, width))
         if scale != 1.0:
-            image = resize_bilinear(
-                image,
-                max(self.size, round_half_up(height * scale)),
-                max(self.size, round_half_up(width * scale)),
-            )
-            height, width = image.shape[:2]
+            height, width = (max(self.size, round_half_up(n * scale)) for n in (height, width))
+            if height * width > _MOST_PIXELS:
+                return resize_window(
+                    image, height, width, (height - self.size) // 2, (width - self.size) // 2, self.size
+                )
+            image = resize_bilinear(image, height, width)
         top, left = (height - self.size) // 2, (width - self.size) // 2
         return np.ascontiguousarray(image[top : top + self.size, left : left + self.size])
 

@@ -1,6 +1,5 @@
 """backbone/int8.json: how large the values are that INT8 rounds, as `da3 calibrate --int8` measured them."""
 
-import math
 from typing import Dict, NamedTuple
 
 from ..bundle.bundle import BundleContents
@@ -9,6 +8,7 @@ from ..errors import BundleError
 
 INT8_FILE = "backbone/int8.json"
 INT8_FORMAT = 1
+LARGEST = 127 * 65504.0  # a value's scale, its magnitude / 127, is a float16
 
 Magnitudes = Dict[str, Dict[str, float]]  # file of a segment -> value in it -> magnitude that becomes 127
 
@@ -44,6 +44,7 @@ def _magnitudes(files: Object, bundle: BundleContents, where: str) -> Magnitudes
         if file not in bundle.manifest.files:
             raise BundleError("%s: the bundle has no %s; run `da3 calibrate --int8` again" % (where, file))
         for name, largest in found[file].items():
-            if not (math.isfinite(largest) and largest > 0):
-                raise BundleError("%s: %s must be a positive number, not %g" % (values.where, name, largest))
+            if not 0 < largest <= LARGEST:
+                what = "must be a positive number, not %g" % largest if largest <= 0 else "is %g" % largest
+                raise BundleError("%s: %s %s: %g is the largest" % (values.where, name, what, LARGEST))
     return found

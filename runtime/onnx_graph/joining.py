@@ -3,9 +3,10 @@
 from typing import Dict, List, NamedTuple, Sequence, Set, Tuple
 
 from ..bundle.bundle import BundleContents
-from ..errors import BundleError
+from ..errors import BundleError, quoted
 from ..records import Array, Segment, Step
 from ..schedule.layout import Subgraph
+from .bounds import check_graph
 from .model import Info, Model, Node
 from .reading import read_model
 
@@ -51,10 +52,11 @@ def read_piece(step: Step, bundle: BundleContents) -> Piece:
     if inputs.keys() != {v.name for v in segment.inputs} or not outputs.keys() >= {v.name for v in segment.outputs}:
         raise BundleError(
             "%s: has inputs %s and outputs %s, segment %s of the manifest others; export the bundle again"
-            % (where, sorted(inputs), sorted(outputs), segment.name)
+            % (where, quoted(sorted(inputs)), quoted(sorted(outputs)), segment.name)
         )
     model.inputs = [inputs[value.name] for value in segment.inputs]
     model.outputs = [outputs[value.name] for value in segment.outputs]
+    check_graph(model, segment, where)
     return Piece(step, segment, model)
 
 

@@ -14,6 +14,8 @@ from ..records import Array
 from .model import DTYPES, AttributeType, AttributeValue, Info, Model, Node
 from .protobuf import Malformed, Message
 
+_MOST_DIMENSIONS = 16  # of a weight: the product of 200,000 numbers alone would take a minute
+
 
 def read_model(data: bytes, where: str = "ONNX file") -> Model:
     """The graph in the bytes of an ONNX file; `where` names it in errors. Its weights are copies, free to change.
@@ -83,6 +85,8 @@ def _attribute(message: Message) -> AttributeValue:
 
 def _tensor(message: Message) -> Array:
     name, code, shape = message.text(8), message.integer(2), message.integers(1)
+    if len(shape) > _MOST_DIMENSIONS:
+        raise Malformed("tensor %r has %d dimensions" % (name, len(shape)))
     if code not in DTYPES:
         raise Malformed("tensor %r has data type %d" % (name, code))
     if message.integer(14) or 13 in message:

@@ -13,6 +13,7 @@ from typing import Any, Dict, List, NamedTuple, Tuple
 
 import numpy as np
 
+from ..bundle.jsonfile import read_json
 from ..bundle.safetensors import parse_safetensors, write_safetensors
 from ..errors import BundleError
 from ..records import Array
@@ -48,7 +49,7 @@ def parse_goldens(data: bytes, where: str) -> Goldens:
     """What `write_goldens` wrote. Raises BundleError for what is no such file, or of a newer format."""
     tensors, texts = parse_safetensors(data, where)
     try:
-        metadata = {key: json.loads(text) for key, text in texts.items()}
+        metadata = {key: read_json(text) for key, text in texts.items()}
         number = int(metadata["format"])
         if number > FORMAT:
             raise BundleError("%s has format %d, written by a newer da3: upgrade da3" % (where, number))
@@ -64,7 +65,7 @@ def parse_goldens(data: bytes, where: str) -> Goldens:
             starts={name: value.reshape(-1, 2) for name, value in starts.items()},
             alone=_cut(tensors["alone"], metadata["alone"]),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
         raise BundleError("%s holds no golden values (%s): export the domain again" % (where, error))
 
 

@@ -7,6 +7,7 @@ from .machine import conditions, cpu_features, processor, usable_cpus
 from .malloc import keep_little
 from .memory import available_bytes, peak_bytes, total_bytes
 from .percentiles import percentiles_ms
+from .regular import open_regular, read_regular
 from .sizes import parse_bytes, render_bytes
 from .versions import VERSION, distribution_version
 
@@ -18,10 +19,12 @@ __all__ = [
     "distribution_version",
     "duration",
     "keep_little",
+    "open_regular",
     "parse_bytes",
     "peak_bytes",
     "percentiles_ms",
     "processor",
+    "read_regular",
     "render_bytes",
     "replace_file",
     "stop_on_interrupt",

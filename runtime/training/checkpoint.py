@@ -14,13 +14,16 @@ from typing import Any, Dict, NamedTuple, Optional, Union
 
 import numpy as np
 
+from ..bundle.jsonfile import read_json
 from ..bundle.safetensors import parse_safetensors, write_safetensors
 from ..errors import BundleError, CheckpointError
 from ..records import Array
 from ..system.atomic import write_atomically
+from ..system.regular import open_regular, read_regular
 from .config import Progress, RunConfig
 
 FORMAT = 4
+_LIMIT, _HEAD_LIMIT = 1 << 30, 16 << 20  # bytes of a checkpoint, and of what it says before its tensors
 _MODEL, _OPTIMIZER = "model.", "optimizer."
 
 
@@ -74,8 +77,7 @@ def read(path: Union[str, "os.PathLike[str]"]) -> Checkpoint:
     da3."""
     path = _present(path)
     try:
-        with open(path, "rb") as file:
-            tensors, metadata = parse_safetensors(file.read(), "the file")
+        tensors, metadata = parse_safetensors(read_regular(path, _LIMIT), "the file")
         facts = _facts(metadata, path)
     except _DAMAGE as error:
         raise _damaged(path, error)
@@ -90,16 +92,16 @@ def read_facts(path: Union[str, "os.PathLike[str]"]) -> Facts:
     """What a checkpoint says, without its tensors: of a file of any size a few KB are read. Raises as `read` does."""
     path = _present(path)
     try:
-        with open(path, "rb") as file:
+        with open_regular(path) as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > os.path.getsize(path):
+            if length > min(os.path.getsize(path), _HEAD_LIMIT):
                 raise ValueError("truncated")
-            return _facts(json.loads(file.read(length).decode("utf-8"))["__metadata__"], path)
+            return _facts(read_json(file.read(length), _HEAD_LIMIT)["__metadata__"], path)
     except (struct.error,) + _DAMAGE as error:
         raise _damaged(path, error)
 
 
-_DAMAGE = (BundleError, OSError, KeyError, TypeError, ValueError, AttributeError)  # of damaged files
+_DAMAGE = (BundleError, OSError, LookupError, TypeError, ValueError, AttributeError, OverflowError)  # of damaged files
 
 
 def _present(path: Union[str, "os.PathLike[str]"]) -> str:
@@ -110,7 +112,7 @@ def _present(path: Union[str, "os.PathLike[str]"]) -> str:
 
 
 def _facts(metadata: Dict[str, str], path: str) -> Facts:
-    facts = json.loads(metadata["da3"])
+    facts = read_json(metadata["da3"], _HEAD_LIMIT, finite=False)  # losses and gradients are written as they were
     if facts["format"] > FORMAT:
         raise CheckpointError("%s was written by a newer da3: upgrade da3 to read it" % path)
     config, progress = RunConfig.from_json(facts["config"]), Progress.from_json(facts["progress"])

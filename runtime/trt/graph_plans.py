@@ -11,9 +11,11 @@ import json
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
+from ..bundle.jsonfile import read_json
 from ..cuda.interface import Cuda
 from ..errors import BackendError
 from ..system.atomic import write_atomically
+from ..system.regular import open_regular
 from .api import Library
 from .builder import Builder, Recipe, default_workspace
 from .formats import LINEAR
@@ -23,6 +25,7 @@ from .timing import read_timing, timing_file, write_timing
 _MAKING = 1  # to be raised when the same graph gives another plan than before
 _KEPT = 4  # plans of a name: another one is built for each number of classes and each set of closed blocks
 _END = ".plan"
+_HEAD_LIMIT = 1 << 20  # bytes of the line before a plan
 
 
 class End(NamedTuple):
@@ -103,12 +106,12 @@ def build_plan(path: str, graph: Graph, cuda: Cuda, library: Library) -> None:
 def read_graph_plan(path: str) -> GraphPlan:
     """A plan as it was written. Raises BackendError where it is not."""
     try:
-        with open(path, "rb") as file:
-            head, data = json.loads(file.readline().decode("utf-8")), file.read()
+        with open_regular(path) as file:
+            head, data = read_json(file.readline(_HEAD_LIMIT)), file.read()
         if hashlib.sha256(data).hexdigest() != head["sha256"]:
             raise ValueError("wrong sha256")
         inputs, outputs = (tuple(_end(entry) for entry in head[key]) for key in ("inputs", "outputs"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         raise BackendError("%s is not the engine that was built (%s): delete it, and it is built again" % (path, error))
     return GraphPlan(data, inputs, outputs)
 

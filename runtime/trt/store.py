@@ -13,8 +13,10 @@ import time
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ..bundle.bundle import Bundle
-from ..errors import BackendError
+from ..bundle.jsonfile import read_json
+from ..errors import BackendError, printable
 from ..system.atomic import replace_file
+from ..system.regular import read_regular
 from .engines import EngineOptions, Exceptions
 
 INDEX = "engines.json"
@@ -65,7 +67,8 @@ class EngineSet(NamedTuple):
 
 
 def engines_folder(bundle: Bundle, folder: Optional[str] = None) -> str:
-    """Where a bundle's engines lie: `folder`, or inside the bundle. Raises BackendError for a zip without a folder."""
+    """Where a bundle's engines lie: `folder`, or inside the bundle. Raises BackendError for a zip without a folder,
+    BundleError where the bundle's is a link that leads elsewhere."""
     if folder is not None:
         return folder
     if bundle.is_zip:
@@ -73,6 +76,7 @@ def engines_folder(bundle: Bundle, folder: Optional[str] = None) -> str:
             "%s is a zip, which cannot hold engines: unzip it and use the folder, or name another folder for them "
             "with --engines" % bundle.path
         )
+    bundle.files.refuse_links("engines")
     return os.path.join(bundle.path, "engines")
 
 
@@ -87,10 +91,7 @@ def read_set(folder: str) -> Optional[EngineSet]:
     """The set in one folder, None if there is none that makes sense."""
     path = os.path.join(folder, INDEX)
     try:
-        if os.path.getsize(path) > _LIMIT:
-            return None
-        with open(path, "rb") as file:
-            root = json.loads(file.read().decode("utf-8"))
+        root = read_json(read_regular(path, _LIMIT), _LIMIT)
         if root["format"] != _FORMAT:
             return None
         return EngineSet(
@@ -102,7 +103,7 @@ def read_set(folder: str) -> Optional[EngineSet]:
             total=int(root["total"]),
             built=float(root["built"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError):
         return None
 
 
@@ -160,8 +161,7 @@ def read_plan(engines: EngineSet, identity: str) -> bytes:
     entry = engines.engines[identity]
     path = os.path.join(engines.folder, entry.plan)
     try:
-        with open(path, "rb") as file:
-            data = file.read()
+        data = read_regular(path)
     except OSError as error:
         raise BackendError("an engine cannot be read (%s): run `da3 build`" % error)
     if hashlib.sha256(data).hexdigest() != entry.sha256:
@@ -194,7 +194,7 @@ def describe_sets(bundle: Bundle) -> str:
         )
         for s in sets
     ]
-    return "\n".join(lines) or "engines: none"
+    return "\n".join(map(printable, lines)) or "engines: none"
 
 
 def render_batch(options: EngineOptions) -> str:

@@ -187,7 +187,7 @@ DOMAINS = {
     "other name": (lambda w: {"name": "even"}, "domain.json calls itself 'even'"),
     "bad name": (lambda w: {"name": "../x"}, "bad domain name"),
     "theta": (lambda w: {"theta": "high"}, "theta must be a number"),
-    "huge theta": (lambda w: {"theta": 10**400}, "theta is too large a number"),
+    "huge theta": (lambda w: {"theta": 10**400}, "too large a number"),
     "infinite theta": (lambda w: {"theta": float("inf")}, "Infinity is not a JSON number"),
     "hash": (
         lambda w: {"weights": {"file": "weights.safetensors", "sha256": "0" * 64, "bytes": 0}},

@@ -221,6 +221,9 @@ def test_an_opencv_that_does_not_load(tmp_path, monkeypatch, without_pillow, rea
         decode(tmp_path / "x.jpg")
 
 
+PNG_HEADER = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 80, 60)
+
+
 @pytest.fixture
 def opencv(monkeypatch, without_pillow):
     """A double of OpenCV that gives BGR, and None for what it cannot read. seen: the flags that it was called with."""
@@ -240,7 +243,7 @@ def opencv(monkeypatch, without_pillow):
 
 def test_opencv_decodes_no_more_of_a_jpeg_than_is_asked_for(tmp_path, opencv):
     (tmp_path / "good.jpg").write_bytes(b"\xff\xd8" + segment(0xC0, (8, 1200, 1600)) + b"\xff\xd9")
-    (tmp_path / "x.png").write_bytes(b"a png")
+    (tmp_path / "x.png").write_bytes(PNG_HEADER)
     for at_least, flag in ((150, 65), (151, 33), (300, 33), (301, 17), (600, 17), (601, 1), (5000, 1), (None, 1)):
         decode(tmp_path / "good.jpg", at_least)
         decode(tmp_path / "x.png", at_least)  # OpenCV would leave pixels of it out
@@ -248,7 +251,7 @@ def test_opencv_decodes_no_more_of_a_jpeg_than_is_asked_for(tmp_path, opencv):
 
 
 def test_what_opencv_raises_is_an_unreadable_picture(tmp_path, opencv, monkeypatch):
-    (tmp_path / "x.png").write_bytes(b"a png")
+    (tmp_path / "x.png").write_bytes(PNG_HEADER)
     opencv.error = type("error", (Exception,), {})
     for reason, words in (
         (
@@ -318,9 +321,10 @@ def test_pillow_agrees_how_large_a_jpeg_is(tmp_path):
 
 def test_opencv_is_the_second_choice(tmp_path, opencv):
     image = opencv.image
-    (tmp_path / "good.jpg").write_bytes(b"\xff\xd8......\xff\xd9")
+    header = b"\xff\xd8" + segment(0xC0, (8, 90, 60))
+    (tmp_path / "good.jpg").write_bytes(header + b"\xff\xd9")
     (tmp_path / "text.jpg").write_bytes(b"no picture")
-    (tmp_path / "cut.good.jpg").write_bytes(b"\xff\xd8............")
+    (tmp_path / "cut.good.jpg").write_bytes(header + b"............")
     np.testing.assert_array_equal(decode(tmp_path / "good.jpg"), image)
     np.testing.assert_array_equal(PREP.load(tmp_path / "good.jpg"), PREP.resize_and_crop(image))
     with pytest.raises(ImageError, match=r"text.jpg is not a readable picture"):

@@ -1,0 +1,191 @@
+"""Frames of a stream as they come: read in a thread, so that the newest is at hand when it is asked for."""
+
+import threading
+import time
+from collections import deque
+from typing import Deque, Iterator, List, NamedTuple, Optional
+
+from ..errors import StreamError
+from ..records import Array
+from .address import Address
+from .opening import Opened, open_stream
+
+FPS = 30.0  # of a stream that does not state it
+_AHEAD = 2  # frames of a file that are read before they are asked for
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds between two tries to open a stream again
+_ASKED_EVERY = 0.2  # seconds: so long an iteration may last that is to stop
+_ENOUGH = 0.98  # of the frames that a file says it has: some count a few that cannot be decoded
+
+
+class Frame(NamedTuple):
+    """image: uint8 (H, W, 3), blue, green, red. number: counted from 0 over all that the stream gave, also those that
+    nobody asked for. time: when it came, in seconds since 1970; seen: the same by time.monotonic(). position: seconds
+    from the start of a file, None of what is live. scene: how often the stream had been opened again."""
+
+    image: Array
+    number: int
+    time: float
+    seen: float
+    position: Optional[float]
+    scene: int
+
+
+class FrameReader:
+    """The frames of a stream, as an iterator; used as a context manager.
+
+    Of what is live only the newest frame is kept: whoever is slower than the camera gets fewer frames, not later ones.
+    Of a file every frame is, unless it is to come in `realtime`. A live stream that drops is opened again.
+    """
+
+    def __init__(self, address: Address, every: int = 1, realtime: bool = False, reconnects: int = 10) -> None:
+        """every: which frames are handed out: each, every second, ... realtime: a file's frames come at its own pace,
+        as if it were live. reconnects: how often in a row a dropped stream is tried to be opened again.
+
+        Opens the stream. Raises StreamError where that fails.
+        """
+        self.address = address
+        self.newest = address.live or realtime
+        self.dropped = 0  # frames that a newer one took the place of
+        self.damaged = 0  # frames that could not be decoded
+        self._every, self._realtime, self._reconnects = every, realtime, reconnects
+        self._opened: Opened = open_stream(address)
+        self.fps = self._opened.fps
+        self._changed = threading.Condition()
+        self._waiting: Deque[Frame] = deque()
+        self._news: Deque[str] = deque(maxlen=50)
+        self._closing = threading.Event()
+        self._ended = False
+        self._error: Optional[BaseException] = None
+        self._number = 0
+        self.scene = 0
+        self._thread = threading.Thread(target=self._read, name="stream", daemon=True)
+        self._thread.start()
+
+    def next(self, timeout: Optional[float] = None) -> Optional[Frame]:
+        """The next frame; None if there is none within `timeout` seconds, or at the end, which `ended` tells apart.
+        Raises StreamError for a stream that dropped and did not come back."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._ended, timeout)
+            if self._waiting:
+                frame = self._waiting.popleft()
+                self._changed.notify_all()
+                return frame
+            if self._error is not None:
+                raise self._error
+            return None
+
+    @property
+    def ended(self) -> bool:
+        return self._ended and not self._waiting
+
+    def __iter__(self) -> Iterator[Frame]:
+        while not self.ended:
+            frame = self.next(_ASKED_EVERY)
+            if frame is not None:
+                yield frame
+
+    def news(self) -> List[str]:
+        """What happened to the stream since this was last asked: that it dropped, that it is back. A line each."""
+        found: List[str] = []
+        while self._news:
+            found.append(self._news.popleft())
+        return found
+
+    def close(self) -> None:
+        """Let go of the camera. Waits until it has: one that sends nothing is noticed after ten seconds."""
+        self._closing.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join()
+        self._waiting.clear()
+
+    def __enter__(self) -> "FrameReader":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    # -- in the thread
+
+    def _read(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._play(self._opened)
+                if self._closing.is_set() or not self.address.live:
+                    break
+                self._open_again()
+        except Exception as error:  # told where frames are asked for; here, nobody would know
+            self._error = error
+        finally:
+            self._opened.capture.release()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _play(self, opened: Opened) -> None:
+        """Hand out frames until the stream ends or drops."""
+        capture = opened.capture
+        fps = opened.fps or FPS
+        start = time.monotonic()
+        while not self._closing.is_set() and capture.grab():
+            number, self._number = self._number, self._number + 1
+            if self._realtime and not self.address.live:
+                if self._closing.wait(max(0.0, start + number / fps - time.monotonic())):
+                    return
+            if number % self._every:
+                continue
+            seen, now = time.monotonic(), time.time()
+            done, image = capture.retrieve()
+            if not done or image is None:
+                self.damaged += 1
+                continue
+            position = None if self.address.live else number / fps
+            self._hand_out(Frame(_three_channels(image), number, now, seen, position, self.scene))
+        if opened.frames is not None and not self._closing.is_set() and self._number < opened.frames * _ENOUGH - 1:
+            raise StreamError(
+                "%s ends after %d of its %d frames: it is damaged, or cut off"
+                % (self.address.shown, self._number, opened.frames)
+            )
+        if not self.address.live and not self._number:
+            raise StreamError("%s has no frame that can be decoded" % self.address.shown)
+
+    def _hand_out(self, frame: Frame) -> None:
+        with self._changed:
+            if self.newest:
+                self.dropped += len(self._waiting)
+                self._waiting.clear()
+            else:
+                self._changed.wait_for(lambda: len(self._waiting) < _AHEAD or self._closing.is_set())
+            self._waiting.append(frame)
+            self._changed.notify_all()
+
+    def _open_again(self) -> None:
+        """Raises StreamError when the stream does not come back."""
+        self._opened.capture.release()
+        shown, read = self.address.shown, self._number
+        wait, reason = _FIRST_WAIT, "it dropped"
+        for turn in range(self._reconnects):
+            self._news.append("%s: %s after %d frames; trying again in %g s" % (shown, reason, read, wait))
+            if self._closing.wait(wait):
+                return
+            wait = min(2 * wait, _LONGEST_WAIT)
+            try:
+                self._opened = open_stream(self.address)
+            except StreamError as error:
+                reason = "still away"
+                if turn == self._reconnects - 1:
+                    raise StreamError("%s, tried %d times since it dropped" % (error, self._reconnects))
+                continue
+            self.scene += 1
+            self._news.append("%s: it is back" % shown)
+            return
+        raise StreamError("%s dropped after %d frames" % (shown, read))
+
+
+def _three_channels(image: Array) -> Array:
+    """uint8 (H, W), (H, W, 1) or (H, W, 4), which some cameras give, -> (H, W, 3)."""
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == 3:
+        return image
+    return image[:, :, :3] if image.shape[2] > 3 else image.repeat(3, axis=2)

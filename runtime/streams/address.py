@@ -15,6 +15,7 @@ _SUFFIXES = (".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", "
     ".mjpg",
     ".ogv",
 )
+_ENDLESS = (".mjpeg", ".mjpg")  # as a file's name, a video; as a web camera's, a stream
 _NETWORK = ("rtsp://", "rtsps://", "http://", "https://")
 _DEVICE = re.compile(r"/dev/video\d+$")
 _CSI = re.compile(r"csi://(\d{1,2})$")
@@ -58,7 +59,8 @@ def parse_address(word: str) -> Address:
     if kind == NETWORK:
         if any(not c.isprintable() or c == " " for c in word):
             raise StreamError("%r is no address: write what is no letter, digit or sign in it as %%XX" % word)
-        live = not word.split("?", 1)[0].lower().endswith(_SUFFIXES) or word.lower().startswith("rtsp")
+        name = word.split("?", 1)[0].lower()
+        live = name.startswith("rtsp") or not name.endswith(_SUFFIXES) or name.endswith(_ENDLESS)
         return Address(kind, word, {}, live, re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", word))
     if kind == FILE:
         return Address(kind, word, {}, False, word)

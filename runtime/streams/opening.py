@@ -63,8 +63,8 @@ def _check(address: Address, cv2: Any) -> None:
             )
     elif address.kind == CSI and not has_gstreamer(cv2):
         raise StreamError(
-            "%s needs an OpenCV with GStreamer, which pip's has not: sudo apt-get install nvidia-opencv, and start with "
-            "the system's python3" % address.shown
+            "%s needs an OpenCV with GStreamer, which pip's has not: sudo apt-get install nvidia-opencv, and start it "
+            "with the system's python3" % address.shown
         )
 
 

@@ -14,7 +14,8 @@ FPS = 30.0  # of a stream that does not state it
 _AHEAD = 2  # frames of a file that are read before they are asked for
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 10.0  # seconds between two tries to open a stream again
 _ASKED_EVERY = 0.2  # seconds: so long an iteration may last that is to stop
-_ENOUGH = 0.98  # of the frames that a file says it has: some count a few that cannot be decoded
+_COUNTED = (".mp4", ".m4v", ".mov", ".avi")  # kinds of files that say how many frames they have; others estimate it
+_ENOUGH = 0.98  # of those frames: some count a few that cannot be decoded
 
 
 class Frame(NamedTuple):
@@ -47,7 +48,8 @@ class FrameReader:
         self.newest = address.live or realtime
         self.dropped = 0  # frames that a newer one took the place of
         self.damaged = 0  # frames that could not be decoded
-        self._every, self._realtime, self._reconnects = every, realtime, reconnects
+        self._paced = realtime and not address.live
+        self._every, self._reconnects = every, reconnects
         self._opened: Opened = open_stream(address)
         self.fps = self._opened.fps
         self._changed = threading.Condition()
@@ -129,9 +131,8 @@ class FrameReader:
         start = time.monotonic()
         while not self._closing.is_set() and capture.grab():
             number, self._number = self._number, self._number + 1
-            if self._realtime and not self.address.live:
-                if self._closing.wait(max(0.0, start + number / fps - time.monotonic())):
-                    return
+            if self._paced and self._closing.wait(max(0.0, start + number / fps - time.monotonic())):
+                return
             if number % self._every:
                 continue
             seen, now = time.monotonic(), time.time()
@@ -141,7 +142,8 @@ class FrameReader:
                 continue
             position = None if self.address.live else number / fps
             self._hand_out(Frame(_three_channels(image), number, now, seen, position, self.scene))
-        if opened.frames is not None and not self._closing.is_set() and self._number < opened.frames * _ENOUGH - 1:
+        counted = opened.frames is not None and self.address.text.lower().endswith(_COUNTED)
+        if counted and not self._closing.is_set() and self._number < opened.frames * _ENOUGH - 1:
             raise StreamError(
                 "%s ends after %d of its %d frames: it is damaged, or cut off"
                 % (self.address.shown, self._number, opened.frames)

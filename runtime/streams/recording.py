@@ -57,7 +57,7 @@ class Recorder:
         self._last = image
 
     def finish(self) -> bool:
-        """End the video and give it its name. False where there was no frame, and nothing is left. Raises StreamError."""
+        """End the video and give it its name. False where there was no frame, and so no file. Raises StreamError."""
         if self._writer is None:
             return False
         self._writer.release()

@@ -13,9 +13,8 @@ from .smoothing import Smoother
 
 
 class Seen(NamedTuple):
-    """A frame's answer. latency_s: seconds from the frame's coming to its answer, of a file from when it was asked
-    for; of them prepare_s went into resizing and normalising, engine_s into the engine, and the frame waited for the
-    rest."""
+    """A frame's answer. latency_s: seconds from the frame's coming to its answer; of them prepare_s went into resizing
+    and normalising, engine_s into the engine, and nearly all others into waiting for the frame before."""
 
     frame: Frame
     prediction: Prediction
@@ -27,24 +26,26 @@ class Seen(NamedTuple):
 class Watcher:
     """Answers frames with a domain of an opened Runtime, and keeps the figures."""
 
-    def __init__(self, runtime: Runtime, domain: str, smooth: int = 1, force_all_blocks: bool = False) -> None:
-        """smooth: frames whose probabilities are averaged. The engine runs once, on nothing: its first run, which is
-        slower, is no frame's."""
+    def __init__(
+        self, runtime: Runtime, domain: str, smooth: int = 1, force_all_blocks: bool = False, queued: bool = False
+    ) -> None:
+        """smooth: frames whose probabilities are averaged. queued: every frame waits for its turn, as a file's do, and
+        that wait is no part of its latency. The engine runs once, on nothing: its first run, which is slower, is no
+        frame's."""
         self.figures = Figures()
-        self._runtime, self._domain, self._force = runtime, domain, force_all_blocks
+        self._runtime, self._domain, self._force, self._queued = runtime, domain, force_all_blocks, queued
         self._smoother = Smoother(smooth)
         size = runtime.preprocessing.size
         runtime.run_batch(np.zeros((1, 3, size, size), np.float32), domain, force_all_blocks)
 
-    def __call__(self, frame: Frame, asked: Optional[float] = None) -> Seen:
-        """asked: time.monotonic() from which a frame's latency counts that waited in a queue (of a file)."""
+    def __call__(self, frame: Frame) -> Seen:
         start = time.monotonic()
         batch = prepared(frame.image, self._runtime)
         ready = time.monotonic()
         result = self._runtime.run_batch(batch, self._domain, self._force)
         done = time.monotonic()
         prediction = self._smoother(self._runtime.predictions(result)[0], frame.scene)
-        since = frame.seen if asked is None else asked
+        since = start if self._queued else frame.seen
         seen = Seen(frame, prediction, max(time.monotonic() - since, 0.0), ready - start, done - ready)
         self.figures.add(seen)
         return seen

@@ -61,7 +61,7 @@ def parse_address(word: str) -> Address:
             raise StreamError("%r is no address: write what is no letter, digit or sign in it as %%XX" % word)
         name = word.split("?", 1)[0].lower()
         live = name.startswith("rtsp") or not name.endswith(_SUFFIXES) or name.endswith(_ENDLESS)
-        return Address(kind, word, {}, live, re.sub(r"(://[^/@]*:)[^/@]*@", r"\1***@", word))
+        return Address(kind, word, {}, live, _without_password(word))
     if kind == FILE:
         return Address(kind, word, {}, False, word)
     if kind is None:
@@ -87,6 +87,14 @@ def _kind(word: str) -> Optional[str]:
     if _DEVICE.match(word.split("?", 1)[0]):
         return DEVICE
     return FILE if lower.endswith(_SUFFIXES) and not os.path.isdir(word) else None
+
+
+def _without_password(url: str) -> str:
+    scheme, _, rest = url.partition("://")
+    place, slash, path = rest.partition("/")
+    who, at, host = place.rpartition("@")
+    user, colon, _ = who.partition(":")
+    return url if not colon else "%s://%s:***%s%s%s%s" % (scheme, user, at, host, slash, path)
 
 
 def _is_bare_number(word: str) -> bool:

@@ -76,10 +76,7 @@ def _ways(address: Address, cv2: Any) -> List[_Way]:
         return [(address.text, cv2.CAP_V4L2, [])]
     ways: List[_Way] = []
     if has_ffmpeg(cv2):
-        parameters = _parameters(cv2, address.live)
-        ways += [(address.text, cv2.CAP_FFMPEG, parameters)] + (
-            [(address.text, cv2.CAP_FFMPEG, [])] if parameters else []
-        )
+        ways.append((address.text, cv2.CAP_FFMPEG, _parameters(cv2, address.live)))
     if has_gstreamer(cv2):
         if address.text.lower().startswith("rtsp"):
             on_jetson = is_jetson()
@@ -105,7 +102,9 @@ def _capture(cv2: Any, words: str, reader: int, parameters: List[int]) -> Any:
     """The capture; None where it does not open."""
     try:
         capture = cv2.VideoCapture(words, reader, parameters) if parameters else cv2.VideoCapture(words, reader)
-    except (cv2.error, TypeError):  # a release that takes no parameters, or whose reader raises
+    except TypeError:  # a release whose captures take none
+        capture = cv2.VideoCapture(words, reader)
+    except cv2.error:
         return None
     if capture.isOpened():
         return capture

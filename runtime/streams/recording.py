@@ -50,9 +50,11 @@ class Recorder:
             self._scene, self._start, self._base = scene, at, self.written
         if image.shape[1::-1] != self._size:
             image = self._cv2.resize(image, self._size)
-        while self._last is not None and self.written < self._due(at) - 1:
-            self._write(self._last)
-        if self.written <= self._due(at) + 1:  # else more frames come than the video has
+        due = self._due(at)
+        if self._last is not None and due - self.written > 1:  # one too few or too many is how cameras are
+            while self.written < due:
+                self._write(self._last)
+        if self.written <= due + 1:  # else more frames come than the video has
             self._write(image)
         self._last = image
 

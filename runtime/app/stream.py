@@ -144,9 +144,11 @@ def _watch(
     most: Optional[int],
 ) -> None:
     while not stop() and not reader.ended and watcher.figures.frames != most:
-        frame = reader.next(_ASKED_EVERY)
-        for text in reader.news():
-            status.note(text)
+        try:
+            frame = reader.next(_ASKED_EVERY)
+        finally:
+            for text in reader.news():
+                status.note(text)
         if frame is None:
             if window is not None and not window.alive():
                 return

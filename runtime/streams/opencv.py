@@ -8,6 +8,7 @@ from ..errors import StreamError
 
 # OpenCV and its FFmpeg print warnings of their own to stderr, between our lines; we say what matters of them.
 _QUIET = {"OPENCV_LOG_LEVEL": "ERROR", "OPENCV_FFMPEG_LOGLEVEL": "-8", "OPENCV_VIDEOIO_DEBUG": "0"}
+_WINDOWS = ("QT", "GTK+", "Win32 UI", "Cocoa", "Wayland")
 _JETPACK = "/etc/nv_tegra_release"
 
 
@@ -50,8 +51,9 @@ def has_ffmpeg(cv2: Any) -> bool:
 
 def has_windows(cv2: Any) -> bool:
     """Can this build show windows? The one named headless cannot."""
-    found = _line(cv2, "GUI")
-    return found != "NONE"
+    named = _line(cv2, "GUI")
+    # Before OpenCV 4.5 that line was a heading, and what it can be built with came below.
+    return named != "NONE" if named else any(_built_with(cv2, what) for what in _WINDOWS)
 
 
 def _built_with(cv2: Any, what: str) -> bool:

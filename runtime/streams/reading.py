@@ -78,7 +78,8 @@ class FrameReader:
 
     @property
     def ended(self) -> bool:
-        return self._ended and not self._waiting
+        """Whether there is no frame any more. It never is for a stream that ended in an error, which `next` raises."""
+        return self._ended and not self._waiting and self._error is None
 
     def __iter__(self) -> Iterator[Frame]:
         while not self.ended:

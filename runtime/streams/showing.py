@@ -39,7 +39,7 @@ class Window:
                 "--show: there is no screen here to show a window on: --save a video, or log in to the desktop"
             )
         self._cv2, self._title = cv2, title
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL)
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         self._sized = False
 
     def show(self, image: Array) -> bool:

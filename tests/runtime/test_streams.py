@@ -563,10 +563,26 @@ def test_no_window_without_a_screen(monkeypatch):
         Window("x")
 
 
+@pytest.mark.parametrize(
+    ("said", "windows"),
+    [
+        ("  GUI:   NONE\n", False),
+        ("  GUI:   QT5\n    QT:   YES (ver 5.15.8 )\n", True),
+        ("  GUI: \n    GTK+:    NO\n    VTK support:   NO\n", False),  # OpenCV 4.1
+        ("  GUI: \n    GTK+:    YES (ver 2.24)\n", True),
+        ("", False),
+    ],
+)
+def test_which_opencv_has_windows(said, windows):
+    assert opencv.has_windows(types.SimpleNamespace(getBuildInformation=lambda: said)) is windows
+
+
 def test_a_window_is_closed_by_a_key_or_its_corner(monkeypatch):
     shown = []
     fake = types.SimpleNamespace(
         WINDOW_NORMAL=0,
+        WINDOW_KEEPRATIO=0,
+        WINDOW_GUI_NORMAL=16,
         WND_PROP_VISIBLE=4,
         key=-1,
         visible=1.0,

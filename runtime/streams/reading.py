@@ -52,6 +52,7 @@ class FrameReader:
         self._every, self._reconnects = every, reconnects
         self._opened: Opened = open_stream(address)
         self.fps = self._opened.fps
+        self.reader = self._opened.reader
         self._changed = threading.Condition()
         self._waiting: Deque[Frame] = deque()
         self._news: Deque[str] = deque(maxlen=50)

@@ -3,26 +3,22 @@
 import cv2
 import numpy as np
 
+from da3.toolchain.bench.marked_frames import mark, number_of
+
+__all__ = ["HEIGHT", "WIDTH", "frames_of", "jpegs", "number_of", "picture", "write_video"]
+
 WIDTH, HEIGHT = 160, 120
-_BITS, _SIDE = 10, 16  # a frame's number in binary, in black and white squares that no compression hides
 
 
 def picture(number, width=WIDTH, height=HEIGHT):
-    """uint8 (height, width, 3), blue, green, red: smooth, no two alike, with its number in the first row of squares."""
+    """uint8 (height, width, 3), blue, green, red: smooth, no two alike, and marked with its number."""
     rows, columns = np.mgrid[0:height, 0:width]
     planes = [
         128 + 100 * np.sin(rows / (9.0 + 4 * i) + number / 7.0) * np.cos(columns / (13.0 - 3 * i)) for i in range(3)
     ]
     image = np.stack(planes, axis=2).astype(np.uint8)
-    for bit in range(_BITS):
-        image[:_SIDE, bit * _SIDE : (bit + 1) * _SIDE] = 255 * (number >> bit & 1)
+    mark(image, number)
     return image
-
-
-def number_of(image, top=0):
-    """Which frame it is; top: where its first row of squares begins."""
-    middle = image[top + _SIDE // 2, _SIDE // 2 : _BITS * _SIDE : _SIDE].mean(axis=1)
-    return sum(int(value > 128) << bit for bit, value in enumerate(middle))
 
 
 def write_video(path, frames=30, fps=30.0, code=None, size=(WIDTH, HEIGHT)):

@@ -80,7 +80,7 @@ def _ways(address: Address, cv2: Any) -> List[_Way]:
     if has_gstreamer(cv2):
         if address.text.lower().startswith("rtsp"):
             on_jetson = is_jetson()
-            one = (rtsp_pipeline(address.text, on_jetson), cv2.CAP_GSTREAMER, [])
+            one: _Way = (rtsp_pipeline(address.text, on_jetson), cv2.CAP_GSTREAMER, [])
             ways = [one] + ways if on_jetson else ways + [one]  # there, it decodes in hardware
         else:
             ways.append((address.text, cv2.CAP_GSTREAMER, []))

@@ -28,7 +28,11 @@ def rtsp_pipeline(url: str, nvidia: bool) -> str:
     """A network stream, over TCP, of any codec that GStreamer has a decoder for. nvidia: with NVIDIA's elements."""
     # Without latency=0 the source holds frames back for two seconds, against packets out of order; TCP has none.
     convert = _NVIDIA % "" if nvidia else ""
-    return 'rtspsrc location="%s" protocols=tcp latency=0 ! decodebin ! %s%s' % (_quoted(url), convert, _SINK)
+    return (
+        # Many a camera sends sound as well, which must not be linked in the picture's place.
+        'rtspsrc location="%s" protocols=tcp latency=0 ! application/x-rtp,media=video ! decodebin ! %s%s'
+        % (_quoted(url), convert, _SINK)
+    )
 
 
 def _quoted(url: str) -> str:

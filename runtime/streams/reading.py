@@ -3,7 +3,7 @@
 import threading
 import time
 from collections import deque
-from typing import Deque, Iterator, List, NamedTuple, Optional
+from typing import Callable, Deque, Iterator, List, NamedTuple, Optional
 
 from ..errors import StreamError
 from ..records import Array
@@ -42,7 +42,7 @@ class FrameReader:
         """every: which frames are handed out: each, every second, ... realtime: a file's frames come at its own pace,
         as if it were live. reconnects: how often in a row a dropped stream is tried to be opened again.
 
-        Opens the stream. Raises StreamError where that fails.
+        The stream is opened in the reader's thread, since that may take long: `wait_until_open` waits for it.
         """
         self.address = address
         self.newest = address.live or realtime
@@ -50,9 +50,7 @@ class FrameReader:
         self.damaged = 0  # frames that could not be decoded
         self._paced = realtime and not address.live
         self._every, self._reconnects = every, reconnects
-        self._opened: Opened = open_stream(address)
-        self.fps = self._opened.fps
-        self.reader = self._opened.reader
+        self._opened: Optional[Opened] = None
         self._changed = threading.Condition()
         self._waiting: Deque[Frame] = deque()
         self._news: Deque[str] = deque(maxlen=50)
@@ -64,9 +62,27 @@ class FrameReader:
         self._thread = threading.Thread(target=self._read, name="stream", daemon=True)
         self._thread.start()
 
+    @property
+    def fps(self) -> Optional[float]:
+        """Frames a second, as the stream states them; None before it is open, and where it does not."""
+        return None if self._opened is None else self._opened.fps
+
+    @property
+    def library(self) -> Optional[str]:
+        """What reads the stream: "FFMPEG", "GSTREAMER", "V4L2"; None before it is open."""
+        return None if self._opened is None else self._opened.reader
+
+    def wait_until_open(self) -> None:
+        """Raises StreamError where the stream cannot be opened."""
+        while self._opened is None:
+            with self._changed:
+                self._changed.wait_for(lambda: self._opened is not None or self._ended, _ASKED_EVERY)
+            if self._error is not None and self._opened is None:
+                raise self._error
+
     def next(self, timeout: Optional[float] = None) -> Optional[Frame]:
         """The next frame; None if there is none within `timeout` seconds, or at the end, which `ended` tells apart.
-        Raises StreamError for a stream that dropped and did not come back."""
+        Raises StreamError for a stream that cannot be opened, or dropped and did not come back."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._ended, timeout)
             if self._waiting:
@@ -95,15 +111,25 @@ class FrameReader:
             found.append(self._news.popleft())
         return found
 
-    def close(self) -> None:
-        """Let go of the camera. Waits until it has: one that sends nothing is noticed after ten seconds."""
+    def close(self, on_wait: Optional[Callable[[], object]] = None) -> None:
+        """Let go of the camera, and wait until that is done: one that sends nothing lets go after ten seconds.
+        on_wait: is called where it takes longer than one."""
         self._closing.set()
         with self._changed:
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(1.0)
+        if self._thread.is_alive():
+            if on_wait is not None:
+                on_wait()
+            self._thread.join()
         self._waiting.clear()
 
     def __enter__(self) -> "FrameReader":
+        try:
+            self.wait_until_open()
+        except BaseException:
+            self._closing.set()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -112,19 +138,30 @@ class FrameReader:
     # -- in the thread
 
     def _read(self) -> None:
+        opened: Optional[Opened] = None
         try:
+            opened = self._open()
             while not self._closing.is_set():
-                self._play(self._opened)
+                self._play(opened)
+                opened.capture.release()
                 if self._closing.is_set() or not self.address.live:
                     break
-                self._open_again()
+                opened = self._open_again(opened)
         except Exception as error:  # told where frames are asked for; here, nobody would know
             self._error = error
         finally:
-            self._opened.capture.release()
+            if opened is not None:
+                opened.capture.release()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
+
+    def _open(self) -> Opened:
+        opened = open_stream(self.address)
+        with self._changed:
+            self._opened = opened
+            self._changed.notify_all()
+        return opened
 
     def _play(self, opened: Opened) -> None:
         """Hand out frames until the stream ends or drops."""
@@ -144,11 +181,11 @@ class FrameReader:
                 continue
             position = None if self.address.live else number / fps
             self._hand_out(Frame(_three_channels(image), number, now, seen, position, self.scene))
-        counted = opened.frames is not None and self.address.text.lower().endswith(_COUNTED)
-        if counted and not self._closing.is_set() and self._number < opened.frames * _ENOUGH - 1:
+        all_of_them = opened.frames if self.address.text.lower().endswith(_COUNTED) else None
+        if all_of_them is not None and not self._closing.is_set() and self._number < all_of_them * _ENOUGH - 1:
             raise StreamError(
                 "%s ends after %d of its %d frames: it is damaged, or cut off"
-                % (self.address.shown, self._number, opened.frames)
+                % (self.address.shown, self._number, all_of_them)
             )
         if not self.address.live and not self._number:
             raise StreamError("%s has no frame that can be decoded" % self.address.shown)
@@ -163,27 +200,27 @@ class FrameReader:
             self._waiting.append(frame)
             self._changed.notify_all()
 
-    def _open_again(self) -> None:
-        """Raises StreamError when the stream does not come back."""
-        self._opened.capture.release()
-        shown, read = self.address.shown, self._number
-        wait, reason = _FIRST_WAIT, "it dropped"
+    def _open_again(self, before: Opened) -> Opened:
+        """The stream, opened anew; the one before where nobody waits any more. Raises StreamError when it does not
+        come back."""
+        shown = self.address.shown
+        wait, what = _FIRST_WAIT, "it dropped after %d frames" % self._number
         for turn in range(self._reconnects):
-            self._news.append("%s: %s after %d frames; trying again in %g s" % (shown, reason, read, wait))
+            self._news.append("%s: %s; trying again in %g s" % (shown, what, wait))
             if self._closing.wait(wait):
-                return
+                return before
             wait = min(2 * wait, _LONGEST_WAIT)
             try:
-                self._opened = open_stream(self.address)
+                opened = self._open()
             except StreamError as error:
-                reason = "still away"
+                what = "it is still away"
                 if turn == self._reconnects - 1:
                     raise StreamError("%s, tried %d times since it dropped" % (error, self._reconnects))
                 continue
             self.scene += 1
             self._news.append("%s: it is back" % shown)
-            return
-        raise StreamError("%s dropped after %d frames" % (shown, read))
+            return opened
+        raise StreamError("%s dropped after %d frames" % (shown, self._number))
 
 
 def _three_channels(image: Array) -> Array:

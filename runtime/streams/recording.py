@@ -14,6 +14,14 @@ _LOOKED_EVERY = 30  # frames between two looks at the disk
 _LONGEST_GAP = 10.0  # seconds that are filled with the frame before
 
 
+def check_name(path: str) -> str:
+    """How a video of this name is encoded, in four letters. Raises StreamError for a name that is no video's."""
+    code = _CODES.get(os.path.splitext(path)[1].lower())
+    if code is None:
+        raise StreamError("--save %s: name it .mp4, .mkv or .avi" % path)
+    return code
+
+
 class Recorder:
     """Writes frames as a video whose time passes as theirs did: frames that came late are held, by being repeated."""
 
@@ -23,10 +31,7 @@ class Recorder:
         self.path = path
         self.written = 0
         self._fps = fps
-        ending = os.path.splitext(path)[1].lower()
-        if ending not in _CODES:
-            raise StreamError("--save %s: name it .mp4, .mkv or .avi" % path)
-        self._code = _CODES[ending]
+        self._code = check_name(path)
         folder, name = os.path.split(os.path.abspath(path))
         self._folder = folder
         # The ending stays behind: by it OpenCV chooses the kind of file.

@@ -261,11 +261,11 @@ def test_what_does_not_open_says_why(tmp_path, monkeypatch):
         ("http://127.0.0.1:99999/x", "port 99999: "),
     ):
         with pytest.raises(StreamError, match=message):
-            FrameReader(parse_address(str(word)))
+            FrameReader(parse_address(str(word))).wait_until_open()
     monkeypatch.setattr(opening.os, "access", lambda *_: False)
     monkeypatch.setattr(opening.os.path, "exists", lambda _: True)
     with pytest.raises(StreamError, match=r"Permission denied: sudo usermod -aG video"):
-        FrameReader(parse_address("/dev/video0"))
+        opening.open_stream(parse_address("/dev/video0"))
 
 
 def test_a_server_that_plays_nothing():
@@ -274,7 +274,7 @@ def test_a_server_that_plays_nothing():
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=lambda: server.accept()[0].close(), daemon=True).start()
         with pytest.raises(StreamError, match="it answers, but plays no video there: check the path, the user"):
-            FrameReader(parse_address(f"rtsp://127.0.0.1:{server.getsockname()[1]}/x"))
+            FrameReader(parse_address(f"rtsp://127.0.0.1:{server.getsockname()[1]}/x")).wait_until_open()
 
 
 @pytest.mark.parametrize(
@@ -362,6 +362,19 @@ def test_the_newest_frame_of_a_camera_is_at_hand(pictures):
     steps = [(b - a) % 64 for a, b in itertools.pairwise(numbers)]
     assert reader.dropped >= 8 and all(0 < step < 12 for step in steps)
     assert frame.position is None and frame.scene == 0
+
+
+def test_opening_keeps_nobody_waiting(monkeypatch, videos):
+    """Ctrl-C is heard meanwhile: a stream may take ten seconds to say nothing."""
+    go = threading.Event()
+    real = opening.open_stream
+    monkeypatch.setattr(reading, "open_stream", lambda address: go.wait(60) and real(address))
+    reader = FrameReader(parse_address(str(videos[".avi"])))
+    assert reader.next(0.01) is None and not reader.ended and reader.fps is reader.library is None
+    told = []
+    threading.Timer(1.3, go.set).start()
+    reader.close(on_wait=lambda: told.append(1))
+    assert told == [1] and reader.ended
 
 
 def test_a_stream_that_drops_is_opened_again(pictures, soon):

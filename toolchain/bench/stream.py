@@ -108,7 +108,7 @@ def bench_stream(
                 "sent_fps": fps,
                 "network_px": runtime.preprocessing.size,
                 "backend": runtime.backend,
-                "reader": reader.reader,
+                "reader": reader.library,
             },
         }
 

@@ -89,7 +89,8 @@ def _ways(address: Address, cv2: Any) -> List[_Way]:
 
 def _parameters(cv2: Any, live: bool) -> List[int]:
     """Of FFmpeg's reader: when a network stream counts as dead; one thread to decode with, since with n of them it
-    hands out each frame n - 1 frames late. Older releases of OpenCV know fewer, and wait for 30 s."""
+    hands out each frame n - 1 frames late (H.264: measured). Older releases of OpenCV know fewer of these: they wait
+    for 30 s, and decode with every core."""
     if not live:
         return []
     wanted = [("CAP_PROP_OPEN_TIMEOUT_MSEC", OPEN_WITHIN * 1e3), ("CAP_PROP_READ_TIMEOUT_MSEC", READ_WITHIN * 1e3)]

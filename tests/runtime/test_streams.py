@@ -1,5 +1,7 @@
 """Streams: what an address means, real files and a real network camera read, answered, recorded."""
 
+import contextlib
+import http.server
 import itertools
 import os
 import shutil
@@ -410,6 +412,45 @@ def test_a_stream_that_nobody_wants_again(pictures):
         with pytest.raises(StreamError, match="dropped after 3 frames"):
             list(reader)
         assert camera.played == 1
+
+
+@pytest.fixture
+def web(videos, pictures):
+    """The port of a web server on loopback that has a camera's pictures, one after another, and a video file."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            if ".avi" in self.path:
+                data = videos[".avi"].read_bytes()
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+                return
+            self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for jpeg in itertools.cycle(pictures):
+                    head = b"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(jpeg)
+                    self.wfile.write(head + jpeg + b"\r\n")
+                    time.sleep(0.02)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1]
+        server.shutdown()
+
+
+def test_a_web_camera_and_a_video_on_the_web(web):
+    with FrameReader(parse_address(f"http://127.0.0.1:{web}/camera.mjpg")) as reader:
+        numbers = [number_of(reader.next(10).image) for _ in range(5)]
+    assert reader.newest and all(0 < (b - a) % 64 < 40 for a, b in itertools.pairwise(numbers))
+    with FrameReader(parse_address(f"http://127.0.0.1:{web}/a.avi?token=1")) as reader:
+        assert [number_of(frame.image) for frame in reader] == list(range(30))
 
 
 def test_what_breaks_while_reading_is_told(videos, monkeypatch):

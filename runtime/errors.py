@@ -64,6 +64,10 @@ class ImageError(Da3Error):
     """An input cannot be read as a picture, or has the wrong shape."""
 
 
+class StreamError(Da3Error):
+    """A camera or video cannot be opened, has ended for good, or cannot be recorded or shown."""
+
+
 class BackendError(Da3Error):
     """The inference library is missing, refuses a segment, or is closed."""
 

@@ -29,13 +29,17 @@ def write_annotated(source: str, target: str, prediction: Prediction, sure: floa
 
     Raises ImageError if the picture cannot be read or no image library is installed, OSError if it cannot be written.
     """
-    image = enlarged(decode(source, at_least=SHORTER_SIDE))
-    height, width = image.shape[:2]
-    if max(height, width) > _LONGEST_SIDE:
-        raise ImageError("%s is too long to write on: it has %d x %d pixels" % (source, width, height))
-    colour = _AMBER if prediction.probability < sure else _GREEN
-    data = _jpeg(draw(image, words(prediction), colour))
+    image = decode(source, at_least=SHORTER_SIDE)
+    if max(image.shape) > _LONGEST_SIDE:
+        raise ImageError("%s is too long to write on: it has %d x %d pixels" % (source, image.shape[1], image.shape[0]))
+    data = _jpeg(annotated(image, prediction, sure))
     replace_file(os.fspath(target), lambda file: file.write(data))
+
+
+def annotated(image: Array, prediction: Prediction, sure: float = SURE, blue_first: bool = False) -> Array:
+    """uint8 (H, W, 3) -> uint8 (larger H, at least 320, 3) with that band. blue_first: in both, as OpenCV's are."""
+    colour = _AMBER if prediction.probability < sure else _GREEN
+    return draw(enlarged(image), words(prediction), colour[::-1] if blue_first else colour)
 
 
 def words(prediction: Prediction) -> List[str]:

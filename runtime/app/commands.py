@@ -121,8 +121,10 @@ def _other_commands(program: str) -> str:
 
 
 def _add_run_engine(parser: argparse.ArgumentParser) -> None:
+    from .stream_options import add_stream_options
+
     add = parser.add_argument
-    add("images", nargs="+", help="files, folders, globs, .npy arrays, or - for one path a line on stdin")
+    add("images", nargs="+", help="files, folders, globs, .npy arrays, or - for one path a line on stdin; or a stream")
     _add_bundle(parser, "bundle folder or zip")
     add("-d", "--domain", help="a domain of the bundle, or a .da3 pack (default: the only one)")
     add("--json", action="store_true", help="print one JSON object on stdout, and nothing else there")
@@ -147,10 +149,21 @@ def _add_run_engine(parser: argparse.ArgumentParser) -> None:
     )
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the backend's choice)")
     _add_engine(parser)
+    add_stream_options(parser.add_argument_group("for streams").add_argument, _at_least)
     _add_debug(parser)
 
 
 def _run_engine(options: argparse.Namespace) -> int:
+    from .stream_options import stream_asked
+
+    if stream_asked(options):
+        from .stream import stream_and_say
+
+        return stream_and_say(options)
+    return _predict_photos(options)
+
+
+def _predict_photos(options: argparse.Namespace) -> int:
     from ..execution.timing import Repeated, run_once
     from .predict import predict
     from .report import as_json, render
@@ -453,12 +466,16 @@ class _within:
 
 RUN_ENGINE = Command(
     "run-engine",
-    "IMAGES",
-    "Predict photos with a domain of a bundle.",
+    "IMAGES|STREAM",
+    "Predict photos, a camera or a video with a domain of a bundle.",
     "Each photo is run once, and the latency printed is that of these runs. For a\n"
     "figure to compare use --repeat, since the first runs of an engine are slower.\n"
     "Exit code 1 if an image could not be read; the others are still predicted.\n\n"
-    "Example: {0} --domain flowers some.jpg more/",
+    "A stream is /dev/video0, csi://0 (a Jetson's ribbon cable), rtsp://..., http://... or a\n"
+    "video file, one alone. The newest frame is answered; of a file every frame is. Ctrl-C\n"
+    "ends it, exit code 0. Streams need OpenCV.\n\n"
+    "Example: {0} --domain flowers some.jpg more/\n"
+    "Example: {0} --domain flowers rtsp://camera/1 --smooth 5 --jsonl log.jsonl",
     _add_run_engine,
     _run_engine,
 )

@@ -19,7 +19,7 @@ from da3.toolchain.training.train import train
 
 DA3 = [sys.executable, "-m", "da3.toolchain.cli.main"]
 PHOTO = "data/signs/val/class0/0.jpg"
-BENCHES = ["run", "train", "accuracy"]
+BENCHES = ["run", "stream", "train", "accuracy"]
 COMMANDS = ["train", "export", "calibrate", "runs", "config", "bench", "demo", *(c.name for c in RUNTIME_COMMANDS)]
 
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from da3.toolchain.bench.engine import bench_bundle, compare, switch_us
     from da3.toolchain.bench.plots import draw_accuracy, draw_run, draw_train
     from da3.toolchain.bench.progress import BenchReporter, ConsoleBenchReporter, SilentBenchReporter
-    from da3.toolchain.bench.tables import accuracy_table, run_table, train_table, whole_table
+    from da3.toolchain.bench.stream import bench_stream
+    from da3.toolchain.bench.tables import accuracy_table, run_table, stream_table, train_table, whole_table
     from da3.toolchain.bench.train import TrainPlan, bench_train
     from da3.toolchain.bench.variants import Variant, check_shared, parse
     from da3.toolchain.bench.whole_process import bench_whole_process
@@ -23,7 +24,8 @@ _MODULES = {
     "engine": ("bench_bundle", "compare", "switch_us"),
     "plots": ("draw_accuracy", "draw_run", "draw_train"),
     "progress": ("BenchReporter", "ConsoleBenchReporter", "SilentBenchReporter"),
-    "tables": ("accuracy_table", "run_table", "train_table", "whole_table"),
+    "stream": ("bench_stream",),
+    "tables": ("accuracy_table", "run_table", "stream_table", "train_table", "whole_table"),
     "train": ("TrainPlan", "bench_train"),
     "variants": ("Variant", "check_shared", "parse"),
     "whole_process": ("bench_whole_process",),
@@ -39,6 +41,7 @@ __all__ = [
     "accuracy_table",
     "bench_accuracy",
     "bench_bundle",
+    "bench_stream",
     "bench_train",
     "bench_whole_process",
     "check_shared",
@@ -49,6 +52,7 @@ __all__ = [
     "draw_train",
     "parse",
     "run_table",
+    "stream_table",
     "switch_us",
     "train_table",
     "whole_table",

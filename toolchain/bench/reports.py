@@ -56,6 +56,31 @@ class EngineReport(Comparison, FreshProcess):
     switch_us: float
 
 
+Quantiles = dict[str, float]  # "p50", "p90", "p99": milliseconds
+
+
+class StreamReport(TypedDict):
+    """What ``da3 bench stream`` prints. ``engine_share``: of the time from frames' being sent to their answers.
+    ``cpu_share``: of one core, that the process took, decoding included. ``growth_bytes``: resident memory at the end
+    over ``settled_bytes``, that after the first hundred frames."""
+
+    domain: str
+    frames: int
+    dropped: int
+    fps: float
+    sent_to_answer_ms: Quantiles
+    sent_to_arrival_ms: Quantiles
+    arrival_to_answer_ms: Quantiles
+    engine_ms: Quantiles
+    prepare_ms: Quantiles
+    engine_share: float
+    flops_share: float
+    cpu_share: float
+    settled_bytes: int
+    growth_bytes: int
+    conditions: Conditions
+
+
 class TrainRow(TypedDict):
     """What one method's training costs. ``ratios``: figures over fine-tuning's; None where that was not measured."""
 

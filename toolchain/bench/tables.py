@@ -17,6 +17,8 @@ from da3.toolchain.bench.reports import (
     Conditions,
     EngineReport,
     OverallRow,
+    Quantiles,
+    StreamReport,
     TrainReport,
     WholeReport,
 )
@@ -194,6 +196,36 @@ def run_table(report: EngineReport) -> Table:
     )
     lines.append(", ".join(f"{k} {v}" for k, v in report["conditions"].items()))
     table.caption = "\n".join(lines)
+    return table
+
+
+def stream_table(report: StreamReport) -> Table:
+    """Where a frame's time went, a row for each part of its way; below, what else was measured."""
+    table = Table(title=f"domain {report['domain']}, {report['frames']} frames", box=box.SIMPLE_HEAD, min_width=78)
+    table.add_column("milliseconds", no_wrap=True)
+    for name in ("p50", "p90", "p99"):
+        table.add_column(name, justify="right")
+    rows: dict[str, Quantiles] = {
+        "sent to answered": report["sent_to_answer_ms"],
+        "  sent to arrived": report["sent_to_arrival_ms"],
+        "  arrived to answered": report["arrival_to_answer_ms"],
+        "    preprocessing": report["prepare_ms"],
+        "    engine": report["engine_ms"],
+    }
+    for name, found in rows.items():
+        table.add_row(name, *(f"{found[p]:.2f}" for p in ("p50", "p90", "p99")))
+    growth = report["growth_bytes"] / 1e6
+    table.caption = escape(
+        "\n".join(
+            [
+                f"{report['fps']:.1f} frames a second answered, {report['dropped']} dropped for newer ones",
+                f"engine: {report['engine_share']:.0%} of the time; {report['flops_share']:.1%} of the block FLOPs ran",
+                f"{report['cpu_share']:.0%} of one core, decoding included",
+                f"memory: {size(report['settled_bytes'])} after 100 frames, since then {growth:+.1f} MB",
+                _conditions_line(report["conditions"]),
+            ]
+        )
+    )
     return table
 
 

@@ -60,6 +60,52 @@ def bench_run(
     out.print(json.dumps(report), soft_wrap=True) if json_ else out.print(run_table(report))
 
 
+@bench_app.command("stream")
+def bench_stream(
+    bundle: Annotated[Path, typer.Argument(help="bundle folder or zip")] = Path("bundle"),
+    domain: Annotated[str | None, typer.Option("--domain", "-d", help="default: the only one")] = None,
+    images: Annotated[
+        list[str] | None, typer.Option(help="photos that the camera pans over (default: made ones)")
+    ] = None,
+    frames: Annotated[int, typer.Option(help="frames to answer", min=1)] = 1000,
+    fps: Annotated[float, typer.Option(help="frames that the camera sends a second", min=1, max=1000)] = 30.0,
+    size: Annotated[str, typer.Option(help="of a frame, WIDTHxHEIGHT, multiples of 16")] = "640x480",
+    threads: Annotated[int | None, typer.Option(help="CPU threads (default: the backend's choice)", min=1)] = None,
+    backend: Annotated[str, typer.Option(help="auto, onnxruntime or tensorrt")] = "auto",
+    json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+) -> None:
+    """Time a camera's frames from being sent to being answered: over RTSP, on loopback, in real time.
+
+    A camera in a process of its own sends JPEGs that say which one they are, and so when they were sent. The frames are
+    read and answered as run-engine does it; the newest wins.
+
+    Example: da3 bench stream bundle --domain flowers --images photos/flowers/val
+    """
+    import re
+
+    from da3.runtime.errors import StreamError
+    from da3.toolchain.bench import ConsoleBenchReporter, stream_table
+    from da3.toolchain.bench import bench_stream as measure
+    from da3.toolchain.process import end_on_sigterm
+
+    sides = re.fullmatch(r"(\d{1,5})x(\d{1,5})", size)
+    if sides is None:
+        raise StreamError(f"--size {size}: use WIDTHxHEIGHT, such as 640x480")
+    with ConsoleBenchReporter() as reporter, end_on_sigterm():
+        report = measure(
+            bundle,
+            domain,
+            reporter,
+            frames=frames,
+            fps=fps,
+            size=(int(sides[1]), int(sides[2])),
+            images=images,
+            threads=threads,
+            backend=backend,
+        )
+    print(json.dumps(report)) if json_ else out.print(stream_table(report))
+
+
 @bench_app.command("train")
 def bench_train(
     methods: Annotated[

@@ -29,8 +29,8 @@ def find():
 
 
 class Chromium:
-    """One browser with one page. ``log``: what the page said in its console and what went wrong in it; ``requests``: the
-    addresses that it asked for. For use as a context manager."""
+    """One browser with one page. ``log``: what the page said in its console and what went wrong in it; ``requests``:
+    the addresses that it asked for. For use as a context manager."""
 
     def __init__(self, folder, timeout=60.0):
         """folder: an empty one, for the browser's profile."""
@@ -129,7 +129,10 @@ class Chromium:
             deviceScaleFactor=2 if phone else 1,
             mobile=phone,
         )
-        features = [{"name": "prefers-color-scheme", "value": scheme}, {"name": "prefers-reduced-motion", "value": "reduce"}]
+        features = [
+            {"name": "prefers-color-scheme", "value": scheme},
+            {"name": "prefers-reduced-motion", "value": "reduce"},
+        ]
         self.call("Emulation.setEmulatedMedia", media=media if media == "print" else "", features=features)
 
     def ask(self, expression):
@@ -144,7 +147,14 @@ class Chromium:
         text = {"Enter": "\r"}.get(key, "")
         code = {"Tab": 9, "Enter": 13, " ": 32}.get(key, 0)
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code, text=text if kind == "keyDown" else "")
+            self.call(
+                "Input.dispatchKeyEvent",
+                type=kind,
+                key=key,
+                code=key,
+                windowsVirtualKeyCode=code,
+                text=text if kind == "keyDown" else "",
+            )
 
     def picture(self, whole=True):
         """PNG of the page, or of what a window shows of it."""

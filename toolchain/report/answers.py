@@ -1,4 +1,4 @@
-"""What there is to say of answers to labelled photos: right and wrong, confidence, cost, exits, and the photos themselves."""
+"""What there is to say of answers to labelled photos: right and wrong, confidence, cost, exits, and the photos."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def headline(judged: Judged) -> tuple[Words, Cards]:
     scores = judged.scores
     low, high = scores.interval
     said = [
-        f"{judged.name} names {scores.correct:,} of {count(scores.photos, 'photo')} right: {percent(scores.top1)}. On other "
+        f"{scores.correct:,} of {count(scores.photos, 'photo')} are named right: {percent(scores.top1)}. On other "
         f"photos like these expect {percent(low)} to {percent(high)} (95{chr(160)}% confidence interval)."
     ]
     said += [text for text in (_weakest(judged), _early(judged), _trust(judged)) if text]
@@ -81,8 +81,8 @@ def _weakest(judged: Judged) -> str:
     worst = min(asked, key=lambda one: (one.recall or 0.0, -one.photos))
     found, label, answer = commonest_mistakes(judged)[0]
     return (
-        f"The weakest class is {worst.name}, of whose {count(worst.photos, 'photo')} {percent(worst.recall)} are named right. "
-        f"The commonest mistake: {count(found, 'photo')} of {label} taken for {answer}."
+        f"The weakest class is {worst.name}, of whose {count(worst.photos, 'photo')} {percent(worst.recall)} are named "
+        f"right. The commonest mistake: {count(found, 'photo')} of {label} taken for {answer}."
     )
 
 
@@ -95,7 +95,8 @@ def _early(judged: Judged) -> str:
         shut = f"; {count(closed, 'block')} {'is' if closed == 1 else 'are'} closed for all of them" if closed else ""
         return f"No photo leaves early: {percent(scores.flops_share)} of the block FLOPs run{shut}."
     early = 1 - scores.exits[-1].photos / scores.photos
-    return f"{percent(early)} of the photos leave at an exit; {percent(scores.flops_share)} of the block FLOPs run on average."
+    share = percent(scores.flops_share)
+    return f"{percent(early)} of the photos leave at an exit; {share} of the block FLOPs run on average."
 
 
 def _trust(judged: Judged) -> str:
@@ -121,8 +122,8 @@ def right_and_wrong(judged: Judged) -> Section:
     parts: list[Part] = [_by_class(judged), _confusion(judged)]
     mistakes = commonest_mistakes(judged)
     if mistakes and len(judged.classes) > 4:
-        rows = [(label, answer, count(found, "photo")) for found, label, answer in mistakes[:MISTAKES]]
-        parts.append(Table.of("Commonest mistakes", ("label", "taken for", "how often"), rows, left=(0, 1)))
+        rows = [(label, answer, f"{found:,}") for found, label, answer in mistakes[:MISTAKES]]
+        parts.append(Table.of("Commonest mistakes", ("label", "taken for", "photos"), rows, left=(0, 1)))
     return Section("Right and wrong", tuple(parts))
 
 
@@ -147,7 +148,12 @@ def _by_class(judged: Judged) -> Table:
         if exits:
             row.append(percent(sum(one.exits[:-1]) / one.photos) if one.photos else NONE)
         rows.append(row)
-    return Table.of("By class", head, rows, note=_cut(len(judged.classes), "The darker the recall, the more is missed."))
+    return Table.of(
+        "By class",
+        head,
+        rows,
+        note=_cut(len(judged.classes), "The stronger the shade of a recall, the more is missed."),
+    )
 
 
 def _cut(classes: int, note: str = "") -> str:
@@ -173,8 +179,8 @@ def _confusion(judged: Judged) -> Part:
         ("label ↓ answer →", *names),
         rows,
         heat=True,
-        note="Photos of each label by their answer. Right answers lie on the diagonal; the others are mistakes, and have "
-        "an outline. The darker, the larger the share of the label's photos.",
+        note="Photos of each label by their answer. Right answers lie on the diagonal; the others are mistakes, and "
+        "have an outline. The stronger the shade, the larger the share of the label's photos.",
     )
 
 
@@ -215,7 +221,8 @@ def _reliability_finding(name: str, judged: Judged) -> str:
     error = percent(judged.scores.calibration_error)
     return (
         f"{of}Confidence and accuracy are {error} apart, bin by bin. The bin from {percent(worst.low, 0)} to "
-        f"{percent(worst.high, 0)} has the largest part in that: {count(worst.photos, 'photo')}, {percent(worst.accuracy)} right."
+        f"{percent(worst.high, 0)} has the largest part in that: {count(worst.photos, 'photo')}, "
+        f"{percent(worst.accuracy)} right."
     )
 
 
@@ -238,7 +245,7 @@ def _bins(those: Sequence[tuple[str, Judged]]) -> Table:
 
 
 def _surest(judged: Judged) -> tuple[Array, Array]:
-    """Shares of the photos, ascending, and the accuracy among so many of the surest; of equally sure ones all or none."""
+    """Shares of the photos, ascending, and the accuracy among so many of the surest; of equally sure ones all."""
     rows = judged.evaluation.answered
     sure = np.array([row.probability for row in rows])
     right = np.array([row.correct for row in rows], np.float64)
@@ -254,7 +261,8 @@ def _at(shares: Array, accuracies: Array, share: float) -> float:
 
 def _surest_finding(name: str, shares: Array, accuracies: Array) -> str:
     of = f"{name}: " if name else ""
-    return f"{of}Of the surest half {percent(_at(shares, accuracies, 0.5))} are right, of all {percent(float(accuracies[-1]))}."
+    half, whole = _at(shares, accuracies, 0.5), float(accuracies[-1])
+    return f"{of}Of the surest half {percent(half)} are right, of all {percent(whole)}."
 
 
 def _surest_numbers(ranked: Sequence[tuple[str, Array, Array]]) -> Table:
@@ -289,11 +297,20 @@ def cost_pictures(those: Sequence[tuple[str, Judged]], exits_of: Judged | None =
             if one.photos:
                 spots.append((f"left at {where_left(one.exit)}", exits_of, left == i))
     found = [
-        _cost_picture("Accuracy against FLOPs", spots, len(those), lambda row: 100 * row.flops_share, "block FLOPs run, %")
+        _cost_picture(
+            "Accuracy against FLOPs",
+            spots,
+            len(those),
+            lambda row: 100 * row.flops_share,
+            "block FLOPs run, %",
+            "% of the block FLOPs",
+        )
     ]
     if all(judged.timing is not None for _, judged in those):
         found.append(
-            _cost_picture("Accuracy against latency", spots, len(those), lambda row: 1e3 * row.engine_s, "mean ms a photo")
+            _cost_picture(
+                "Accuracy against latency", spots, len(those), lambda row: 1e3 * row.engine_s, "mean ms a photo", "ms"
+            )
         )
     return found
 
@@ -304,7 +321,9 @@ def _cost_picture(
     whole: int,
     of: Callable[[Answered], float],
     x: str,
+    unit: str,
 ) -> Picture:
+    """unit: that of ``x``, in a sentence."""
     drawn, rows = [], []
     for i, (name, judged, chosen) in enumerate(spots):
         picked = [row for row, taken in zip(judged.evaluation.answered, chosen, strict=True) if taken]
@@ -313,13 +332,13 @@ def _cost_picture(
         low, high = judged.scores.interval if i < whole else (None, None)
         drawn.append(figures.Spot(name, where, right, low, high, large=i < whole))
         rows.append((name, f"{len(picked):,}", f"{where:.2f}", percent(right)))
-    unit = x.split(", ")[-1]
-    told = [f"{s.name}: {percent(s.y)} right at {s.x:.1f} {unit if unit != '%' else '% of the block FLOPs'}" for s in drawn[:whole]]
-    finding = "; ".join(told) + "."
+    told = [f"{spot.name}: {percent(spot.y)} right at {spot.x:.1f} {unit}" for spot in drawn]
+    finding = "; ".join(told[:whole]) + "."
     if len(drawn) > whole:
-        early = drawn[whole]
-        finding += f" The first that leave ({early.name}) are {percent(early.y)} right at {early.x:.1f}."
-    return Picture(title, finding, figures.trade((), drawn, x), Table.of(title, ("photos that", "photos", x, "right"), rows))
+        finding += f" Photos that {told[whole]}."
+    return Picture(
+        title, finding, figures.trade((), drawn, x), Table.of(title, ("photos that", "photos", x, "right"), rows)
+    )
 
 
 def _left(judged: Judged) -> Array:
@@ -334,7 +353,9 @@ def _latencies(judged: Judged) -> Picture:
     names = [f"{where_left(one.exit)} ({one.photos:,})" for one in judged.scores.exits]
     groups = [ms[left == i] for i in range(len(names))]
     medians = [float(np.median(group)) if len(group) else None for group in groups]
-    told = [f"{where_left(one.exit)} {milliseconds(m)}" for one, m in zip(judged.scores.exits, medians, strict=True) if m]
+    told = [
+        f"{where_left(one.exit)} {milliseconds(m)}" for one, m in zip(judged.scores.exits, medians, strict=True) if m
+    ]
     numbers = Table.of(
         "Milliseconds a photo, by where it left",
         ("left at", "photos", "p5", "p25", "median", "p75", "p95"),
@@ -345,7 +366,10 @@ def _latencies(judged: Judged) -> Picture:
         ],
     )
     return Picture(
-        "Latency by exit", f"Medians: {', '.join(told)}.", figures.by_group(names, groups, "ms a photo, engine alone"), numbers
+        "Latency by exit",
+        f"Medians: {', '.join(told)}.",
+        figures.by_group(names, groups, "ms a photo, engine alone"),
+        numbers,
     )
 
 
@@ -371,10 +395,16 @@ def exits_table(judged: Judged) -> Table:
         "Where photos leave",
         ("left at", "when surer than", "photos", "share", "right", "FLOPs run"),
         rows,
-        note="Accuracy falls from exit to exit because the easy photos leave first: what runs to the end is what is hard."
-        if judged.has_exits
+        note="The easy photos leave first: what runs to the end is what is hard, so fewer of those are right."
+        if _falling(judged)
         else "",
     )
+
+
+def _falling(judged: Judged) -> bool:
+    """Whether what runs to the end is answered worse than what leaves first, as it should be."""
+    asked = [one.accuracy for one in judged.scores.exits if one.accuracy is not None]
+    return judged.has_exits and len(asked) > 1 and asked[-1] < asked[0]
 
 
 def _latency_table(judged: Judged) -> Part:
@@ -418,7 +448,10 @@ def exits_and_blocks(judged: Judged) -> Section | None:
                 ("class", *ends),
                 rows,
                 heat=True,
-                note=_cut(len(judged.classes), "Percent of a class's photos that leave there. The darker, the more."),
+                note=_cut(
+                    len(judged.classes),
+                    "Percent of a class's photos that leave there. The stronger the shade, the more.",
+                ),
             )
         )
     names = judged.evaluation.block_names
@@ -451,7 +484,8 @@ def photos(judged: Judged, thumbnails: Thumbnails, most: int, note: str = "") ->
     rows = judged.evaluation.answered
     by_sure = sorted(range(len(rows)), key=lambda i: (-rows[i].probability, rows[i].path))
     wrong = sorted(
-        (i for i in by_sure if not rows[i].correct), key=lambda i: (rows[i].label_probability - rows[i].probability, rows[i].path)
+        (i for i in by_sure if not rows[i].correct),
+        key=lambda i: (rows[i].label_probability - rows[i].probability, rows[i].path),
     )
     kinds = (
         ("Worst mistakes", "Wrong, and surest of it. Look at their labels first: some may be wrong themselves.", wrong),
@@ -470,15 +504,17 @@ def photos(judged: Judged, thumbnails: Thumbnails, most: int, note: str = "") ->
             0,
             Words(
                 (
-                    f"{count(thumbnails.missing, 'photo')} cannot be shown ({thumbnails.reason}). Name the folder that they are "
-                    f"in with --photos.",
+                    f"{count(thumbnails.missing, 'photo')} cannot be shown ({thumbnails.reason}). Name the "
+                    f"folder that they are in with --photos.",
                 )
             ),
         )
     unreadable = judged.evaluation.unreadable
     if unreadable:
         listed_rows = [(path, error) for path, error in unreadable[:ROWS]]
-        parts.append(Folded("Photos that could not be read", Table.of("Unreadable", ("photo", "why"), listed_rows, left=(0, 1))))
+        parts.append(
+            Folded("Photos that could not be read", Table.of("Unreadable", ("photo", "why"), listed_rows, left=(0, 1)))
+        )
     if not parts:
         parts.append(Words(("No photos were asked for.",)))
     return Section("Photos", tuple(parts))

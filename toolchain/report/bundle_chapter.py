@@ -9,7 +9,18 @@ from da3.toolchain.report import figures
 from da3.toolchain.report.bundle_folder import BundleFacts, DomainFacts
 from da3.toolchain.report.document import Card, Cards, Chapter, Folded, Part, Picture, Pictures, Section, Table, Words
 from da3.toolchain.report.evaluation_chapter import facts
-from da3.toolchain.report.words import NONE, count, kilobytes, listed, milliseconds, number, percent, plain, points, when
+from da3.toolchain.report.words import (
+    NONE,
+    count,
+    kilobytes,
+    listed,
+    milliseconds,
+    number,
+    percent,
+    plain,
+    points,
+    when,
+)
 
 
 def bundle_chapter(found: BundleFacts, title: str) -> Chapter:
@@ -20,28 +31,31 @@ def bundle_chapter(found: BundleFacts, title: str) -> Chapter:
     if found.manifest is not None:
         sections.append(Section("Backbone", tuple(_backbone(found.manifest))))
     sections += [_domain(one, found.manifest, len(found.domains) > 1) for one in found.domains]
-    what = "pack" if found.manifest is None else "bundle"
-    return Chapter(title, f"{what} of {count(len(found.domains), 'domain')}", tuple(sections))
+    arch = "" if found.manifest is None else f", {found.manifest.arch} at {found.manifest.preprocessing.size} px"
+    return Chapter(title, f"{count(len(found.domains), 'domain')}{arch}", tuple(sections))
 
 
 def _said(found: BundleFacts) -> tuple[str, ...]:
     said = []
     if found.manifest is not None:
-        manifest = found.manifest
+        manifest, names = found.manifest, [one.domain.name for one in found.domains]
         said.append(
             f"One {manifest.arch} at {manifest.preprocessing.size} px, {count(len(manifest.blocks), 'block')}, serves "
-            f"{count(len(found.domains), 'domain')}: {listed([one.domain.name for one in found.domains]) or 'none yet'}."
+            f"{count(len(found.domains), 'domain')}: {listed(names) or 'none yet'}."
         )
     for one in found.domains:
         accuracy, share = _metric(one, "val_accuracy"), _metric(one, "flops_share")
         if accuracy is None:
-            said.append(f"{one.domain.name}: {count(len(one.domain.classes), 'class', 'classes')}; its accuracy was not written down.")
+            said.append(
+                f"{one.domain.name}: {count(len(one.domain.classes), 'class', 'classes')}; its accuracy was not written "
+                f"down."
+            )
             continue
         every = _number(one.cross_fit.get("all_blocks_accuracy"))
         beside = f" Every block running gives {percent(every)}." if every is not None else ""
         said.append(
-            f"{one.domain.name}: {percent(accuracy)} of its validation photos are named right with {percent(share)} of the "
-            f"block FLOPs.{beside}"
+            f"{one.domain.name}: {percent(accuracy)} of its validation photos are named right with {percent(share)} of "
+            f"the block FLOPs.{beside}"
         )
     said += [f"Not told of: {problem}." for problem in found.problems]
     return tuple(said)
@@ -54,7 +68,9 @@ def _cards(found: BundleFacts) -> tuple[Card, ...]:
         cards.append(Card("backbone", kilobytes(backbone), "shared by all domains"))
     if found.domains:
         sizes = [one.nbytes for one in found.domains]
-        cards.append(Card("a domain", kilobytes(sum(sizes) / len(sizes)), "weights, on average" if len(sizes) > 1 else "weights"))
+        cards.append(
+            Card("a domain", kilobytes(sum(sizes) / len(sizes)), "weights, on average" if len(sizes) > 1 else "weights")
+        )
     if len(found.domains) == 1:
         one = found.domains[0]
         cards += [
@@ -96,7 +112,10 @@ def _backbone(manifest: Manifest) -> list[Part]:
         "written by": manifest.created_by,
         **{f"adaptor {name}": value for name, value in manifest.adaptor.items()},
     }
-    return [facts("Backbone", told), Folded("Files", Table.of("Files of the backbone and the adaptors", ("file", "size"), files))]
+    return [
+        facts("Backbone", told),
+        Folded("Files", Table.of("Files of the backbone and the adaptors", ("file", "size"), files)),
+    ]
 
 
 def _domain(one: DomainFacts, manifest: Manifest | None, named: bool) -> Section:
@@ -172,7 +191,8 @@ def _trade(one: DomainFacts) -> Picture | None:
     time = f" A photo takes {milliseconds(latency)} on average where it was calibrated." if latency is not None else ""
     return Picture(
         "Accuracy against FLOPs",
-        f"With exits {percent(accuracy)} at {percent(share)} of the block FLOPs, {points(accuracy - every)} from every block."
+        f"With exits {percent(accuracy)} at {percent(share)} of the block FLOPs, {points(accuracy - every)} from every "
+        f"block."
         f"{blind}{time} Measured on photos that had no part in choosing the exits.",
         figures.trade((), spots, "block FLOPs run, %"),
         Table.of("What the exits are worth", ("", "block FLOPs", "right"), rows),
@@ -182,12 +202,25 @@ def _trade(one: DomainFacts) -> Picture | None:
 def _blocks(one: DomainFacts, manifest: Manifest) -> Picture:
     closed, flops = one.domain.closed, [block.flops / 1e6 for block in manifest.blocks]
     total = sum(flops) or 1.0
-    where = [f"exit {i} behind block {b} ({percent(c, 0)})" for i, (b, c) in enumerate(zip(one.behind, one.costs, strict=False), 1)]
-    told = [f"{count(len(closed), 'block')} closed: {listed([str(b) for b in closed], 12)}" if closed else "No block is closed"]
+    where = [
+        f"exit {i} behind block {b} ({percent(c, 0)})"
+        for i, (b, c) in enumerate(zip(one.behind, one.costs, strict=False), 1)
+    ]
+    told = [
+        f"{count(len(closed), 'block')} closed: {listed([str(b) for b in closed], 12)}"
+        if closed
+        else "No block is closed"
+    ]
     if where:
         told.append(f"by block FLOPs: {', '.join(where)}")
     rows = [
-        (f"{i}", block.name, f"{block.flops / 1e6:,.1f} M", percent(block.flops / 1e6 / total), "closed" if i in closed else "runs")
+        (
+            f"{i}",
+            block.name,
+            f"{block.flops / 1e6:,.1f} M",
+            percent(block.flops / 1e6 / total),
+            "closed" if i in closed else "runs",
+        )
         for i, block in enumerate(manifest.blocks)
     ]
     return Picture(
@@ -216,7 +249,15 @@ def _exits(one: DomainFacts) -> Table:
                 percent(_nth(errors, i)),
             )
         )
-    head = ("left at", "behind block", "when surer than", "of the photos", "FLOPs run", "temperature", "calibration error")
+    head = (
+        "left at",
+        "behind block",
+        "when surer than",
+        "of the photos",
+        "FLOPs run",
+        "temperature",
+        "calibration error",
+    )
     return Table.of("Exits", head, rows)
 
 

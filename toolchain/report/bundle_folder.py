@@ -1,4 +1,4 @@
-"""A bundle, or a pack, as its files tell it: the backbone's blocks and each domain's exits, and what they were worth."""
+"""A bundle, or a pack, as its files tell it: the backbone's blocks, each domain's exits, and what they were worth."""
 
 from __future__ import annotations
 

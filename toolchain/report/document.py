@@ -44,17 +44,11 @@ class Cards:
 
 @dataclass(frozen=True)
 class Cell:
-    """``share``: 0 to 1, how strongly the cell is shaded; None: not at all. ``alarm``: shaded as what is wrong. ``words``:
-    a word or sign beside the shade, so that colour alone says nothing."""
+    """``share``: 0 to 1, how strongly the cell is shaded; None: not at all. ``alarm``: shaded as what is wrong."""
 
     text: str
     share: float | None = None
     alarm: bool = False
-
-    @property
-    def dark(self) -> bool:
-        """Whether the shade is so strong that its text must be in the colour of the page."""
-        return self.share is not None and self.share > 0.55
 
 
 Row = Sequence["Cell | str"]

@@ -126,7 +126,9 @@ def _of_the_page(root: ElementTree.Element) -> ElementTree.Element:
 
 def _themed(style: str) -> str:
     """The style with the page's colours, and without matplotlib's fonts."""
-    style = re.sub(r"#[0-9a-f]{6}", lambda found: f"var({_VARIABLES[found[0]]})" if found[0] in _VARIABLES else found[0], style)
+    style = re.sub(
+        r"#[0-9a-f]{6}", lambda found: f"var({_VARIABLES[found[0]]})" if found[0] in _VARIABLES else found[0], style
+    )
     return re.sub(r"font-family: [^;]*;? ?", "", style)
 
 

@@ -6,7 +6,7 @@ from da3.toolchain.report import answers
 from da3.toolchain.report.document import Chapter, Facts, Section
 from da3.toolchain.report.judged import Judged
 from da3.toolchain.report.thumbnails import Thumbnails
-from da3.toolchain.report.words import plain
+from da3.toolchain.report.words import count, plain
 
 
 def evaluation_chapter(judged: Judged, title: str, thumbnails: Thumbnails, most: int) -> Chapter:
@@ -21,8 +21,9 @@ def evaluation_chapter(judged: Judged, title: str, thumbnails: Thumbnails, most:
         Section("Settings and versions", tuple(facts(name, told) for name, told in judged.facts)),
     ]
     evaluation = judged.evaluation
-    about = f"{evaluation.arch}, {evaluation.settings.backend}, {evaluation.settings.precision or 'engines built last'}"
-    return Chapter(title, f"evaluation of {judged.name}: {about}", tuple(s for s in sections if s is not None))
+    how = (evaluation.arch, evaluation.settings.backend, evaluation.settings.precision or "engines built last")
+    about = ", ".join((count(len(evaluation.answered), "photo"), *how))
+    return Chapter(f"Evaluation of {title}", about, tuple(s for s in sections if s is not None))
 
 
 def facts(title: str, told: dict[str, object]) -> Facts:

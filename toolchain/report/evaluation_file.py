@@ -1,7 +1,7 @@
 """Evaluations as `da3 evaluate --json` wrote them, read back: docs/evaluate.md has the record.
 
-The file may be anybody's. What a report computes with is checked, so that a wrong file ends in one line; scores are computed
-anew from the photos' rows, by the one piece of code that there is for them.
+The file may be anybody's. What a report computes with is checked, so that a wrong file ends in one line; scores are
+computed anew from the photos' rows, by the one piece of code that there is for them.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class Spot:
 
 
 def lines(curves: Sequence[Line], x: str, y: str, whole: bool = True, from_zero: bool = False) -> Svg:
-    """Curves over a common axis. whole: whether the x axis counts in whole numbers. from_zero: whether y begins at 0."""
+    """Curves over a common axis. whole: whether x counts in whole numbers. from_zero: whether y begins at 0."""
 
     def paint(figure: Any) -> None:
         from matplotlib.ticker import MaxNLocator
@@ -50,7 +50,9 @@ def lines(curves: Sequence[Line], x: str, y: str, whole: bool = True, from_zero:
         axis = figure.subplots()
         for i, curve in enumerate(curves):
             mark = MARKS[i % len(MARKS)] if curve.marked or len(curve.xs) == 1 else None
-            axis.plot(curve.xs, curve.ys, color=_colour(i), ls=DASHES[i % len(DASHES)], marker=mark, label=short(curve.name))
+            axis.plot(
+                curve.xs, curve.ys, color=_colour(i), ls=DASHES[i % len(DASHES)], marker=mark, label=short(curve.name)
+            )
         axis.xaxis.set_major_locator(MaxNLocator(integer=whole, nbins=7))
         axis.set_xlabel(x)
         axis.set_ylabel(y)
@@ -82,7 +84,9 @@ def reliability(bins_of: Sequence[tuple[str, Sequence[Bin]]]) -> Svg:
                 sure = [100 * (one.confidence or 0.0) for one in seen]
                 above.plot(sure, right, color=_colour(i), ls=DASHES[i % 6], marker=MARKS[i % 6], label=short(name))
                 below.plot(middle, share, color=_colour(i), ls=DASHES[i % 6], marker=MARKS[i % 6])
-        above.text(30, 33, "as sure as right", rotation=45, rotation_mode="anchor", transform_rotates_text=True, color=SOFT)
+        above.text(
+            5, 8, "as sure as right", rotation=45, rotation_mode="anchor", transform_rotates_text=True, color=SOFT
+        )
         above.set_ylim(0, 102)
         above.set_xlim(0, 100)
         above.set_ylabel("right, %")
@@ -94,7 +98,7 @@ def reliability(bins_of: Sequence[tuple[str, Sequence[Bin]]]) -> Svg:
 
 
 def surest(ranked: Sequence[tuple[str, Array, Array]]) -> Svg:
-    """Accuracy among the surest photos, by how many those are: for each name the shares of photos and the accuracies."""
+    """Accuracy among the surest photos, by how many those are: for each name shares of photos and accuracies."""
 
     def paint(figure: Any) -> None:
         axis = figure.subplots()
@@ -116,12 +120,24 @@ def trade(curves: Sequence[Line], spots: Sequence[Spot], x: str) -> Svg:
     def paint(figure: Any) -> None:
         axis = figure.subplots()
         for i, curve in enumerate(curves):
-            axis.plot(curve.xs, [100 * y for y in curve.ys], color=_colour(i), ls=DASHES[i % 6], label=short(curve.name))
+            axis.plot(
+                curve.xs, [100 * y for y in curve.ys], color=_colour(i), ls=DASHES[i % 6], label=short(curve.name)
+            )
         for i, spot in enumerate(spots, len(curves)):
             if spot.low is not None and spot.high is not None:
                 axis.plot([spot.x] * 2, [100 * spot.low, 100 * spot.high], color=_colour(i), lw=1)
-            size = 8 if spot.large else 5
-            axis.plot([spot.x], [100 * spot.y], MARKS[i % 6], ms=size, color=_colour(i), mec=PAPER, mew=0.8, ls="", label=short(spot.name))
+            size = 9 if spot.large else 7
+            axis.plot(
+                [spot.x],
+                [100 * spot.y],
+                MARKS[i % 6],
+                ms=size,
+                color=_colour(i),
+                mec=PAPER,
+                mew=0.8,
+                ls="",
+                label=short(spot.name),
+            )
         axis.margins(x=0.08, y=0.12)
         axis.set_xlabel(x)
         axis.set_ylabel("right, %")
@@ -137,21 +153,13 @@ def by_group(names: Sequence[str], values: Sequence[Array], x: str) -> Svg:
     def paint(figure: Any) -> None:
         axis = figure.subplots()
         places = np.arange(len(names))[::-1]
-        shown = [(place, value) for place, value in zip(places, values, strict=True) if len(value)]
-        axis.boxplot(
-            [value for _, value in shown],
-            positions=[place for place, _ in shown],
-            orientation="horizontal",
-            whis=(5, 95),
-            widths=0.55,
-            showfliers=False,
-            patch_artist=True,
-            manage_ticks=False,
-            boxprops={"facecolor": SERIES[0], "edgecolor": SERIES[0], "alpha": 0.45},
-            medianprops={"color": INK, "linewidth": 1.6},
-            whiskerprops={"color": SERIES[0]},
-            capprops={"color": SERIES[0]},
-        )
+        for place, value in zip(places, values, strict=True):
+            if not len(value):
+                continue
+            low, left, middle, right, high = np.percentile(value, (5, 25, 50, 75, 95))
+            axis.plot([low, high], [place, place], color=SERIES[0], lw=1.2)
+            axis.barh(place, right - left, 0.55, left, color=SERIES[0], alpha=0.5)
+            axis.plot([middle, middle], [place - 0.28, place + 0.28], color=INK, lw=1.8)
         axis.set_yticks(places, [short(name) for name in names])
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.set_xlim(left=0)

@@ -25,9 +25,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Judged:
-    """``evaluation.answered`` has each photo by its path from ``folder``, where photos were when they were answered (None
-    where nobody knows); ``nbytes`` their sizes then. Without ``timing`` the rows' engine_s mean nothing, and without
-    ``ranked`` their ranks. ``facts``: settings and versions to be listed."""
+    """``evaluation.answered`` has each photo by its path from ``folder``, where photos were when they were answered
+    (None where nobody knows); ``nbytes`` their sizes then. Without ``timing`` the rows' engine_s mean nothing.
+    ``facts``: settings and versions to be listed."""
 
     evaluation: Evaluation
     scores: Scores

@@ -45,7 +45,7 @@ class _Ids:
     """Ids for headings and captions, each once."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+        self._seen = dict.fromkeys(("main", "title", "contents"), 1)  # which the page itself has
 
     def __call__(self, text: str) -> str:
         """Of a heading: its letters, and a number where another has the same."""

@@ -6,11 +6,25 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
+
 from da3.runtime.calibration import best_static
 from da3.runtime.system import duration
 from da3.runtime.training import Row
 from da3.toolchain.report import answers, figures
-from da3.toolchain.report.document import Card, Cards, Chapter, Facts, Folded, Part, Picture, Pictures, Section, Table, Words
+from da3.toolchain.report.document import (
+    Card,
+    Cards,
+    Chapter,
+    Facts,
+    Folded,
+    Part,
+    Picture,
+    Pictures,
+    Section,
+    Table,
+    Words,
+)
 from da3.toolchain.report.evaluation_chapter import facts
 from da3.toolchain.report.run_folder import Levels, RunFacts
 from da3.toolchain.report.thumbnails import Thumbnails
@@ -39,7 +53,7 @@ def run_chapter(found: RunFacts, title: str, thumbnails: Thumbnails, most: int) 
         ]
     sections.append(Section("Settings and versions", tuple(_settings(run))))
     config = run.config
-    about = f"training run of {config.domain}: {config.method} on {config.backbone} at {config.size} px"
+    about = f"training {config.domain}: {config.method} on {config.backbone} at {config.size} px"
     return Chapter(title, about, tuple(section for section in sections if section is not None))
 
 
@@ -57,7 +71,9 @@ def _said(found: RunFacts) -> tuple[str, ...]:
     done, asked = run.progress.epoch, run.config.epochs
     said = []
     if best is None:
-        said.append(f"No epoch of {run.config.domain} is finished and good for deployment yet: {done} of {asked} are done.")
+        said.append(
+            f"No epoch of {run.config.domain} is finished and good for deployment yet: {done} of {asked} are done."
+        )
     else:
         said.append(
             f"{run.config.domain} reached {percent(best['val_accuracy'])} on its validation photos in epoch "
@@ -100,19 +116,23 @@ def _cards(run: FoundRun) -> tuple[Card, ...]:
 
 def _curves(history: Sequence[Row]) -> Section:
     pictures = []
-    for title, key, times, unit in (
-        ("Loss", "loss", 1, "loss"),
-        ("Accuracy", "accuracy", 100, "right, %"),
-        ("Share of the block FLOPs", "share", 100, "block FLOPs run, %"),
+    for title, key, times, axis, unit in (
+        ("Loss", "loss", 1, "loss", ""),
+        ("Accuracy", "accuracy", 100, "right, %", " %"),
+        ("Share of the block FLOPs", "share", 100, "block FLOPs run, %", " %"),
     ):
         curves = [
             figures.Line(name, [row["epoch"] for row in seen], [times * row[f"{part}_{key}"] for row in seen])
             for name, part in (("training", "train"), ("validation", "val"))
             if (seen := [row for row in history if f"{part}_{key}" in row])
         ]
-        ends = [f"{curve.name} {curve.ys[0]:.4g} at first, {curve.ys[-1]:.4g} in the end" for curve in curves]
-        finding = f"{unit}: {'; '.join(ends)}."
-        pictures.append(Picture(title, finding, figures.lines(curves, "epoch", unit)))
+        if not curves or (key == "share" and all(y == 100 for curve in curves for y in curve.ys)):
+            continue  # nothing was closed: there is nothing to see
+        ends = [
+            f"{curve.name} {curve.ys[0]:.3g}{unit} at first, {curve.ys[-1]:.3g}{unit} in the end" for curve in curves
+        ]
+        finding = "; ".join(ends).capitalize() + "."
+        pictures.append(Picture(title, finding, figures.lines(curves, "epoch", axis)))
     kept = [row for row in history if "kept_accuracy" in row]
     parts: list[Part] = [Pictures(tuple(pictures)), Folded("Every epoch", _epochs(history, bool(kept)))]
     return Section("Training curves", tuple(parts))
@@ -143,7 +163,8 @@ def _resources(history: Sequence[Row]) -> Section:
     rows = [row for row in history if "memory_mb" in row and "seconds" in row]
     if not rows:
         return Section("Memory and speed", (Words(("The run has no figures of these.",)),))
-    minutes = [seconds / 60 for seconds in accumulate(row["seconds"] for row in rows)]
+    elapsed = list(accumulate(row["seconds"] for row in rows))
+    unit, times = ("minutes", 1 / 60) if elapsed[-1] > 180 else ("seconds", 1.0)
     memory = [row["memory_mb"] for row in rows]
     grown = memory[-1] - memory[0]
     growth = f"{megabytes(grown)} more than after the first" if grown >= 1 else "no more than after the first"
@@ -151,7 +172,13 @@ def _resources(history: Sequence[Row]) -> Section:
         Picture(
             "Memory over time",
             f"The process held {megabytes(memory[-1])} at most after the last epoch, {growth}.",
-            figures.lines([figures.Line("memory", minutes, memory, marked=True)], "minutes", "most held so far, MB", False, True),
+            figures.lines(
+                [figures.Line("memory", [times * seconds for seconds in elapsed], memory, marked=True)],
+                unit,
+                "most held so far, MB",
+                whole=False,
+                from_zero=True,
+            ),
         )
     ]
     rates = [(row["epoch"], row["images_per_second"]) for row in history if "images_per_second" in row]
@@ -162,7 +189,10 @@ def _resources(history: Sequence[Row]) -> Section:
                 "Photos a second",
                 f"Training went through {min(speeds):,.0f} to {max(speeds):,.0f} photos a second.",
                 figures.lines(
-                    [figures.Line("speed", [epoch for epoch, _ in rates], speeds, marked=True)], "epoch", "photos a second", True, True
+                    [figures.Line("speed", [epoch for epoch, _ in rates], speeds, marked=True)],
+                    "epoch",
+                    "photos a second",
+                    from_zero=True,
                 ),
             )
         )
@@ -174,25 +204,26 @@ def _levels(levels: Levels, run: FoundRun) -> Section:
     costs = [level.flops_share for level in levels.answers]
     accuracies = [level.accuracy for level in levels.answers]
     steps = [costs[0] + (costs[-1] - costs[0]) * i / 60 for i in range(61)]
-    import numpy as np
-
     blind = [best_static(np.array(costs), np.array(accuracies), step) for step in steps]
     curves = [
-        figures.Line("exits, by how sure they ask to be", shares, [point.accuracy for point in levels.curve]),
-        figures.Line("best choice blind to the picture", [100 * step for step in steps], blind),
+        figures.Line("exits, at any level", shares, [point.accuracy for point in levels.curve]),
+        figures.Line("blind to the picture", [100 * step for step in steps], blind),
     ]
     chosen, everything = levels.chosen, levels.answers[-1]
     spots = [figures.Spot("chosen", 100 * chosen.flops_share, chosen.accuracy, large=True)]
     spots.append(figures.Spot("every block", 100 * everything.flops_share, everything.accuracy))
     static = best_static(np.array(costs), np.array(accuracies), chosen.flops_share)
     finding = (
-        f"The exits chosen give {percent(chosen.accuracy)} at {percent(chosen.flops_share)} of the block FLOPs; every block "
-        f"gives {percent(everything.accuracy)}. Leaving without a look at the picture would give {percent(static)} at that cost."
+        f"The exits chosen give {percent(chosen.accuracy)} at {percent(chosen.flops_share)} of the block FLOPs; every "
+        f"block gives {percent(everything.accuracy)}. Leaving without a look at the picture would give {percent(static)} "
+        f"at that cost."
     )
     names = [*(f"exit {i + 1}, behind block {block}" for i, block in enumerate(levels.behind)), "the end"]
     if len(names) != len(levels.answers):
         names = [*(f"exit {i + 1}" for i in range(len(levels.answers) - 1)), "the end"]
-    rows = [(name, percent(one.flops_share), percent(one.accuracy)) for name, one in zip(names, levels.answers, strict=True)]
+    rows = [
+        (name, percent(one.flops_share), percent(one.accuracy)) for name, one in zip(names, levels.answers, strict=True)
+    ]
     picture = Picture(
         "Accuracy against FLOPs, for every level that exits can be set to",
         finding,

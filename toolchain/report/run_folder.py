@@ -7,7 +7,6 @@ import os
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -208,12 +207,9 @@ def _photos(run: FoundRun, found: Validation, given: str | None) -> tuple[list[s
     except (DataError, OSError) as error:
         return unnamed, None, f"The photos cannot be shown: {error}. Name their folder with --photos."
     if photos.classes != run.config.classes or [label for _, label in photos.val] != found.labels.tolist():
-        return unnamed, None, (
-            f"The photos cannot be shown: those that are in {folder} now are not those that the run was validated on."
+        return (
+            unnamed,
+            None,
+            (f"The photos cannot be shown: those in {folder} now are not those that the run was validated on."),
         )
     return [os.path.relpath(path, folder).replace(os.sep, "/") for path, _ in photos.val], folder, ""
-
-
-def settings_of(run: FoundRun) -> dict[str, Any]:
-    """What decided the result of a run."""
-    return run.settings()

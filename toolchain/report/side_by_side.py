@@ -36,7 +36,9 @@ def evaluations_chapter(those: Named, thumbnails: Sequence[Thumbnails], most: in
     changed = _changed(those, compared, thumbnails[0], most)
     if changed:
         sections.append(Section("Photos whose answers differ", tuple(changed)))
-    return Chapter("Side by side", f"{count(len(those), 'evaluation')}, the first compared with each other", tuple(sections))
+    return Chapter(
+        "Side by side", f"{count(len(those), 'evaluation')}, the first compared with each other", tuple(sections)
+    )
 
 
 def _compared(first: Judged, second: Judged) -> Comparison | str:
@@ -62,11 +64,11 @@ def _verdicts(first: str, compared: Sequence[tuple[str, Judged, Comparison | str
         if found.only_first == found.only_second == 0:
             said.append(f"{first} and {name} have the same {found.photos:,} photos right.")
             continue
-        luck = "hardly luck" if found.p < _LUCK else "may be luck"
+        luck = "is hardly luck" if found.p < _LUCK else "may be luck"
         said.append(
-            f"{first} is {points(found.difference)} (standard error {100 * found.standard_error:.1f}) from {name} on the "
-            f"{count(found.photos, 'photo')} that both answered, which {'is ' if found.p < _LUCK else ''}{luck}: only the "
-            f"first has {found.only_first:,} right, only the second {found.only_second:,} (McNemar's exact test: p = {p}). "
+            f"{first} is {points(found.difference)} (standard error {100 * found.standard_error:.1f}) from {name} on "
+            f"the {count(found.photos, 'photo')} that both answered, which {luck}: only the first has "
+            f"{found.only_first:,} right, only the second {found.only_second:,} (McNemar's exact test: p = {p}). "
             f"{percent(found.same_answer / found.photos)} have the same answer."
         )
     return tuple(said)
@@ -94,7 +96,9 @@ def _figures(those: Named) -> Table:
         best = max(known) if most_is_best else min(known)
         told = len(known) == len(values) and min(known) < max(known) and name != "photos"
         rows.append([name, *(f"{form(v)} ★" if told and v == best else form(v) for v in values)])
-    return Table.of("Figures", ("", *(name for name, _ in those)), rows, note="★ marks the best of a row; luck has a part in it.")
+    return Table.of(
+        "Figures", ("", *(name for name, _ in those)), rows, note="★ marks the best of a row; luck has a part in it."
+    )
 
 
 def _settings(those: Named) -> list[Part]:
@@ -108,7 +112,9 @@ def _settings(those: Named) -> list[Part]:
     if any(source != sources[0] for source in sources):
         rows.append(["photos", *sources])
     names = range(len(those) + 1)
-    return [Table.of("Settings that differ", ("", *(name for name, _ in those)), rows, left=tuple(names))] if rows else []
+    return (
+        [Table.of("Settings that differ", ("", *(name for name, _ in those)), rows, left=tuple(names))] if rows else []
+    )
 
 
 def _by_class(those: Named) -> list[Part]:
@@ -137,10 +143,11 @@ def _changed(
     for name, other, found in compared:
         if isinstance(found, str) or not most:
             continue
-        theirs = {
-            row.path: (row, size) for row, size in zip(other.evaluation.answered, other.nbytes, strict=True)
-        }
-        for title, first_right in ((f"Right in {first_name}, wrong in {name}", True), (f"Wrong in {first_name}, right in {name}", False)):
+        theirs = {row.path: (row, size) for row, size in zip(other.evaluation.answered, other.nbytes, strict=True)}
+        for title, first_right in (
+            (f"Right in {first_name}, wrong in {name}", True),
+            (f"Wrong in {first_name}, right in {name}", False),
+        ):
             shown = []
             for row, size in zip(first.evaluation.answered, first.nbytes, strict=True):
                 twin, bytes_there = theirs.get(row.path, (None, None))
@@ -150,7 +157,11 @@ def _changed(
                 more = f"{name}: {other.classes[twin.answer]} {percent(twin.probability)}"
                 shown.append(answers.thumbnail(first, row, thumbnails, more))
             if shown:
-                parts.append(Gallery(title, f"{count(len(shown), 'photo')}, of which up to {most} are shown.", tuple(shown[:most])))
+                parts.append(
+                    Gallery(
+                        title, f"{count(len(shown), 'photo')}, of which up to {most} are shown.", tuple(shown[:most])
+                    )
+                )
     return parts
 
 
@@ -177,7 +188,7 @@ def runs_chapter(runs: Sequence[tuple[str, RunFacts]]) -> Chapter:
         for name, facts in runs
         if (seen := [row for row in facts.history if "val_accuracy" in row])
     ]
-    if curves:
+    if any(len(curve.xs) > 1 for curve in curves):
         last = "; ".join(f"{curve.name}: {curve.ys[-1]:.1f} % after {curve.xs[-1]:.0f} epochs" for curve in curves)
         parts.append(
             Picture("Accuracy on the validation photos", f"{last}.", figures.lines(curves, "epoch", "right, %"))

@@ -32,9 +32,7 @@ def read_source(path: str, runs: Path, photos: str | None = None) -> Source:
     return Source(path, _reader(path, runs, photos)())
 
 
-def _reader(
-    path: str, runs: Path, photos: str | None
-) -> Callable[[], tuple[Judged, ...] | RunFacts | BundleFacts]:
+def _reader(path: str, runs: Path, photos: str | None) -> Callable[[], tuple[Judged, ...] | RunFacts | BundleFacts]:
     if os.path.isdir(path):
         for names, reader in (
             ((LAST, BEST), lambda: read_run(path, runs, photos)),

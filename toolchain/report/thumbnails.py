@@ -16,7 +16,7 @@ _FLATTEST = 8  # how many times one side may be the other: a panorama is cut to 
 
 
 class Thumbnails:
-    """Makes data URIs of the photos in ``folder``; what cannot be shown is counted in ``missing`` with the first reason.
+    """Makes data URIs of photos in ``folder``; what cannot be shown is counted in ``missing``, with a first ``reason``.
 
     A record may name any file: what is no ordinary file, or very large, is not opened.
     """
@@ -28,8 +28,7 @@ class Thumbnails:
         self._made: dict[str, tuple[str, int, int] | None] = {}
 
     def make(self, name: str) -> tuple[str, int, int] | None:
-        """The data URI of a photo by its path from ``folder``, and its width and height in pixels; None if there is none.
-        """
+        """Data URI, width and height in pixels of a photo by its path from ``folder``; None if there is none."""
         if name not in self._made:
             self._made[name] = self._of(name)
         return self._made[name]

@@ -48,8 +48,9 @@ def write_report(
 ) -> Path:
     """Write a page about everything at ``paths`` to ``to``, whole or not at all, and return its path.
 
-    ``runs``: the folder where a run is looked for by its name. ``photos``: where the photos are, if no longer where they
-    were. ``pictures``: how many photos of each kind are shown, 0 for none. Raises Da3Error, OSError if it cannot be written.
+    ``runs``: the folder where a run is looked for by its name. ``photos``: where the photos are, if no longer where
+    they were. ``pictures``: how many photos of each kind are shown, 0 for none. Raises Da3Error, OSError if it cannot
+    be written.
     """
     check_installed()
     _check(paths, to, pictures)
@@ -90,9 +91,12 @@ def _chapters(sources: Sequence[Source], photos: str | None, most: int) -> list[
         chapters.append(evaluations_chapter(named, shown, most))
     if len(runs) > 1:
         chapters.append(runs_chapter(list(zip(run_names, (found for _, found in runs), strict=True))))
-    chapters += [evaluation_chapter(one, title, thumbs, most) for (title, one), thumbs in zip(named, shown, strict=True)]
-    for path, found in bundles:
-        chapters.append(bundle_chapter(found, _base(path)))
+    chapters += [
+        evaluation_chapter(one, title, thumbs, most) for (title, one), thumbs in zip(named, shown, strict=True)
+    ]
+    bundle_names = _different([_base(path) for path, _ in bundles], [path for path, _ in bundles])
+    for name, (_, found) in zip(bundle_names, bundles, strict=True):
+        chapters.append(bundle_chapter(found, f"Bundle {name}" if found.manifest is not None else f"Pack {name}"))
     for name, (_, found) in zip(run_names, runs, strict=True):
         folder = found.judged.folder if found.judged is not None and most else None
         chapters.append(run_chapter(found, f"Run {name}", Thumbnails(folder), most))
@@ -105,7 +109,9 @@ def evaluation_titles(evaluations: Sequence[tuple[str, Judged]]) -> list[str]:
     for words in (_how, lambda path, one: _base(path), lambda path, one: path):
         often = Counter(names)
         more = [words(path, one) for path, one in evaluations]
-        names = [f"{name}, {word}" if often[name] > 1 and word else name for name, word in zip(names, more, strict=True)]
+        names = [
+            f"{name}, {word}" if often[name] > 1 and word else name for name, word in zip(names, more, strict=True)
+        ]
         if len(set(names)) == len(names):
             return names
     often, seen = Counter(names), Counter[str]()
@@ -118,7 +124,13 @@ def evaluation_titles(evaluations: Sequence[tuple[str, Judged]]) -> list[str]:
 
 def _how(path: str, one: Judged) -> str:
     settings = one.evaluation.settings
-    return "every block" if settings.force_all_blocks else "" if settings.precision in (None, "fp32") else settings.precision
+    return (
+        "every block"
+        if settings.force_all_blocks
+        else ""
+        if settings.precision in (None, "fp32")
+        else settings.precision
+    )
 
 
 def _base(path: str) -> str:
@@ -132,4 +144,4 @@ def _different(names: list[str], paths: list[str]) -> list[str]:
 
 def _title(chapters: Sequence[Chapter]) -> str:
     own = [chapter.title for chapter in chapters if "side by side" not in chapter.title.lower()]
-    return listed(own, 4)
+    return listed(own, 3)

@@ -19,6 +19,7 @@ from da3.toolchain.report.document import (
     Part,
     Picture,
     Pictures,
+    Row,
     Section,
     Table,
     Thumbnail,
@@ -170,7 +171,7 @@ def _confusion(judged: Judged) -> Part:
             f"Of the others the commonest are listed below.",
             figures.matrix(counts),
         )
-    rows = []
+    rows: list[Row] = []
     for label, line in enumerate(counts.tolist()):
         total = sum(line)
         rows.append([names[label], *(_counted(n, total, label != answer) for answer, n in enumerate(line))])
@@ -441,12 +442,12 @@ def exits_and_blocks(judged: Judged) -> Section | None:
             )
         )
         ends = [where_left(one.exit) for one in judged.scores.exits]
-        rows = [[one.name, *(_shaded(n / one.photos) for n in one.exits)] for one in asked]
+        leaving: list[Row] = [[one.name, *(_shaded(n / one.photos) for n in one.exits)] for one in asked]
         parts.append(
             Table.of(
                 "Exits by class",
                 ("class", *ends),
-                rows,
+                leaving,
                 heat=True,
                 note=_cut(
                     len(judged.classes),
@@ -456,14 +457,14 @@ def exits_and_blocks(judged: Judged) -> Section | None:
         )
     names = judged.evaluation.block_names
     if names and any(one.blocks for one in asked) and (judged.has_exits or judged.evaluation.domain.closed):
-        rows = [[one.name, *(_shaded(share) for share in one.blocks)] for one in asked if one.blocks]
+        running: list[Row] = [[one.name, *(_shaded(share) for share in one.blocks)] for one in asked if one.blocks]
         closed = judged.evaluation.domain.closed
         shut = f" Closed for the whole domain: {listed([str(block) for block in closed], 12)}." if closed else ""
         parts.append(
             Table.of(
                 "Blocks by class",
                 ("class", *(str(i) for i in range(len(names)))),
-                rows,
+                running,
                 heat=True,
                 note=_cut(
                     len(judged.classes),

@@ -47,8 +47,8 @@ def _said(found: BundleFacts) -> tuple[str, ...]:
         accuracy, share = _metric(one, "val_accuracy"), _metric(one, "flops_share")
         if accuracy is None:
             said.append(
-                f"{one.domain.name}: {count(len(one.domain.classes), 'class', 'classes')}; its accuracy was not written "
-                f"down."
+                f"{one.domain.name}: {count(len(one.domain.classes), 'class', 'classes')}; its accuracy was not "
+                f"written down."
             )
             continue
         every = _number(one.cross_fit.get("all_blocks_accuracy"))

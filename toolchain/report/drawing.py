@@ -23,7 +23,7 @@ _VARIABLES = {
 DASHES = ("-", (0, (5, 1.6)), (0, (1.2, 1.4)), (0, (6, 1.4, 1.2, 1.4)), (0, (3, 1)), (0, (8, 2)))
 MARKS = ("o", "s", "^", "D", "v", "P")
 
-_STYLE: dict[str, Any] = {
+_STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # texts stay texts: they can be searched, copied and read aloud
     "svg.hashsalt": "da3",  # ids are the same whenever the figure is
     "font.size": 8.5,
@@ -89,7 +89,8 @@ def draw(paint: Callable[[Any], None], width: float = 4.1, height: float = 2.9) 
 
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        for name, value in _STYLE.items():
+            matplotlib.rcParams[name] = value
         figure = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(figure)
         paint(figure)
@@ -112,6 +113,7 @@ def _of_the_page(root: ElementTree.Element) -> ElementTree.Element:
                 parent.remove(child)
     for key in ("width", "height", "version"):
         root.attrib.pop(key, None)
+    root.set("aria-hidden", "true")  # its texts make no sense one by one: the page has a sentence for it
     used = {name for element in root.iter() for name in _referred_to(element)}
     for element in root.iter():
         if element.get("id") not in used:

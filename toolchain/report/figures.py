@@ -216,7 +216,8 @@ def matrix(counts: Array) -> Svg:
 def short(name: str) -> str:
     """A name that fits into a figure."""
     name = printable(name)
-    return name if len(name) <= _NAME else f"{name[: _NAME - 1]}…"
+    half = (_NAME - 1) // 2  # names that are alike in the beginning may differ in the end
+    return name if len(name) <= _NAME else f"{name[:half]}…{name[-half:]}"
 
 
 def _colour(index: int) -> str:

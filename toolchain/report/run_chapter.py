@@ -215,8 +215,8 @@ def _levels(levels: Levels, run: FoundRun) -> Section:
     static = best_static(np.array(costs), np.array(accuracies), chosen.flops_share)
     finding = (
         f"The exits chosen give {percent(chosen.accuracy)} at {percent(chosen.flops_share)} of the block FLOPs; every "
-        f"block gives {percent(everything.accuracy)}. Leaving without a look at the picture would give {percent(static)} "
-        f"at that cost."
+        f"block gives {percent(everything.accuracy)}. Leaving without a look at the picture would give "
+        f"{percent(static)} at that cost."
     )
     names = [*(f"exit {i + 1}, behind block {block}" for i, block in enumerate(levels.behind)), "the end"]
     if len(names) != len(levels.answers):

@@ -40,7 +40,7 @@ def _reader(path: str, runs: Path, photos: str | None) -> Callable[[], tuple[Jud
             ((DESCRIPTION,), lambda: read_domain_pack(path)),
         ):
             if any(os.path.isfile(os.path.join(path, name)) for name in names):
-                return reader  # type: ignore[return-value]
+                return reader
         raise ReportError(f"nothing to report of in the folder {path}: {_GIVE}{_inside(path)}")
     if os.path.isfile(path):
         if path.endswith(".da3"):

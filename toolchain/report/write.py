@@ -85,7 +85,7 @@ def _chapters(sources: Sequence[Source], photos: str | None, most: int) -> list[
     bundles = [(s.path, s.found) for s in sources if isinstance(s.found, BundleFacts)]
     named = list(zip(evaluation_titles(evaluations), (one for _, one in evaluations), strict=True))
     shown = [Thumbnails((photos or one.folder) if most else None) for _, one in named]
-    run_names = _different([_base(path) for path, _ in runs], [path for path, _ in runs])
+    run_names = _numbered(short_paths([path for path, _ in runs]))
     chapters = []
     if len(named) > 1 and len({one.classes for _, one in named}) == 1:
         chapters.append(evaluations_chapter(named, shown, most))
@@ -94,52 +94,51 @@ def _chapters(sources: Sequence[Source], photos: str | None, most: int) -> list[
     chapters += [
         evaluation_chapter(one, title, thumbs, most) for (title, one), thumbs in zip(named, shown, strict=True)
     ]
-    bundle_names = _different([_base(path) for path, _ in bundles], [path for path, _ in bundles])
+    bundle_names = _numbered(short_paths([path for path, _ in bundles]))
     for name, (_, found) in zip(bundle_names, bundles, strict=True):
         chapters.append(bundle_chapter(found, f"Bundle {name}" if found.manifest is not None else f"Pack {name}"))
-    for name, (_, found) in zip(run_names, runs, strict=True):
-        folder = found.judged.folder if found.judged is not None and most else None
-        chapters.append(run_chapter(found, f"Run {name}", Thumbnails(folder), most))
+    for name, (_, run) in zip(run_names, runs, strict=True):
+        folder = run.judged.folder if run.judged is not None and most else None
+        chapters.append(run_chapter(run, f"Run {name}", Thumbnails(folder), most))
     return chapters
 
 
 def evaluation_titles(evaluations: Sequence[tuple[str, Judged]]) -> list[str]:
     """What to call evaluations: by their domains, and by what differs where that is the same."""
     names = [one.name for _, one in evaluations]
-    for words in (_how, lambda path, one: _base(path), lambda path, one: path):
+    files = short_paths([path for path, _ in evaluations])
+    for more in ([_how(one) for _, one in evaluations], files):
         often = Counter(names)
-        more = [words(path, one) for path, one in evaluations]
+        both = zip(names, more, strict=True)
+        names = [f"{name}, {word}" if often[name] > 1 and word else name for name, word in both]
+    return _numbered(names)
+
+
+def short_paths(paths: Sequence[str]) -> list[str]:
+    """The ends of paths, as long as it takes to tell them apart."""
+    parts = [os.path.normpath(path).split(os.sep) for path in paths]
+    names = [one[-1] for one in parts]
+    for length in range(2, max(map(len, parts), default=0) + 1):
+        often = Counter(names)
         names = [
-            f"{name}, {word}" if often[name] > 1 and word else name for name, word in zip(names, more, strict=True)
+            os.sep.join(one[-length:]) if often[name] > 1 else name for name, one in zip(names, parts, strict=True)
         ]
-        if len(set(names)) == len(names):
-            return names
-    often, seen = Counter(names), Counter[str]()
-    numbered = []
+    return names
+
+
+def _numbered(names: Sequence[str]) -> list[str]:
+    often, seen, numbered = Counter(names), Counter[str](), []
     for name in names:
         seen[name] += 1
         numbered.append(f"{name} ({seen[name]})" if often[name] > 1 else name)
     return numbered
 
 
-def _how(path: str, one: Judged) -> str:
+def _how(one: Judged) -> str:
     settings = one.evaluation.settings
-    return (
-        "every block"
-        if settings.force_all_blocks
-        else ""
-        if settings.precision in (None, "fp32")
-        else settings.precision
-    )
-
-
-def _base(path: str) -> str:
-    return os.path.basename(os.path.normpath(path)) or path
-
-
-def _different(names: list[str], paths: list[str]) -> list[str]:
-    """Names, or the paths where two names are the same."""
-    return names if len(set(names)) == len(names) else paths
+    if settings.force_all_blocks:
+        return "every block"
+    return "" if settings.precision in (None, "fp32") else settings.precision
 
 
 def _title(chapters: Sequence[Chapter]) -> str:

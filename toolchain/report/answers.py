@@ -82,8 +82,8 @@ def _weakest(judged: Judged) -> str:
     worst = min(asked, key=lambda one: (one.recall or 0.0, -one.photos))
     found, label, answer = commonest_mistakes(judged)[0]
     return (
-        f"The weakest class is {worst.name}, of whose {count(worst.photos, 'photo')} {percent(worst.recall)} are named "
-        f"right. The commonest mistake: {count(found, 'photo')} of {label} taken for {answer}."
+        f"The weakest class is “{worst.name}”, of whose {count(worst.photos, 'photo')} {percent(worst.recall)} are named "
+        f"right. The commonest mistake: {count(found, 'photo')} of “{label}” taken for “{answer}”."
     )
 
 
@@ -333,7 +333,7 @@ def _cost_picture(
         low, high = judged.scores.interval if i < whole else (None, None)
         drawn.append(figures.Spot(name, where, right, low, high, large=i < whole))
         rows.append((name, f"{len(picked):,}", f"{where:.2f}", percent(right)))
-    told = [f"{spot.name}: {percent(spot.y)} right at {spot.x:.1f} {unit}" for spot in drawn]
+    told = [f"{spot.name}: {percent(spot.y)} right at {spot.x:.3g} {unit}" for spot in drawn]
     finding = "; ".join(told[:whole]) + "."
     if len(drawn) > whole:
         finding += f" Photos that {told[whole]}."
@@ -436,7 +436,7 @@ def exits_and_blocks(judged: Judged) -> Section | None:
         parts.append(
             Words(
                 (
-                    f"Of {easiest.name} {early[easiest.name]} of the photos leave early, of {hardest.name} "
+                    f"Of “{easiest.name}” {early[easiest.name]} of the photos leave early, of “{hardest.name}” "
                     f"{early[hardest.name]}.",
                 )
             )

@@ -89,7 +89,7 @@ def _chapters(sources: Sequence[Source], photos: str | None, most: int) -> list[
     chapters = []
     if len(named) > 1 and len({one.classes for _, one in named}) == 1:
         chapters.append(evaluations_chapter(named, shown, most))
-    if len(runs) > 1:
+    if len({run.run.config.classes for _, run in runs}) < len(runs):
         chapters.append(runs_chapter(list(zip(run_names, (found for _, found in runs), strict=True))))
     chapters += [
         evaluation_chapter(one, title, thumbs, most) for (title, one), thumbs in zip(named, shown, strict=True)

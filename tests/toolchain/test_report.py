@@ -324,7 +324,7 @@ def test_hostile_names_in_figures():
     drawn = Page(
         f"<body>{figures.lines([figures.Line(name, [1, 2], [3, 4]) for name in names], 'x', 'y').markup('f1-')}"
     )
-    assert drawn.all("b") == [] and set(names) <= {one.text for one in drawn.all("text")}
+    assert drawn.all("b", "style") == [] and set(names) <= {one.text for one in drawn.all("text")}
     assert "DejaVu" not in drawn.html and "#0101" not in drawn.html  # fonts and colours are the page's
 
 

@@ -82,8 +82,8 @@ def _weakest(judged: Judged) -> str:
     worst = min(asked, key=lambda one: (one.recall or 0.0, -one.photos))
     found, label, answer = commonest_mistakes(judged)[0]
     return (
-        f"The weakest class is “{worst.name}”, of whose {count(worst.photos, 'photo')} {percent(worst.recall)} are named "
-        f"right. The commonest mistake: {count(found, 'photo')} of “{label}” taken for “{answer}”."
+        f"The weakest class is “{worst.name}”, of whose {count(worst.photos, 'photo')} {percent(worst.recall)} are "
+        f"named right. The commonest mistake: {count(found, 'photo')} of “{label}” taken for “{answer}”."
     )
 
 

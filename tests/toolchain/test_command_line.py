@@ -22,16 +22,6 @@ PHOTO = "data/signs/val/class0/0.jpg"
 BENCHES = ["run", "train", "accuracy"]
 OWN = ["train", "export", "calibrate", "runs", "report", "config", "bench", "demo"]
 COMMANDS = [*OWN, *(c.name for c in RUNTIME_COMMANDS)]
-    "train",
-    "export",
-    "calibrate",
-    "runs",
-    "report",
-    "config",
-    "bench",
-    "demo",
-    *(c.name for c in RUNTIME_COMMANDS),
-]
 
 
 def run(*words, cwd, stdin=None):

@@ -25,7 +25,6 @@ MARKS = ("o", "s", "^", "D", "v", "P")
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # texts stay texts: they can be searched, copied and read aloud
-    "svg.hashsalt": "da3",  # ids are the same whenever the figure is
     "font.size": 8.5,
     "axes.labelsize": 8.5,
     "axes.titlesize": 8.5,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,17 +13,20 @@ from xml.etree.ElementTree import Element
 import numpy as np
 import pytest
 import report_sources
+import synthetic_bundle
 from report_page import Page
 from typer.testing import CliRunner
 
 from da3.runtime.bundle import update_domain, write_pack
 from da3.runtime.calibration import decide
 from da3.runtime.errors import Da3Error
+from da3.runtime.training import AdaptorSpec, Progress, Validation, checkpoint
 from da3.toolchain.cli.commands import app
 from da3.toolchain.errors import ReportError
 from da3.toolchain.report import figures, write, write_report
 from da3.toolchain.report.drawing import Svg
 from da3.toolchain.report.run_folder import read_run
+from da3.toolchain.report.sources import read_source
 from da3.toolchain.report.words import listed, printable
 
 HOSTILE = ("<script>alert(1)</script>", '"onmouseover="alert(1)', "$\\frac{1}{0}$ \u202egpj.exe \x1b[2J")
@@ -214,6 +218,70 @@ def test_a_pack_is_told_of_without_its_backbone(made, page, tmp_path, undrawn):
     shown = page(pack)
     assert shown.headings[0] == (1, "Pack flowers.da3") and "Backbone" not in [text for _, text in shown.headings]
     assert shown.table("Exits")[1][2] == "0.9900"
+
+
+def test_a_zipped_bundle_and_one_of_before_there_were_exits(page, tmp_path, undrawn):
+    report_sources.write_bundle(tmp_path / "new")
+    synthetic_bundle.write_bundle(tmp_path / "old", domains=("flowers",))
+    shown = page(shutil.make_archive(str(tmp_path / "zipped"), "zip", tmp_path / "new"))
+    assert "serves 2 domains: flowers and signs" in shown.text
+    shown = page(tmp_path / "old")
+    assert "flowers: 50.0 % of its validation photos are named right" in shown.text
+    assert [one.text for one in shown.all("caption") if one.text == "Exits"] == []
+
+
+def test_a_run_of_another_method(tmp_path, page, undrawn):
+    """No exits, and no blocks that could be closed."""
+    answers = report_sources.run_answers()
+    run = report_sources.write_run(tmp_path / "run", tmp_path / "photos", method="finetune", adaptor=AdaptorSpec())
+    last = Validation(answers.logits[:, -1:], answers.labels, np.ones(1))
+    (run / "validation.npz").write_bytes(last.file())
+    facts = checkpoint.read_facts(run / "last.safetensors")
+    facts.progress.calibration = None
+    for name in ("last.safetensors", "best.safetensors"):
+        checkpoint.write(run / name, facts.config, facts.progress, {"weight": np.zeros(2, np.float32)}, {})
+    shown = page(run, pictures=1)
+    right = 100 * last.scores()["val_accuracy"]
+    assert f"reached {right:.1f} % on its validation photos" in shown.text and len(shown.all("img")) >= 2
+    titles = [text for _, text in shown.headings]
+    assert "Exits and blocks by class" not in titles and "What exits can give" not in titles
+
+
+def test_a_run_that_has_just_begun(tmp_path, page, undrawn):
+    run = report_sources.write_run(tmp_path / "run", tmp_path / "photos")
+    config = checkpoint.read_facts(run / "last.safetensors").config
+    shutil.rmtree(run)
+    checkpoint.write(run / "last.safetensors", config, Progress(), {"closed": np.zeros(2, np.float32)}, {})
+    shown = page(run)
+    assert "No epoch of flowers is finished and good for deployment yet: 0 of 3 are done." in shown.text
+    assert "its last epoch is not finished" in shown.text
+
+
+def test_a_name_that_is_several_things(made, tmp_path, monkeypatch, undrawn):
+    """What is at the path itself goes before the run of that name, and a folder of photos is neither."""
+    monkeypatch.chdir(tmp_path)
+    report_sources.write_run(tmp_path / "runs" / "flowers", tmp_path / "photos", epochs=2)
+    report_sources.write_run(tmp_path / "flowers", tmp_path / "photos", epochs=5)
+    assert read_source("flowers", Path("runs")).found.run.config.epochs == 5
+    shutil.rmtree(tmp_path / "flowers")
+    (tmp_path / "flowers").mkdir()
+    assert read_source("flowers", Path("runs")).found.run.config.epochs == 2
+
+
+def test_many_photos(made, record, page, tmp_path):
+    """A hundred times as many photos make no larger page."""
+    found, put = record
+    del found["evaluations"][1]
+    few = page(put("few.json"), pictures=1)
+    rows = found["evaluations"][0]["photos"]
+    random = np.random.RandomState(0)
+    found["evaluations"][0]["photos"] = [
+        dict(row, path=f"{i}/{row['path']}", probability=float(random.uniform()), engine_ms=float(random.uniform()))
+        for i in range(200)
+        for row in rows
+    ]
+    many = page(put("many.json"), pictures=1)
+    assert "of 4,200 photos are named right" in many.text and len(many.html) < 2 * len(few.html)
 
 
 def test_many_classes(page, record):

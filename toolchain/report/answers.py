@@ -42,6 +42,7 @@ MATRIX_CLASSES = 30  # of a confusion matrix that is a table; a larger one is a 
 ROWS = 200  # of a table by class
 MISTAKES = 12  # of the commonest
 _EVEN = 0.02  # a difference between confidence and accuracy that is none
+_STEPS = 1000  # of the curve of the surest photos
 _FEW = 100  # photos, below which figures jump
 
 
@@ -252,6 +253,7 @@ def _surest(judged: Judged) -> tuple[Array, Array]:
     right = np.array([row.correct for row in rows], np.float64)
     order = np.argsort(-sure, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(sure[order])), len(rows) - 1)
+    ends = ends[np.unique(np.linspace(0, len(ends) - 1, _STEPS).astype(np.int64))]
     counts = ends + 1
     return counts / len(rows), np.cumsum(right[order])[ends] / counts
 

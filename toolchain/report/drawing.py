@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -86,7 +87,8 @@ def draw(paint: Callable[[Any], None], width: float = 4.1, height: float = 2.9) 
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context():
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # letters that its own fonts lack are the page's to show
         matplotlib.rcdefaults()
         for name, value in _STYLE.items():
             matplotlib.rcParams[name] = value

@@ -17,13 +17,16 @@ from da3.toolchain.report.run_folder import RunFacts, read_run
 
 _GIVE = "name a run's folder, a bundle, a pack, or a file of `da3 evaluate --json`"
 
+Found = tuple[Judged, ...] | RunFacts | BundleFacts
+Reader = Callable[[], Found]
+
 
 @dataclass(frozen=True)
 class Source:
     """What is at ``path``."""
 
     path: str
-    found: tuple[Judged, ...] | RunFacts | BundleFacts
+    found: Found
 
 
 def read_source(path: str, runs: Path, photos: str | None = None) -> Source:
@@ -32,32 +35,36 @@ def read_source(path: str, runs: Path, photos: str | None = None) -> Source:
     return Source(path, _reader(path, runs, photos)())
 
 
-def _reader(path: str, runs: Path, photos: str | None) -> Callable[[], tuple[Judged, ...] | RunFacts | BundleFacts]:
-    if os.path.isdir(path):
-        for names, reader in (
-            ((LAST, BEST), lambda: read_run(path, runs, photos)),
-            ((MANIFEST,), lambda: read_bundle(path)),
-            ((DESCRIPTION,), lambda: read_domain_pack(path)),
-        ):
-            if any(os.path.isfile(os.path.join(path, name)) for name in names):
-                return reader
-        raise ReportError(f"nothing to report of in the folder {path}: {_GIVE}{_inside(path)}")
+def _reader(path: str, runs: Path, photos: str | None) -> Reader:
     if os.path.isfile(path):
         if path.endswith(".da3"):
             return lambda: read_domain_pack(path)
-        if path.endswith(".zip"):
-            return lambda: read_bundle(path)
-        return lambda: tuple(read_evaluations(path))
-    if any((runs / path / name).is_file() for name in (LAST, BEST)):
+        return (lambda: read_bundle(path)) if _is_zip(path) else (lambda: tuple(read_evaluations(path)))
+    if _holds(path, LAST, BEST):
+        # Another run of the same name in `runs` is another run.
+        return lambda: read_run(os.path.abspath(path), runs, photos)
+    if _holds(path, MANIFEST):
+        return lambda: read_bundle(path)
+    if _holds(path, DESCRIPTION):
+        return lambda: read_domain_pack(path)
+    if _holds(os.path.join(runs, path), LAST, BEST):
         return lambda: read_run(path, runs, photos)
+    if os.path.isdir(path):
+        raise ReportError(f"nothing to report of in the folder {path}: {_GIVE}{_inside(path)}")
     raise ReportError(f"there is nothing at {path}, and no run of that name in {runs}: {_GIVE}")
+
+
+def _holds(folder: str, *names: str) -> bool:
+    return any(os.path.isfile(os.path.join(folder, name)) for name in names)
+
+
+def _is_zip(path: str) -> bool:
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK"
 
 
 def _inside(folder: str) -> str:
     """Where in a folder there would be something, as a hint."""
-    found = [
-        name
-        for name in sorted(os.listdir(folder))
-        if any(os.path.isfile(os.path.join(folder, name, mark)) for mark in (LAST, BEST, MANIFEST, DESCRIPTION))
-    ]
+    marks = (LAST, BEST, MANIFEST, DESCRIPTION)
+    found = [name for name in sorted(os.listdir(folder)) if _holds(os.path.join(folder, name), *marks)]
     return f"; in it there are {', '.join(found[:8])}" if found else ""

@@ -66,9 +66,10 @@ def _verdicts(first: str, compared: Sequence[tuple[str, Judged, Comparison | str
             continue
         luck = "is hardly luck" if found.p < _LUCK else "may be luck"
         said.append(
-            f"{first} is {points(found.difference)} (standard error {100 * found.standard_error:.1f}) from {name} on "
-            f"the {count(found.photos, 'photo')} that both answered, which {luck}: only the first has "
-            f"{found.only_first:,} right, only the second {found.only_second:,} (McNemar's exact test: p = {p}). "
+            f"{first} is {points(abs(found.difference))[1:]} {'above' if found.difference > 0 else 'below'} {name} "
+            f"(standard error {100 * found.standard_error:.1f}) on the {count(found.photos, 'photo')} that both "
+            f"answered, which {luck}: only the first has {found.only_first:,} right, only the second "
+            f"{found.only_second:,} (McNemar's exact test: p = {p}). "
             f"{percent(found.same_answer / found.photos)} have the same answer."
         )
     return tuple(said)

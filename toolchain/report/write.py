@@ -110,7 +110,7 @@ def evaluation_titles(evaluations: Sequence[tuple[str, Judged]]) -> list[str]:
     for more in ([_how(one) for _, one in evaluations], files):
         often = Counter(names)
         both = zip(names, more, strict=True)
-        names = [f"{name}, {word}" if often[name] > 1 and word else name for name, word in both]
+        names = [f"{name} ({word})" if often[name] > 1 and word else name for name, word in both]
     return _numbered(names)
 
 

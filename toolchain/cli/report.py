@@ -9,6 +9,7 @@ import typer
 
 from da3.toolchain.cli.console import out
 from da3.toolchain.cli.options import RunsOption
+from da3.toolchain.cli.verbosity import QuietOption
 
 
 def report(
@@ -27,6 +28,7 @@ def report(
         str | None, typer.Option(metavar="FOLDER", help="where the photos are now, if they were moved since")
     ] = None,
     pictures: Annotated[int, typer.Option(help="photos of each kind to show, 0 for none")] = 12,
+    quiet: QuietOption = False,
 ) -> None:
     """Write one HTML file that shows curves, mistakes, confidence, what answers cost, and the photos to look at.
 
@@ -39,6 +41,6 @@ def report(
     from da3.toolchain.cli.progress_bar import progress_bar
     from da3.toolchain.report import write_report
 
-    with progress_bar() as show:
+    with progress_bar(quiet) as show:
         done = write_report(paths, to, runs=runs, photos=photos, pictures=pictures, on_progress=show)
     out.print(f"wrote {done} ({done.stat().st_size / 1e6:.1f} MB)", soft_wrap=True)

@@ -52,7 +52,7 @@ def headline(judged: Judged) -> tuple[Words, Cards]:
     low, high = scores.interval
     said = [
         f"{scores.correct:,} of {count(scores.photos, 'photo')} are named right: {percent(scores.top1)}. On other "
-        f"photos like these expect {percent(low)} to {percent(high)} (95{chr(160)}% confidence interval)."
+        f"photos like these expect {percent(low)} to {percent(high)} (95\u00a0% confidence interval)."
     ]
     said += [text for text in (_weakest(judged), _early(judged), _trust(judged)) if text]
     if judged.evaluation.unreadable:

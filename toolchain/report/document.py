@@ -133,7 +133,6 @@ class Facts:
     kind: ClassVar[str] = "facts"
     title: str
     facts: tuple[tuple[str, str], ...]
-    shown: bool = False
 
 
 @dataclass(frozen=True)

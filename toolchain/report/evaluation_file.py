@@ -18,7 +18,7 @@ from da3.runtime.records import Domain, ExitRule
 from da3.toolchain.errors import ReportError
 from da3.toolchain.report.judged import Judged, Timing
 
-_MOST_CLASSES = 20_000  # a matrix of labels by answers has the square of them
+_MOST_CLASSES = 4_000  # a matrix of labels by answers has the square of them
 
 
 def read_evaluations(path: str) -> list[Judged]:

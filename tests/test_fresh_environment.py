@@ -85,3 +85,10 @@ def test_says_what_is_missing(fresh, bundle, photos):
     assert done.returncode == 1 and "pillow" in done.stderr.lower() and "Traceback" not in done.stderr
     done = subprocess.run([fresh / "da3", "train", "--domain", "flowers"], capture_output=True, text=True)
     assert done.returncode == 1 and "pip install 'da3[train,cpu]'" in done.stderr
+    done = subprocess.run([fresh / "da3", "report", bundle], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr == "error: reports need more packages: pip install 'da3[report]'\n"
+
+
+def test_templates_of_reports_are_installed(fresh):
+    installed = {path.name for path in fresh.parent.glob("lib/python*/site-packages/da3/toolchain/report/templates/*")}
+    assert installed == {path.name for path in (ROOT / "toolchain" / "report" / "templates").iterdir()}

@@ -32,6 +32,7 @@ SAYS = {
     "calibrate": "block FLOPs",
     "run-engine": "blocks run",
     "evaluate": "top-1",
+    "report": "wrote report.html",
     "learn": "mushrooms",
     "domains list": "mushrooms",
     "domains info": "class0",

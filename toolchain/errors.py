@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from da3.runtime.errors import CheckpointError, Da3Error, DataError, TrainingError
 
-__all__ = ["CheckpointError", "ConfigurationError", "DataError", "TrainingError", "WeightsError"]
+__all__ = ["CheckpointError", "ConfigurationError", "DataError", "ReportError", "TrainingError", "WeightsError"]
 
 
 class ConfigurationError(Da3Error):
     """A file of options cannot be read, or has what is no option."""
+
+
+class ReportError(Da3Error):
+    """A report cannot be made of what was named, or where it was asked for."""
 
 
 class WeightsError(Da3Error):

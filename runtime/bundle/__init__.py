@@ -3,7 +3,7 @@
 from .bundle import Bundle, BundleContents, read_domain, unknown_domain
 from .domain import fitted, read_domain_goldens, read_pack
 from .format import BACKBONE_GOLDENS, DESCRIPTION, FORMAT, GOLDENS, MANIFEST, WEIGHTS, domain_prefix
-from .jsonfile import check_format, parse_object, read_json
+from .jsonfile import Object, check_format, parse_object, read_json
 from .manifest import FileEntry, Manifest, parse_manifest
 from .packs import add_pack, list_domains, remove_domain, update_domain, write_pack
 from .plan import BATCH, DOMAIN, IMAGE, LOGITS, closable, exit_steps, sized, with_skipped
@@ -25,6 +25,7 @@ __all__ = [
     "BundleContents",
     "FileEntry",
     "Manifest",
+    "Object",
     "add_pack",
     "as_stored",
     "check_format",

@@ -3,7 +3,7 @@
 from .answering import Answered, Evaluation, Settings, evaluate
 from .comparison import Comparison, Verdict, compare, exact_mcnemar
 from .labelled import LabelledPhotos, read_labelled
-from .record import FORMAT, Earlier, as_csv, as_record, describe, read_record, verdicts
+from .record import FORMAT, Earlier, as_csv, as_record, describe, open_record, read_record, verdicts
 from .scores import ClassScore, ExitScore, Scores, score, wilson_interval
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "describe",
     "evaluate",
     "exact_mcnemar",
+    "open_record",
     "read_labelled",
     "read_record",
     "score",

@@ -108,8 +108,9 @@ def verdicts(evaluation: Evaluation) -> Verdicts:
     }
 
 
-def read_record(path: str) -> Earlier:
-    """The first evaluation in a file that `as_record` made. Raises DataError for what is none."""
+def open_record(path: str) -> Object:
+    """The object in a file that `as_record` made, with one evaluation or more; what is in those was not looked at.
+    Raises DataError for what is none."""
     try:
         data = read_regular(path, _LIMIT)
     except OSError as error:
@@ -119,9 +120,18 @@ def read_record(path: str) -> Earlier:
         if root.optional("kind") != KIND:
             raise DataError("%s is no evaluation: name a file that `da3 evaluate --json` wrote" % path)
         check_format(root, FORMAT)
-        found = root.objects("evaluations")
-        if not found:
+        if not root.objects("evaluations"):
             raise DataError("%s holds no evaluation" % path)
+    except BundleError as error:
+        raise DataError(str(error))
+    return root
+
+
+def read_record(path: str) -> Earlier:
+    """The first evaluation in a file that `as_record` made. Raises DataError for what is none."""
+    root = open_record(path)
+    try:
+        found = root.objects("evaluations")
         rows = found[0].objects("photos")
         answers = {row.text("path"): _verdict(row) for row in rows}
         found[0].object("domain").text("name")

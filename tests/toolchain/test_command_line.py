@@ -20,7 +20,8 @@ from da3.toolchain.training.train import train
 DA3 = [sys.executable, "-m", "da3.toolchain.cli.main"]
 PHOTO = "data/signs/val/class0/0.jpg"
 BENCHES = ["run", "stream", "train", "accuracy"]
-COMMANDS = ["train", "export", "calibrate", "runs", "config", "bench", "demo", *(c.name for c in RUNTIME_COMMANDS)]
+OWN = ["train", "export", "calibrate", "runs", "report", "config", "bench", "demo"]
+COMMANDS = [*OWN, *(c.name for c in RUNTIME_COMMANDS)]
 
 
 def run(*words, cwd, stdin=None):

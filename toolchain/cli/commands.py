@@ -17,6 +17,7 @@ from da3.toolchain.cli.completion import HandedOn
 from da3.toolchain.cli.config import config_app
 from da3.toolchain.cli.demo import demo
 from da3.toolchain.cli.export import export
+from da3.toolchain.cli.report import report
 from da3.toolchain.cli.runs import runs
 from da3.toolchain.cli.train import train
 
@@ -79,6 +80,7 @@ app.command()(train)
 app.command()(export)
 app.command()(calibrate)
 app.command()(runs)
+app.command()(report)
 app.add_typer(config_app, name="config")
 for _command in COMMANDS:
     _hand_on(_command)

@@ -26,6 +26,6 @@ def demo_table(report: DemoReport) -> Table:
         table.add_row(name, *(show(row) for row in report.rows))
     table.caption = (
         "accuracy on validation pictures; latency: mean of single pictures, engine only\n"
-        f"bundle {report.bundle}, curves {report.curves}"
+        f"bundle {report.bundle}, curves {report.curves}; to look at: {report.report}"
     )
     return table

@@ -15,6 +15,8 @@ def main() -> None:
     if is_for_the_runtime(words):
         sys.exit(runtime_main(words, program="da3"))
     if importlib.util.find_spec("typer") is None:
+        if words[:1] == ["report"]:
+            sys.exit("error: reports need more packages: pip install 'da3[report]'")
         known = ", ".join(f"'da3 {command.name}'" for command in COMMANDS)
         sys.exit(
             "error: training and export need more packages: pip install 'da3[train,cpu]'. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from rich.console import Console
 from da3.export import export_domain
 from da3.runtime import Runtime
 from da3.runtime.bundle import write_pack
+from da3.runtime.evaluation import as_record, describe, evaluate, read_labelled
 from da3.runtime.images import evenly, list_labelled
 from da3.runtime.system import write_atomically
 from da3.runtime.training import Row
@@ -19,6 +21,7 @@ from da3.toolchain.curves import draw
 from da3.toolchain.demo.photos import DOMAINS, write_domain
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.process import stop_on_interrupt
+from da3.toolchain.report import write_report
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import ConsoleReporter
 from da3.toolchain.training.train import Result, train
@@ -49,11 +52,12 @@ class DemoRow:
 
 @dataclass(frozen=True)
 class DemoReport:
-    """What was measured, and the paths of the bundle and of the picture of the training curves."""
+    """What was measured, and the paths of the bundle, of the picture of the training curves, and of the report."""
 
     rows: list[DemoRow]
     bundle: Path
     curves: Path
+    report: Path
 
 
 def run_demo(folder: Path, seed: int = 0, quiet: bool = False) -> DemoReport:
@@ -76,7 +80,12 @@ def run_demo(folder: Path, seed: int = 0, quiet: bool = False) -> DemoReport:
         console.print(f"exported: {len(done.checks)} checks against PyTorch, largest relative error {worst:.1e}")
     curves = folder / "curves.png"
     write_atomically(curves, draw(histories))
-    return DemoReport(_measure(folder, bundle, linear, trained), bundle, curves)
+    rows = _measure(folder, bundle, linear, trained)
+    console.print("writing a report of it all")
+    evaluations = _evaluate(folder, bundle)
+    told = [*evaluations, bundle, *(folder / "runs" / domain for domain in DOMAINS)]
+    report = write_report([str(path) for path in told], folder / "report.html")
+    return DemoReport(rows, bundle, curves, report)
 
 
 def _train(folder: Path, domain: str, seed: int, method: str, quiet: bool) -> Result:
@@ -103,6 +112,19 @@ def _train(folder: Path, domain: str, seed: int, method: str, quiet: bool) -> Re
 def _best(result: Result) -> Row:
     assert result.best is not None, "a finished run has a best epoch"
     return result.best
+
+
+def _evaluate(folder: Path, bundle: Path) -> list[Path]:
+    """Evaluate each domain on its validation pictures, as `da3 evaluate` does; returns the records' files."""
+    paths = []
+    with Runtime(bundle) as runtime:
+        for name in DOMAINS:
+            domain = runtime.use(name)
+            photos = read_labelled(folder / "photos" / name, domain.classes)
+            record = as_record([describe(evaluate(runtime, photos, domain))])
+            paths.append(folder / f"{name}.json")
+            write_atomically(paths[-1], json.dumps(record).encode())
+    return paths
 
 
 def _measure(folder: Path, bundle: Path, linear: dict[str, Row], trained: dict[str, Row]) -> list[DemoRow]:

@@ -3,7 +3,7 @@
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 from ..backends.reference import Program
-from ..backends.sessions import first_line, has_pool, open_step_session, use_exact_arena
+from ..backends.sessions import empty_arena, first_line, has_pool, open_step_session, use_exact_arena
 from ..backends.training_graph import for_this_cpu
 from ..bundle.bundle import Bundle
 from ..errors import BackendError
@@ -69,6 +69,8 @@ class CpuRunning(Running):
         self._files = GraphFiles() if apart and backend != "reference" else None
 
     def open(self, kind: str, bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> GraphRunner:
+        if self.backend != "reference":
+            empty_arena()
         if self._files is not None:
             return OnnxRuntimeRunner(self._files.path(kind, bundle, classes, closed), self.threads, True)
         model = derive(kind, bundle, classes, closed)
@@ -87,6 +89,8 @@ class CpuRunning(Running):
 
     def answers(self, bundle: Bundle, classes: int, closed: Tuple[int, ...] = ()) -> Answers:
         """By the graphs that run the finished domain."""
+        if self.backend != "reference":
+            empty_arena()
         return Answering(bundle, self.backend)
 
     def close(self) -> None:

@@ -105,6 +105,7 @@ def open_step_session(model: Union[bytes, str], threads: Optional[int] = None, a
     options.log_severity_level = _SEVERITY_ERROR
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of what ConvTranspose reads
     if as_written:
         _take_as_written(ort, options)
     if _share_arena(ort, exact=True):

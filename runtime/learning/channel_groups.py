@@ -9,22 +9,21 @@ So one group after the other can be expanded, filtered and projected, and its gr
 one time in the widest place of the network is a group of channels, which stays in a core's cache.
 """
 
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, List, NamedTuple, Optional, Set
+
+import numpy as np
 
 from ..onnx_graph.model import Model, Node, unused_name
 from ..records import Array
 from .shapes import Dims, integer, integers, output_shape
 
-LARGE = (
-    3 << 19
-)  # bytes of one photo's activations: most cores' second cache has more, and an operator reads two of them
+LARGE = 1 << 20  # bytes of a group's activations, of one photo: an operator reads and writes as many, in a core's cache
 _BLOCK = 16  # channels that ONNX Runtime's convolutions compute together, at most
-
 _ACTIVATIONS = ("Clip", "Relu")
 
 
 class _Middle(NamedTuple):
-    """The nodes of one block's middle, in order; the activations may be missing behind neither convolution."""
+    """Convolutions and activations of one block, in order."""
 
     expand: Node
     first: Node
@@ -49,7 +48,7 @@ def in_channel_groups(model: Model, shapes: Dict[str, Dims], large: int = LARGE)
     kept = {info.name for info in model.outputs}
     taken = model.value_names()
     instead: Dict[str, List[Node]] = {}  # by the output of a block's last convolution, the nodes in its place
-    dropped = set()
+    dropped: Set[str] = set()
     for node in model.nodes:
         middle = _middle(node, readers, kept, weights)
         if middle is None:
@@ -69,7 +68,7 @@ def in_channel_groups(model: Model, shapes: Dict[str, Dims], large: int = LARGE)
 
 
 def _middle(
-    expand: Node, readers: Dict[str, List[Node]], kept: "set[str]", weights: Dict[str, Array]
+    expand: Node, readers: Dict[str, List[Node]], kept: Set[str], weights: Dict[str, Array]
 ) -> Optional[_Middle]:
     """The middle of a block that begins with this node, if one does."""
     found = [expand]
@@ -111,27 +110,27 @@ def _groups(channels: int, each: int, large: int) -> List[slice]:
     return [slice(start, min(start + size, channels)) for start in range(0, channels, size)]
 
 
-def _in_groups(middle: _Middle, groups: List[slice], weights: Dict[str, Array], taken: "set[str]") -> List[Node]:
+def _in_groups(middle: _Middle, groups: List[slice], weights: Dict[str, Array], taken: Set[str]) -> List[Node]:
+    """The nodes that do the work of these, one group after the other; adds their constants to `weights`."""
     nodes: List[Node] = []
     total = ""
     for number, group in enumerate(groups):
-
-        def part(name: str, array: Array) -> str:
-            made = unused_name("%s/channels_%d" % (name, number), taken)
-            weights[made] = array
-            return made
-
         value = middle.expand.inputs[0]
         for node in middle:
-            inputs = [value] + node.inputs[1:]
-            attributes = dict(node.attributes)
+            inputs, attributes = [value] + node.inputs[1:], dict(node.attributes)
             if node is middle.project:
-                inputs[1] = part(inputs[1], weights[inputs[1]][:, group].copy())
+                constants = {inputs[1]: weights[inputs[1]][:, group]}
                 inputs = inputs if number == 0 else inputs[:2]  # its bias is added once
             elif node.op == "Conv":
-                inputs[1:] = [part(name, weights[name][group].copy()) for name in inputs[1:]]
-                if node is middle.depthwise:
-                    attributes["group"] = group.stop - group.start
+                constants = {name: weights[name][group] for name in inputs[1:]}
+            else:
+                constants = {}
+            for place, name in enumerate(inputs):
+                if name in constants:
+                    inputs[place] = unused_name("%s/channels_%d" % (name, number), taken)
+                    weights[inputs[place]] = np.ascontiguousarray(constants[name])
+            if node is middle.depthwise:
+                attributes["group"] = group.stop - group.start
             value = unused_name("%s/channels_%d" % (node.outputs[0], number), taken)
             nodes.append(node.replace(inputs, [value], attributes, name=value))
         if total:

@@ -51,7 +51,10 @@ def make_file(
 
 
 def derive(kind: str, bundle: Bundle, classes: int, closed: Collection[int], small: bool = False) -> Model:
-    """The graph, see `make_file`. small: see `derive_step`. Raises BundleError if a file is damaged, or has an operator that is not known."""
+    """The graph, see `make_file`. small: see `derive_step`.
+
+    Raises BundleError if a file is damaged, or has an operator that is not known.
+    """
     if kind == STEP:
         return derive_step(bundle, classes, closed, small).model
     if kind == ANSWERS:

@@ -39,7 +39,8 @@ def derive_step(bundle: BundleContents, classes: int, closed: Collection[int] = 
     """The step of a domain with so many classes, which closes the blocks of these numbers.
 
     small: in little memory, with more nodes: wide blocks are computed a group of channels at a time, and the largest
-    kernels are held once, for which both passes have operators that read them as they are. Raises BundleError if a file is damaged, or has an operator whose gradient is not known.
+    kernels are held once, for which both passes have operators that read them as they are. Raises BundleError if a file
+    is damaged, or has an operator whose gradient is not known.
     """
     found = forward(bundle, classes, closed, grouped=small)
     out = found.graph

@@ -134,9 +134,9 @@ class GraphTrainee(Trainee):
             parts = in_parts(start, min(start + size, count), self._running.lanes)
             for rows, found in zip(parts, self._step.run_side_by_side([feeds(rows) for rows in parts])):
                 correct += int((found[LOGITS].argmax(axis=1) == batch.labels[rows]).sum())
-                for name, array in found.items():
-                    if name == LOSS or name.startswith(GRADIENT):
-                        sums[name] = sums[name] + array if name in sums else array
+                for name in [name for name in found if name == LOSS or name.startswith(GRADIENT)]:
+                    array = found.pop(name)  # gone before the next slice has its own
+                    sums[name] = sums[name] + array if name in sums else array
         if scaled != 1:
             sums = {name: array / np.float32(scaled) for name, array in sums.items()}
         loss = float(sums.pop(LOSS)[0])

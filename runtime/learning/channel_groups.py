@@ -32,9 +32,10 @@ class _Middle(NamedTuple):
     project: Node
 
 
-def in_channel_groups(model: Model, shapes: Dict[str, Dims], large: int = LARGE) -> Model:
+def in_channel_groups(model: Model, shapes: Dict[str, Dims], large: Optional[int] = None) -> Model:
     """A copy in which the middle of a block is computed in groups of channels whose activations, of one photo, take
-    `large` bytes at most, as far as whole blocks of 16 channels allow. shapes: of the model's inputs."""
+    `large` bytes at most (None: LARGE), as far as whole blocks of 16 channels allow. shapes: of the model's inputs."""
+    large = LARGE if large is None else large
     known: Dict[str, Dims] = dict(shapes)
     weights = dict(model.weights)
     for name, array in weights.items():

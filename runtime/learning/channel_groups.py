@@ -86,7 +86,6 @@ def _middle(
         and middle.first.op in _ACTIVATIONS
         and middle.second.op in _ACTIVATIONS
         and middle.depthwise.op == "Conv"
-        and integer(middle.depthwise, "group", 1) == channels
         and weights[middle.depthwise.inputs[1]].shape[:2] == (channels, 1)
         and _pointwise(middle.project, weights) is not None
     )

@@ -11,6 +11,10 @@ class Da3Error(Exception):
     """Base of all errors of the project."""
 
 
+class ConfigurationError(Da3Error):
+    """A file of options cannot be read, or has what is no option."""
+
+
 class BundleError(Da3Error):
     """The bundle cannot be read, is damaged, or contradicts itself."""
 

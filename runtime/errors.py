@@ -52,6 +52,10 @@ def _bounded(text: str) -> str:
     return "%s ... %s" % (text[: _LONGEST * 3 // 4 - 5], text[-_LONGEST // 4 :])
 
 
+class ConfigurationError(Da3Error):
+    """A file of options cannot be read, or has what is no option."""
+
+
 class BundleError(Da3Error):
     """The bundle cannot be read, is damaged, or contradicts itself."""
 

@@ -5,13 +5,9 @@ Those that the runtime raises as well, because it can train, are the runtime's o
 
 from __future__ import annotations
 
-from da3.runtime.errors import CheckpointError, Da3Error, DataError, TrainingError
+from da3.runtime.errors import CheckpointError, ConfigurationError, Da3Error, DataError, TrainingError
 
 __all__ = ["CheckpointError", "ConfigurationError", "DataError", "ReportError", "TrainingError", "WeightsError"]
-
-
-class ConfigurationError(Da3Error):
-    """A file of options cannot be read, or has what is no option."""
 
 
 class ReportError(Da3Error):

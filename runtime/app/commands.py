@@ -88,7 +88,12 @@ def parser(command: Command, typed: str) -> argparse.ArgumentParser:
 def _run_command(words: List[str], program: str) -> int:
     if words and words[0] in _BY_WORD:
         command = _BY_WORD[words[0]]
-        return command.run(_parsed(parser(command, "%s %s" % (program, command.name)), words[1:]))
+        made = parser(command, "%s %s" % (program, command.name))
+        if command.run is _learn:
+            from .configuration import take_defaults
+
+            take_defaults(made, command.name, words[1:])
+        return command.run(_parsed(made, words[1:]))
     bare = parser(RUN_ENGINE, program)
     bare.epilog = _other_commands(program)
     bare.add_argument("--version", action="version", version="da3 %s" % VERSION)
@@ -322,6 +327,7 @@ def _pyz(options: argparse.Namespace) -> int:
 
 def _add_learn(parser: argparse.ArgumentParser) -> None:
     from ..learning.running import BACKENDS, PRECISIONS
+    from .configuration import add_config
 
     add = parser.add_argument
     add("photos", nargs="?", help="folder of photos: train/ and val/ with a subfolder per class, or just those")
@@ -346,6 +352,7 @@ def _add_learn(parser: argparse.ArgumentParser) -> None:
     add("--threads", type=_at_least(1), metavar="N", help="CPU threads (default: the cores there are)")
     add("--workers", type=_at_least(1), metavar="N", help="decoding threads (default: one a core, 4 at most)")
     add("--runs", default="runs", metavar="FOLDER", help="folder of checkpoints (default: %(default)s)")
+    add_config(parser)
     add("--resume", action="store_true", help="go on with a stopped run, with its own options")
     add("--overwrite", action="store_true", help="replace an earlier run and the domain of this name")
     add(

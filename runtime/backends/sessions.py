@@ -12,13 +12,18 @@ import threading
 import warnings
 from typing import Any, Optional, Union
 
+import numpy as np
+
 from ..errors import BackendError
+from ..onnx_graph.model import Info, Model, Node
+from ..onnx_graph.writing import write_model
 from ..system.machine import usable_cpus
 
 _PROVIDERS = ["CPUExecutionProvider"]
 _SEVERITY_ERROR = 3
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # Of an arena: no limit; kSameAsRequested; begin with next to nothing; no limit for what a block may waste.
+_SHRINK = ("memory.enable_memory_arena_shrinkage", "cpu:0")  # of a run: hand back what the arena has free at its end
 _EXACT = {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": 1, "max_dead_bytes_per_chunk": -1}
 
 _lock = threading.Lock()
@@ -69,6 +74,23 @@ def use_exact_arena() -> None:
     _share_arena(import_onnxruntime(), exact=True)
 
 
+def empty_arena() -> None:
+    """Hand what this process's one arena does not use back to the system: what ran before is closed, and what comes
+    next needs blocks of other sizes, which would come on top. Nothing happens where there is no such arena, or an ONNX
+    Runtime that cannot."""
+    if not _arena:
+        return
+    ort = import_onnxruntime()
+    kind = np.dtype(np.float32)
+    nothing = Model([Node("Identity", ["x"], ["y"])], {}, [Info("x", kind, (1,))], [Info("y", kind, (1,))], {"": 13})
+    try:
+        settings = ort.RunOptions()
+        settings.add_run_config_entry(*_SHRINK)
+        open_step_session(write_model(nothing), 1).run(None, {"x": np.zeros(1, kind)}, settings)
+    except Exception:  # it has no such setting
+        pass
+
+
 def open_step_session(model: Union[bytes, str], threads: Optional[int] = None, as_written: bool = False) -> Any:
     """A session for a graph that is large and run for hours, such as a training step, with threads of its own.
 
@@ -83,6 +105,7 @@ def open_step_session(model: Union[bytes, str], threads: Optional[int] = None, a
     options.log_severity_level = _SEVERITY_ERROR
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False
+    options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of what ConvTranspose reads
     if as_written:
         _take_as_written(ort, options)
     if _share_arena(ort, exact=True):

@@ -6,7 +6,7 @@ computes in blocks, and its nodes are put into the order that keeps least alive.
 
 import os
 import tempfile
-from typing import Optional
+from typing import Dict, Optional, Tuple
 
 import numpy as np
 
@@ -14,8 +14,10 @@ from ..errors import BackendError, BundleError
 from ..onnx_graph.model import Info, Model, Node
 from ..onnx_graph.reading import read_model
 from ..onnx_graph.writing import write_model
+from ..records import Array
 from .blocked import block_borders
 from .blocked_elementwise import DOMAIN, elementwise_in_blocks
+from .blocked_sums import sums_in_convolutions
 from .node_order import in_order_of
 from .sessions import first_line, open_session
 
@@ -28,6 +30,9 @@ def for_this_cpu(model: Model, threads: Optional[int] = None, spend: bool = Fals
     spend: let go of the model's weights as soon as they are in a file. The bytes are good for this CPU and this ONNX
     Runtime alone. Raises BackendError if ONNX Runtime is missing or refuses the model.
     """
+    given, (model, shared) = model, _without_shared_kernels(model)
+    if spend:
+        given.weights.clear()
     with tempfile.TemporaryDirectory(prefix="da3-") as folder:
         source, path = (os.path.join(folder, name) for name in ("as_derived.onnx", "optimised.onnx"))
 
@@ -46,10 +51,26 @@ def for_this_cpu(model: Model, threads: Optional[int] = None, spend: bool = Fals
             if blocked is None:
                 optimised = read_model(optimise(write_model(model)))
             else:
-                optimised = elementwise_in_blocks(blocked.models[0], block_size(threads))
+                optimised = elementwise_in_blocks(sums_in_convolutions(blocked.models[0]), block_size(threads))
         except (BundleError, OSError) as error:
             raise BackendError("what ONNX Runtime made of the step cannot be used: %s" % first_line(error))
-    return write_model(in_order_of(optimised, model))
+    return write_model(in_order_of(_with_kernels(optimised, shared), model))
+
+
+def _without_shared_kernels(model: Model) -> Tuple[Model, Dict[str, Array]]:
+    """The model with what ConvTranspose reads as inputs, and these constants: ONNX Runtime would make a copy in blocks
+    of one that a Conv reads too."""
+    names = {node.inputs[1] for node in model.nodes if node.op == "ConvTranspose" and node.inputs[1] in model.weights}
+    shared = {name: array for name, array in model.weights.items() if name in names}
+    others = {name: array for name, array in model.weights.items() if name not in names}
+    given = [Info(name, array.dtype, array.shape) for name, array in shared.items()]
+    return model.replace(weights=others, inputs=model.inputs + given), shared
+
+
+def _with_kernels(model: Model, shared: Dict[str, Array]) -> Model:
+    """The reverse."""
+    inputs = [info for info in model.inputs if info.name not in shared]
+    return model.replace(weights={**model.weights, **shared}, inputs=inputs)
 
 
 def block_size(threads: Optional[int] = None) -> int:

@@ -5,6 +5,7 @@ header entry is {"dtype", "shape", "data_offsets": [begin, end]} counted from th
 `__metadata__` maps strings to strings.
 """
 
+import io
 import json
 import struct
 from typing import Any, Dict, List, Mapping, Tuple
@@ -91,21 +92,25 @@ def write_safetensors(tensors: Mapping[str, Array], metadata: Mapping[str, str] 
         dtype = array.dtype.newbyteorder("<")
         if dtype not in _CODES:
             raise ValueError("tensor %r is %s, which safetensors cannot hold" % (name, array.dtype))
-        entries.append((_ORDER[_CODES[dtype]], name, array.astype(dtype, copy=False).tobytes()))
+        entries.append((_ORDER[_CODES[dtype]], name))
     header: Dict[str, Any] = {"__metadata__": {key: metadata[key] for key in sorted(metadata)}} if metadata else {}
-    pieces: List[bytes] = []
     at = 0
-    for order, name, data in sorted(entries):
+    for order, name in sorted(entries):
         header[name] = {
             "dtype": list(_DTYPES)[order],
             "shape": list(tensors[name].shape),
-            "data_offsets": [at, at + len(data)],
+            "data_offsets": [at, at + tensors[name].nbytes],
         }
-        pieces.append(data)
-        at += len(data)
+        at += tensors[name].nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)
-    return b"".join([struct.pack("<Q", len(text)), text] + pieces)
+    file = io.BytesIO()  # which grows as it is written to, and hands over what it holds
+    file.write(struct.pack("<Q", len(text)))
+    file.write(text)
+    for _, name in sorted(entries):
+        array = tensors[name]
+        file.write(array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes())
+    return file.getvalue()
 
 
 def _header(data: bytes, where: str) -> Tuple[Dict[str, Any], int]:

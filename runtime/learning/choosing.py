@@ -58,4 +58,4 @@ def open_running(
         from .on_cuda import CudaRunning
 
         return CudaRunning()
-    return CpuRunning(backend, threads, apart)
+    return CpuRunning(backend, threads, apart, photos)

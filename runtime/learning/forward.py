@@ -13,6 +13,7 @@ from ..onnx_graph.whole import without_repeats
 from ..records import Segment, Value
 from ..schedule.layout import whole_plan
 from ..training.recipe import CARRY
+from .channel_groups import in_channel_groups
 from .shapes import ANY, Dims
 from .writing import GraphWriter
 
@@ -40,12 +41,19 @@ class Forward(NamedTuple):
 
 
 def forward(
-    bundle: BundleContents, classes: int, closed: Collection[int], values: Collection[str] = (), trained: bool = True
+    bundle: BundleContents,
+    classes: int,
+    closed: Collection[int],
+    values: Collection[str] = (),
+    *,
+    trained: bool = True,
+    grouped: bool = False,
 ) -> Forward:
     """The answers of the network as trained: the last one carries CARRY of the last exit's; or, where `trained` is
     False, as the bundle has it.
 
-    values: others of the plan's that are wanted. Raises BundleError if a file is damaged, and for a bundle of format 1,
+    values: others of the plan's that are wanted. grouped: wide blocks are computed a group of channels at a time, see
+    channel_groups.py. Raises BundleError if a file is damaged, and for a bundle of format 1,
     whose blocks have gates.
     """
     manifest = bundle.manifest
@@ -77,6 +85,8 @@ def forward(
     dims: Dict[str, Dims] = {
         info.name: tuple(ANY if n == BATCH else int(n or 0) for n in info.shape) for info in model.inputs
     }
+    if grouped:
+        model = in_channel_groups(model, dims)
     return Forward(GraphWriter(model, dims), model, tensors, exits)
 
 

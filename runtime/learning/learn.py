@@ -1,7 +1,7 @@
 """From what a user asks to a domain in a bundle, a stopped run, or a refusal."""
 
 import os
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ..bundle.bundle import Bundle
 from ..bundle.format import FORMAT as BUNDLE_FORMAT
@@ -102,7 +102,7 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
 
 
 def _origin(options: LearnOptions, backend: str, start: Optional[Start]) -> Origin:
-    others = {
+    others: Dict[str, Any] = {
         "from": options.start,
         "bundle": options.bundle,
         "runs": options.runs,
@@ -112,6 +112,8 @@ def _origin(options: LearnOptions, backend: str, start: Optional[Start]) -> Orig
         "threads": options.threads,
         "workers": options.workers,
     }
+    # The bundle decides these, or they are always the same: `learn` has no such options.
+    others.update(dict.fromkeys(("method", "backbone", "size", "keep_precision", "backbone_precision", "gradient")))
     return Origin(backend, options.command, others, None if start is None else start.facts)
 
 

@@ -50,10 +50,13 @@ def make_file(
     done_apart(__name__, words, "the graph: %s" % TITLES[kind])
 
 
-def derive(kind: str, bundle: Bundle, classes: int, closed: Collection[int]) -> Model:
-    """The graph, see `make_file`. Raises BundleError if a file is damaged, or has an operator that is not known."""
+def derive(kind: str, bundle: Bundle, classes: int, closed: Collection[int], small: bool = False) -> Model:
+    """The graph, see `make_file`. small: see `derive_step`.
+
+    Raises BundleError if a file is damaged, or has an operator that is not known.
+    """
     if kind == STEP:
-        return derive_step(bundle, classes, closed).model
+        return derive_step(bundle, classes, closed, small).model
     if kind == ANSWERS:
         return derive_answers(bundle, classes, closed)
     return derive_forced(bundle, classes) if kind == FORCED else derive_observation(bundle)
@@ -65,7 +68,7 @@ def main(words: List[str]) -> int:
     blocks = [int(number) for number in closed.split(",") if number]
     try:
         with Bundle(bundle) as opened:
-            model = derive(kind, opened, int(classes), blocks)
+            model = derive(kind, opened, int(classes), blocks, small=True)
         write_atomically(path, for_this_cpu(model, int(threads) or None, spend=True))
     except (Da3Error, OSError, MemoryError) as error:
         print(str(error) or type(error).__name__)

@@ -17,10 +17,12 @@ class Running(ABC):
     """Opens graphs for one run; close it at its end.
 
     usual_slice: photos that are run at once where nobody says. loss_scale: what the loss is multiplied by, so that
-    small gradients are not lost in the precision that they are computed in.
+    small gradients are not lost in the precision that they are computed in. lanes: how many parts of a slice a training
+    step's runner is to be given to run side by side.
     """
 
     usual_slice = 1
+    lanes = 1
     loss_scale = 1.0
 
     @abstractmethod

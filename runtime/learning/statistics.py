@@ -73,7 +73,8 @@ class _Cells:
     def __init__(self, blocks: List[int]) -> None:
         self.blocks = blocks
         self.whole = True
-        self._kept: List[Dict[int, Array]] = []
+        self._kept: List[Dict[int, Array]] = []  # of _TOGETHER images each
+        self._few: List[Dict[int, Array]] = []  # of images that are not that many yet
         self._bytes = 0
 
     def add(self, found: Outputs, images: int) -> None:
@@ -82,16 +83,25 @@ class _Cells:
             return
         rows = {i: found["p%d" % i] for i in self.blocks}
         self._bytes += sum(array.nbytes for array in rows.values())
-        if self._bytes > MOST_KEPT and self._kept:
-            self._kept, self.whole = [], False
+        if self._bytes > MOST_KEPT and (self._kept or self._few):
+            self._kept, self._few, self.whole = [], [], False
             return
-        self._kept.append({i: array.reshape(images, -1, array.shape[1]) for i, array in rows.items()})
+        self._few.append({i: array.reshape(images, -1, array.shape[1]) for i, array in rows.items()})
+        if sum(len(one[self.blocks[0]]) for one in self._few) >= _TOGETHER:
+            self._put_together()
+
+    def _put_together(self) -> None:
+        """Copy what was added last. An engine's outputs lie in its own memory, which it does not hand back to the
+        system; a large copy is the system's again when it is freed."""
+        if self._few:
+            self._kept.append({i: np.concatenate([one[i] for one in self._few]) for i in self.blocks})
+            self._few = []
 
     def batches(self) -> Iterator[Dict[int, Array]]:
         """The cells (B, C, G, G) of a few images at a time."""
-        for start in range(0, len(self._kept), _TOGETHER):
-            few = self._kept[start : start + _TOGETHER]
-            yield {i: _as_images(np.concatenate([one[i] for one in few])) for i in self.blocks}
+        self._put_together()
+        for few in self._kept:
+            yield {i: _as_images(few[i]) for i in self.blocks}
 
 
 def _as_images(rows: Array) -> Array:

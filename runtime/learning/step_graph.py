@@ -13,6 +13,7 @@ from ..bundle.bundle import BundleContents
 from ..bundle.plan import BATCH, DOMAIN, LOGITS
 from ..onnx_graph.model import Info, Model
 from .forward import forward
+from .large_kernels import large_kernels
 from .loss import add_loss
 from .reverse import add_gradients
 
@@ -34,13 +35,17 @@ class StepGraph(NamedTuple):
     trained: Tuple[str, ...]
 
 
-def derive_step(bundle: BundleContents, classes: int, closed: Collection[int] = ()) -> StepGraph:
+def derive_step(bundle: BundleContents, classes: int, closed: Collection[int] = (), small: bool = False) -> StepGraph:
     """The step of a domain with so many classes, which closes the blocks of these numbers.
 
-    Raises BundleError if a file is damaged, or has an operator whose gradient is not known.
+    small: in little memory, with more nodes: wide blocks are computed a group of channels at a time, and the largest
+    kernels are held once, for which both passes have operators that read them as they are. Raises BundleError if a file
+    is damaged, or has an operator whose gradient is not known.
     """
-    found = forward(bundle, classes, closed)
+    found = forward(bundle, classes, closed, grouped=small)
     out = found.graph
+    if small:
+        out.held_once = large_kernels(out)
     loss = add_loss(out, LOGITS, found.exits, TARGET, SCALE)
     # Fixed statistics are not trained.
     trained = tuple(name for name in found.tensors if not name.endswith(".mean"))

@@ -2,7 +2,7 @@
 
 import math
 from itertools import islice
-from typing import Dict, Iterable, Iterator, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -121,17 +121,21 @@ class GraphTrainee(Trainee):
         self._step.keep(_domain(self.parameters.fold()))
         sums: Dict[str, Array] = {}
         correct = 0
-        for rows in (slice(i, i + size) for i in range(0, count, size)):
+
+        def feeds(rows: slice) -> Dict[str, Array]:
             labels = batch.labels[rows]
-            feeds = {
+            return {
                 IMAGE: self._preprocessing.normalise(batch.pixels[rows]),
                 TARGET: smoothed(labels, classes, self._config.label_smoothing),
                 SCALE: np.full((len(labels), 1), scaled / count, np.float32),
             }
-            found = self._step.run(feeds)
-            correct += int((found[LOGITS].argmax(axis=1) == labels).sum())
-            for name, array in found.items():
-                if name == LOSS or name.startswith(GRADIENT):
+
+        for start in range(0, count, size):
+            parts = in_parts(start, min(start + size, count), self._running.lanes)
+            for rows, found in zip(parts, self._step.run_side_by_side([feeds(rows) for rows in parts])):
+                correct += int((found[LOGITS].argmax(axis=1) == batch.labels[rows]).sum())
+                for name in [name for name in found if name == LOSS or name.startswith(GRADIENT)]:
+                    array = found.pop(name)  # gone before the next slice has its own
                     sums[name] = sums[name] + array if name in sums else array
         if scaled != 1:
             sums = {name: array / np.float32(scaled) for name, array in sums.items()}
@@ -211,6 +215,13 @@ class GraphTrainee(Trainee):
         if self._step is not None:
             self._step.close()
             self._step = None
+
+
+def in_parts(start: int, stop: int, most: int) -> List[slice]:
+    """The rows from `start` to `stop` as at most so many slices of nearly equal length."""
+    count = min(most, stop - start)
+    ends = [start + (stop - start) * i // count for i in range(count + 1)]
+    return [slice(one, other) for one, other in zip(ends, ends[1:])]
 
 
 def smoothed(labels: Array, classes: int, smoothing: float) -> Array:

@@ -29,7 +29,9 @@ def main(words: List[str]) -> int:
     try:
         short = ShortRun.from_json(request["short"])
         with Bundle(request["bundle"]) as bundle:
-            running = CpuRunning(request["backend"], request["threads"], apart=True)
+            running = CpuRunning(
+                request["backend"], request["threads"], apart=True, photos=short.config.memory.micro_batch
+            )
             trainee = GraphTrainee(bundle, short.config, running)
             try:
                 short.go(trainee, bundle.manifest.preprocessing)

@@ -1,6 +1,6 @@
 """A graph that grows node by node: what derivations write with."""
 
-from typing import Dict, Iterable, List, Mapping, Optional, Set
+from typing import Collection, Dict, Iterable, List, Mapping, Optional, Set
 
 import numpy as np
 
@@ -10,13 +10,15 @@ from .shapes import Dims, output_shape
 
 
 class GraphWriter:
-    """The nodes and constants of a graph so far. shapes: of its values, those of the network and not of gradients."""
+    """The nodes and constants of a graph so far. shapes: of its values, those of the network and not of gradients.
+    held_once: kernels of which gradients make no copy, see large_kernels.py."""
 
     def __init__(self, model: Model, shapes: Mapping[str, Dims]) -> None:
         """model: what is added to. shapes: of its inputs."""
         self.nodes = list(model.nodes)
         self.weights = dict(model.weights)
         self.shapes: Dict[str, Dims] = dict(shapes)
+        self.held_once: Collection[str] = ()
         self._taken: Set[str] = model.value_names()
         self._behind: Dict[str, List[Node]] = {}
         for name, array in self.weights.items():

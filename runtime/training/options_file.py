@@ -1,8 +1,13 @@
 """`options.toml`: the options that a run was made with, beside its checkpoints, in the form that --config reads."""
 
+import io
 import json
-from typing import Any, Dict, List
+import os
+import re
+from typing import Any, Dict, List, Tuple
 
+from ..errors import ConfigurationError
+from ..records import Path
 from .config import RunConfig
 
 OPTIONS = "options.toml"
@@ -40,3 +45,86 @@ def toml_value(value: Any) -> str:
     if isinstance(value, float):
         return repr(value)  # with a point or an exponent, which TOML wants too
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+_NAME = re.compile(r'\s*(?:([A-Za-z0-9_-]+)|"([^"\\]*)")\s*')
+_NUMBER = re.compile(r"[+-]?\d+(?:_\d+)*(\.\d+(?:_\d+)*)?([eE][+-]?\d+)?(?![\w.])")
+_LITERAL = re.compile(r"'([^']*)'")
+_WORDS = (("true", True), ("false", False))
+
+
+def read_options(path: Path) -> Dict[str, Any]:
+    """What a file of options says: a string, number or truth value by name, and for a [table] a dictionary of those.
+
+    Of TOML, which Python reads from 3.11 on alone, this is all that options need: what `toml_lines` writes, literal
+    strings, underscores in numbers, tables and comments. Raises ConfigurationError, naming file and line, for the rest.
+    """
+    name = os.fspath(path)
+    try:
+        with io.open(name, encoding="utf-8-sig") as file:
+            lines = file.read().split("\n")
+    except OSError as error:
+        raise ConfigurationError("--config %s: cannot be read: %s" % (name, error.strerror or error))
+    except UnicodeDecodeError:
+        raise ConfigurationError("--config %s: is no text in UTF-8" % name)
+    read: Dict[str, Any] = {}
+    table = read
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        try:
+            if line.startswith("["):
+                table = _new(read, _name(line[1:], "]"), {})
+            elif line and not line.startswith("#"):
+                called, rest = _before(line, "=")
+                _new(table, called, _value(rest))
+        except ValueError as error:
+            raise ConfigurationError("--config %s: line %d: %s" % (name, number, error))
+    return read
+
+
+def _new(table: Dict[str, Any], name: str, value: Any) -> Any:
+    if name in table:
+        raise ValueError("%s is there twice" % name)
+    table[name] = value
+    return value
+
+
+def _name(text: str, end: str) -> str:
+    name, rest = _before(text, end)
+    _check_nothing(rest)
+    return name
+
+
+def _before(text: str, end: str) -> Tuple[str, str]:
+    """The name that `end` stands behind, and what comes then."""
+    found = _NAME.match(text)
+    if found is None or not text.startswith(end, found.end()):
+        raise ValueError("is no line `option = value`, and no [table]")
+    return found.group(1) or found.group(2), text[found.end() + 1 :]
+
+
+def _value(text: str) -> Any:
+    text = text.strip()
+    number, literal = _NUMBER.match(text), _LITERAL.match(text)
+    word = next(((word, value) for word, value in _WORDS if re.match(word + r"\b", text)), None)
+    if text.startswith('"'):
+        try:
+            value, end = json.JSONDecoder(strict=False).raw_decode(text)
+        except ValueError:
+            raise ValueError("has a string without an end, or with an escape that is not known")
+    elif literal is not None:
+        value, end = literal.group(1), literal.end()
+    elif word is not None:
+        value, end = word[1], len(word[0])
+    elif number is not None:
+        plain = number.group().replace("_", "")
+        value, end = float(plain) if number.group(1) or number.group(2) else int(plain), number.end()
+    else:
+        raise ValueError('has no value that an option can have: write a "string", a number, true or false')
+    _check_nothing(text[end:])
+    return value
+
+
+def _check_nothing(text: str) -> None:
+    if text.strip() and not text.strip().startswith("#"):
+        raise ValueError("goes on behind its value: write one option on a line")

@@ -63,8 +63,8 @@ def test_a_table_is_of_its_command_alone(da3, file):
         ("[export]\nepochs = 3", r"\[export\] epochs is no option: known are bundle, domain"),
         ("flip = 3", "flip must be true or false, not 3"),
         ("epochs = true", "epochs must be a string or a number, not true"),
-        ("epochs = [1, 2]", "epochs must be a string or a number, not list"),
-        ("epochs = ", "options.toml is no TOML: Invalid value"),
+        ("[epochs]\nx = 3", "epochs must be a string or a number, not a table"),
+        ("\nepochs = [1, 2]", "options.toml: line 2: has no value that an option can have"),
         ("config = 'x'", "config is no option"),
     ],
 )

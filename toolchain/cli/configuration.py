@@ -7,15 +7,13 @@ a table that is called as a command, ``[train]`` or ``[export]``, are those of t
 from __future__ import annotations
 
 import difflib
-import importlib
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from da3.runtime.training import DEFAULTS, MemorySettings
-from da3.runtime.training.options_file import toml_lines, toml_value
+from da3.runtime.training.options_file import read_options, toml_lines, toml_value
 from da3.toolchain.errors import ConfigurationError
 
 COMMANDS = ("train", "export")  # that read such files
@@ -48,7 +46,7 @@ def defaults_of(context: typer.Context, file: Path) -> dict[str, Any]:
     command = context.command.name or ""
     known = options_of(context.command)
     others = {name for other in COMMANDS for name in options_of(_sibling(context, other))}
-    read = _read(file)
+    read = read_options(file)
     tables = {name: read.pop(name) for name in COMMANDS if isinstance(read.get(name), dict)}
     _check_names(read, others, file, "")
     for name, table in tables.items():
@@ -94,18 +92,6 @@ def _sibling(context: typer.Context, name: str) -> Any:
     return getattr(group, "commands", {}).get(name, context.command)
 
 
-def _read(file: Path) -> dict[str, Any]:
-    toml = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    try:
-        with open(file, "rb") as opened:
-            read: dict[str, Any] = toml.load(opened)
-    except OSError as error:
-        raise ConfigurationError(f"--config {file}: cannot be read: {error.strerror or error}") from error
-    except (ValueError, UnicodeDecodeError) as error:  # TOMLDecodeError is one
-        raise ConfigurationError(f"--config {file} is no TOML: {str(error).splitlines()[0]}") from error
-    return read
-
-
 def _check_names(given: dict[str, Any], known: set[str], file: Path, where: str) -> None:
     for name in given:
         if _typed(name) not in known:
@@ -117,14 +103,14 @@ def _check_names(given: dict[str, Any], known: set[str], file: Path, where: str)
 def _checked(parameter: Any, value: Any, file: Path) -> Any:
     """The value, where it is one that could have been typed. Whether it makes sense the command says."""
     name = parameter.opts[0]
-    if parameter.is_flag != isinstance(value, bool) or isinstance(value, (dict, list)):
+    if parameter.is_flag != isinstance(value, bool) or isinstance(value, dict):
         wanted = "true or false" if parameter.is_flag else "a string or a number"
         raise ConfigurationError(f"--config {file}: {name[2:]} must be {wanted}, not {_shown(value)}")
     return value if parameter.is_flag else str(value)
 
 
 def _shown(value: Any) -> str:
-    return toml_value(value) if isinstance(value, (str, bool, int, float)) else type(value).__name__
+    return "a table" if isinstance(value, dict) else toml_value(value)
 
 
 def _typed(name: str) -> str:

@@ -15,11 +15,11 @@ class LeanRunning(CpuRunning):
     """On ENGINE, each graph made in a process of its own.
 
     Opening one runs some 15 MB of library code that running it does not: that is let go of. ``threads``: of the CPU;
-    None takes those there are.
+    None takes those there are. ``photos``: of a slice; 0 for the usual ones.
     """
 
-    def __init__(self, threads: int | None = None):
-        super().__init__(ENGINE, threads, apart=True)
+    def __init__(self, threads: int | None = None, photos: int = 0):
+        super().__init__(ENGINE, threads, apart=True, photos=photos)
 
     def open(self, kind: str, bundle: Bundle, classes: int, closed: tuple[int, ...] = ()) -> GraphRunner:
         forget_code()
@@ -32,7 +32,7 @@ class LeanTrainee(GraphTrainee):
     """Has the graphs that answer made by another process too, which stores them in the bundle."""
 
     def __init__(self, bundle: Bundle, config: RunConfig, threads: int | None = None):
-        super().__init__(bundle, config, LeanRunning(threads))
+        super().__init__(bundle, config, LeanRunning(threads, config.memory.micro_batch))
         self.bundle, self.config = bundle, config
         self._stored: set[tuple[int, ...]] = set()  # the sets of closed blocks whose graphs are there
 

@@ -32,7 +32,8 @@ def _work(request: Answer, say: Say) -> None:
         base = peak_bytes()
         with Bundle(folder) as bundle:
             config = _config(request, AdaptorSpec.from_json(bundle.manifest.adaptor), bundle.manifest.backbone_sha256)
-            trainee = GraphTrainee(bundle, config, CpuRunning(ENGINE, request["threads"], apart=True))
+            running = CpuRunning(ENGINE, request["threads"], apart=True, photos=config.memory.micro_batch)
+            trainee = GraphTrainee(bundle, config, running)
             try:
                 say({"measured": _measured(trainee, request, base, say)})
             finally:

@@ -121,6 +121,8 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     if resumed is None:
         store.put(config.backbone, weights)
         run.begin(start)
+        keep_freed_memory()  # statistics leave blocks of other sizes than steps want
+        forget_code()
     else:
         run.go_on_from(resumed)
     trainable = sum(p.numel() for p in learner.parameters())

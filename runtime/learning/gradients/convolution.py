@@ -8,6 +8,9 @@ With x (B, C, H, W), a kernel (O, C / g, kh, kw), stride s and t cells of paddin
 With stride 1 this is one convolution with the flipped kernel. With stride s, the j of equal remainder form a phase,
 which reads the same few k for all of them: a convolution of dy with a part of the flipped kernel. The phases are put
 side by side, s x s channels for one, and then into their places. No zero is multiplied.
+
+All of these hold the kernel a second time, flipped. A kernel that is to be held once is read by ConvTranspose, which is
+not slow without groups.
 """
 
 from typing import List, NamedTuple, Optional
@@ -15,7 +18,7 @@ from typing import List, NamedTuple, Optional
 from ...errors import BundleError
 from ...onnx_graph.model import Node
 from ...records import Array
-from ..shapes import integer, integers
+from ..shapes import Dims, integer, integers
 from ..writing import GraphWriter
 
 
@@ -43,6 +46,8 @@ def conv(out: GraphWriter, node: Node, place: int, dy: str) -> str:
         raise BundleError("Conv %s has a form whose gradient is not known: learn with `da3 train`" % node.outputs[0])
     stride = strides[0]
     sizes, made = out.shapes[x][2:], out.shapes[node.outputs[0]][2:]
+    if weight in out.held_once:
+        return _with_the_same_kernel(out, node, dy, kernel.shape[2:], stride, pads)
     axes = [
         [_taps(k, stride, phase, before, -(-n // stride), m) for phase in range(stride)]
         for k, before, n, m in zip(kernel.shape[2:], pads, sizes, made)
@@ -54,6 +59,22 @@ def conv(out: GraphWriter, node: Node, place: int, dy: str) -> str:
         assert phases[0] is not None
         return phases[0]
     return _interleaved(out, phases, stride, x, near)
+
+
+def _with_the_same_kernel(out: GraphWriter, node: Node, dy: str, kernel: Dims, stride: int, pads: List[int]) -> str:
+    """dx by ConvTranspose, which reads the kernel as the forward pass has it."""
+    x = node.inputs[0]
+    sizes, made = out.shapes[x][2:], out.shapes[node.outputs[0]][2:]
+    ends = [n - ((m - 1) * stride + k - pads[i] - pads[i + 2]) for i, (n, m, k) in enumerate(zip(sizes, made, kernel))]
+    return out.node(
+        "ConvTranspose",
+        [dy, node.inputs[1]],
+        "d/" + x,
+        kernel_shape=list(kernel),
+        strides=[stride, stride],
+        pads=pads,
+        output_padding=ends,
+    )
 
 
 def _taps(size: int, stride: int, phase: int, before: int, wanted: int, given: int) -> Optional[_Taps]:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, Optional, TextIO
 
 from ..engine import Runtime
-from ..errors import Da3Error
+from ..errors import Da3Error, printable
 from ..streams.address import parse_address
 from ..streams.reading import FPS, FrameReader
 from ..streams.recording import Recorder, check_name
@@ -15,7 +15,7 @@ from ..streams.showing import Window
 from ..streams.watching import Seen, Watcher
 from ..system.interrupt import stop_on_interrupt
 from .annotate import annotated
-from .printing import printable, say
+from .printing import say
 from .saving import check_writable
 from .stream_status import Status, summary
 

@@ -4,9 +4,9 @@ import shutil
 import time
 from typing import List, TextIO
 
+from ..errors import printable
 from ..streams.reading import FrameReader
 from ..streams.watching import Figures, Seen
-from .printing import printable
 
 _REDRAWN_EVERY_S = 0.2
 _LINE_EVERY_S = 10.0  # where nothing can be redrawn: in a log

@@ -150,7 +150,7 @@ def test_figures_are_those_of_the_record(made, page, record, undrawn):
     ]
 
 
-def test_a_runs_answers_are_those_of_its_last_epoch(made):
+def test_a_runs_answers_are_those_of_its_last_epoch(made, page, undrawn):
     facts = read_run(str(made[2]), Path("runs"))
     validation = report_sources.run_answers()
     calibrated = validation.calibrated(0.7)
@@ -161,6 +161,8 @@ def test_a_runs_answers_are_those_of_its_last_epoch(made):
     right = validation.logits.argmax(axis=2)[np.arange(len(left)), left] == validation.labels
     assert [row.correct for row in rows] == right.tolist()
     assert facts.levels.chosen.accuracy == pytest.approx(right.mean())
+    cheapest = min(point.cost for point in facts.levels.curve if point.accuracy >= facts.levels.answers[-1].accuracy)
+    assert f"loses nothing on these photos runs {100 * cheapest:.1f} %" in page(made[2], pictures=0).text
     assert facts.levels.chosen.flops_share == pytest.approx(report_sources.COSTS[left].mean())
     # Block 2 is closed; blocks behind an exit run for those alone that did not leave there.
     ran = facts.judged.evaluation.blocks.sum(axis=0)

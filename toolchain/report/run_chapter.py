@@ -128,14 +128,17 @@ def _curves(history: Sequence[Row]) -> Section:
         ]
         if not curves or (key == "share" and all(y == 100 for curve in curves for y in curve.ys)):
             continue  # nothing was closed: there is nothing to see
-        ends = [
-            f"{curve.name} {curve.ys[0]:.3g}{unit} at first, {curve.ys[-1]:.3g}{unit} in the end" for curve in curves
-        ]
+        ends = [_from_to(curve, unit) for curve in curves]
         finding = "; ".join(ends).capitalize() + "."
         pictures.append(Picture(title, finding, figures.lines(curves, "epoch", axis)))
     kept = [row for row in history if "kept_accuracy" in row]
     parts: list[Part] = [Pictures(tuple(pictures)), Folded("Every epoch", _epochs(history, bool(kept)))]
     return Section("Training curves", tuple(parts))
+
+
+def _from_to(curve: figures.Line, unit: str) -> str:
+    first, last = (f"{value:.3g}{unit}" for value in (curve.ys[0], curve.ys[-1]))
+    return f"{curve.name} {last}" if len(curve.ys) == 1 else f"{curve.name} {first} at first, {last} in the end"
 
 
 def _epochs(history: Sequence[Row], kept: bool) -> Table:
@@ -213,11 +216,16 @@ def _levels(levels: Levels, run: FoundRun) -> Section:
     spots = [figures.Spot("chosen", 100 * chosen.flops_share, chosen.accuracy, large=True)]
     spots.append(figures.Spot("every block", 100 * everything.flops_share, everything.accuracy))
     static = best_static(np.array(costs), np.array(accuracies), chosen.flops_share)
-    finding = (
-        f"The exits chosen give {percent(chosen.accuracy)} at {percent(chosen.flops_share)} of the block FLOPs; every "
-        f"block gives {percent(everything.accuracy)}. Leaving without a look at the picture would give "
-        f"{percent(static)} at that cost."
-    )
+    cheapest = min(point.cost for point in levels.curve if point.accuracy >= everything.accuracy - 1e-9)
+    if chosen.flops_share == everything.flops_share:
+        finding = f"Nobody leaves early: every block gives {percent(everything.accuracy)}."
+    else:
+        finding = (
+            f"The exits chosen give {percent(chosen.accuracy)} at {percent(chosen.flops_share)} of the block FLOPs; "
+            f"every block gives {percent(everything.accuracy)}. Leaving without a look at the picture would give "
+            f"{percent(static)} at that cost."
+        )
+    finding += f" The cheapest level that loses nothing on these photos runs {percent(cheapest)} of the block FLOPs."
     names = [*(f"exit {i + 1}, behind block {block}" for i, block in enumerate(levels.behind)), "the end"]
     if len(names) != len(levels.answers):
         names = [*(f"exit {i + 1}" for i in range(len(levels.answers) - 1)), "the end"]

@@ -560,3 +560,4 @@ def test_words():
     assert listed([]) == "" and listed(["a"]) == "a" and listed(["a", "b"]) == "a and b"
     assert listed(list("abcdefgh"), 3) == "a, b and 6 more"
     assert printable("a\u00a0b\n\u202e\udc80\x07") == "a\u00a0b\n\\u202e\\udc80\\x07"
+    assert printable("\U0001f468\u200d\U0001f33e") == "\U0001f468\u200d\U0001f33e"  # a farmer, of two signs and a joint

@@ -6,15 +6,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from da3.runtime.errors import stands_in_a_line
+
 NONE = "–"  # noqa: RUF001 (the dash that stands where there is nothing)
 _SPACE = "\u00a0"  # between a number and its unit, where no line shall break
-_KEPT = ("\u00a0", "\n")
 
 
 def printable(text: str) -> str:
-    """The text with what has no picture of its own written as an escape: control characters, marks that turn the
-    direction of what follows, and halves of a character."""
-    return "".join(c if c.isprintable() or c in _KEPT else c.encode("unicode_escape").decode("ascii") for c in text)
+    """The text with what does anything but stand in its line written as an escape; line ends stay."""
+    return "".join(c if c == "\n" or stands_in_a_line(c) else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def percent(share: float | None, digits: int = 1) -> str:

@@ -336,6 +336,8 @@ def test_a_file_at_its_own_pace_drops_what_is_late(videos):
 def test_a_reader_can_be_left_early(videos):
     with FrameReader(parse_address(str(videos[".mp4"]))) as reader:
         assert reader.next(10).number == 0
+        time.sleep(0.2)
+        assert len(reader._waiting) == 2 and reader.next(10).number == 1  # and no more of it is read ahead
     assert not [thread for thread in threading.enumerate() if thread.name == "stream"]
 
 
@@ -360,10 +362,13 @@ def test_the_newest_frame_of_a_camera_is_at_hand(pictures):
         lag = time.monotonic()
         frame = reader.next(10)
         assert frame.time == pytest.approx(time.time(), abs=0.5) and time.monotonic() - lag < 1
+        time.sleep(0.5)
+        after = reader.next(10)
     # One of those that came meanwhile was kept, the last; then they come one by one.
     steps = [(b - a) % 64 for a, b in itertools.pairwise(numbers)]
     assert reader.dropped >= 8 and all(0 < step < 12 for step in steps)
     assert frame.position is None and frame.scene == 0
+    assert after.number - frame.number == pytest.approx((after.seen - frame.seen) * 50, abs=10)
 
 
 def test_opening_keeps_nobody_waiting(monkeypatch, videos):
@@ -458,8 +463,10 @@ def test_what_breaks_while_reading_is_told(videos, monkeypatch):
         raise ValueError("odd")
 
     monkeypatch.setattr(reading, "_three_channels", broken)
-    with FrameReader(parse_address(str(videos[".avi"]))) as reader, pytest.raises(ValueError, match="odd"):
-        list(reader)
+    with FrameReader(parse_address(str(videos[".avi"]))) as reader:
+        reader._thread.join()
+        with pytest.raises(ValueError, match="odd"):
+            list(reader)
 
 
 def test_grey_cameras_and_such():

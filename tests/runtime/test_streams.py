@@ -400,6 +400,24 @@ def test_a_stream_that_drops_is_opened_again(pictures, soon):
     assert reader.scene == 1 and reader.news() == []
 
 
+def test_a_stream_that_falls_silent_is_opened_again(pictures, soon, monkeypatch):
+    """Its connection stays: a camera that hangs, or a cable that was pulled."""
+    if not hasattr(cv2, "CAP_PROP_READ_TIMEOUT_MSEC"):
+        pytest.skip("this OpenCV waits for 30 s")
+    monkeypatch.setattr(opening, "READ_WITHIN", 0.5)
+    with LoopbackCamera(pictures, fps=50) as camera, FrameReader(parse_address(camera.url)) as reader:
+        reader.next(10)
+        camera.silent = True
+        end = time.monotonic() + 20
+        while not reader._news and time.monotonic() < end:
+            reader.next(0.05)
+        camera.silent = False
+        while reader.scene == 0 and time.monotonic() < end:
+            reader.next(0.05)
+        assert reader.scene == 1 and camera.played == 2
+    assert "it dropped after" in reader.news()[0]
+
+
 def test_a_stream_that_stays_away(pictures, soon):
     with LoopbackCamera(pictures, fps=50) as camera:
         with FrameReader(parse_address(camera.url), reconnects=3) as reader:

@@ -50,6 +50,7 @@ class LoopbackCamera:
         self.most = most
         self.on_play = on_play
         self.played = 0  # connections that were played to
+        self.silent = False  # while it is set, nothing is sent, and connections stay
         self._accepting = True
         self._closed = False
         self._lock = threading.Lock()
@@ -191,6 +192,9 @@ class _Session:
             while number != self.camera.most:
                 if self.ended.wait(max(0.0, start + number / self.camera.fps - time.monotonic())):
                     return
+                if self.camera.silent:
+                    number += 1
+                    continue
                 frame = self.camera.frames[number % len(self.camera.frames)]
                 packets = self.packets(frame, int(number * CLOCK / self.camera.fps))
                 with self.lock:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -272,23 +273,59 @@ print(numbers == sorted(set(numbers)), frame.scene)
 """
 
 
-@pytest.mark.slow
-def test_gstreamer_plays_a_camera(package_root, camera):
-    """Where the system's own OpenCV has GStreamer, as on a Jetson: the pipeline is one, and frames come through it."""
-    python = next((p for p in ("/usr/bin/python3",) if works(p, "import numpy, cv2")), None)
-    built_with = "import cv2; assert 'YES' in cv2.getBuildInformation().split('GStreamer:')[1].split('\\n')[0]"
-    if python is None or not works(python, built_with):
+@pytest.fixture(scope="module")
+def systems_python():
+    """The system's own Python, whose OpenCV has GStreamer, as on a Jetson."""
+    built_with = "import numpy, cv2; assert 'YES' in cv2.getBuildInformation().split('GStreamer:')[1].split('\\n')[0]"
+    if not works("/usr/bin/python3", built_with):
         pytest.skip("no system's OpenCV with GStreamer: apt-get install python3-opencv gstreamer1.0-plugins-good")
+    return "/usr/bin/python3"
+
+
+def through_gstreamer(python, url, package_root):
     environment = dict(os.environ, PYTHONPATH=str(package_root))
-    process = subprocess.Popen(
-        [python, "-c", THROUGH_GSTREAMER, camera.url], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    words = [python, "-c", THROUGH_GSTREAMER, url]
+    return subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+
+
+@pytest.mark.slow
+def test_gstreamer_plays_a_camera(package_root, camera, systems_python):
+    process = through_gstreamer(systems_python, camera.url, package_root)
     try:
         assert process.stdout.readline() == "GSTREAMER\n"
         camera.drop()
         assert process.stdout.read() == "True 1\n" and process.wait(60) == 0
     finally:
         process.kill()
+
+
+@pytest.mark.slow
+def test_h264_with_sound_from_another_s_server(package_root, systems_python, start, tmp_path):
+    needs = "import gi; gi.require_version('GstRtspServer', '1.0'); from gi.repository import Gst, GstRtspServer; "
+    needs += "Gst.init(None); assert all(Gst.ElementFactory.find(e) for e in ('x264enc', 'avdec_h264', 'rtspsrc'))"
+    if not works(systems_python, needs):
+        pytest.skip(
+            "no RTSP server: apt-get install gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-ugly gstreamer1.0-libav"
+        )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    playing = subprocess.Popen([systems_python, str(Path(__file__).with_name("gstreamer_camera.py"))], **pipes)
+    try:
+        url = playing.stdout.readline().strip()
+        words = ("--frames", 40, "--jsonl", tmp_path / "a.jsonl", "--save", tmp_path / "a.mp4")
+        process = start(url, *words)  # by this Python's OpenCV, with FFmpeg
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0 and f"40 frames of {url}" in out, err
+        drawn = frames_of(tmp_path / "a.mp4")
+        assert len(drawn) >= 35 and drawn[0].shape[1] == 320 and len(rows_of(tmp_path / "a.jsonl")) == 40
+        # The white ball moves, and nothing is torn: all but a little of each frame is black.
+        pictures = [image[-240:].max(axis=2) > 128 for image in drawn]
+        assert all(0.001 < picture.mean() < 0.1 for picture in pictures) and (pictures[5] != pictures[30]).any()
+        process = through_gstreamer(systems_python, url, package_root)
+        assert process.stdout.readline() == "GSTREAMER\n"
+        process.kill()
+    finally:
+        playing.kill()
+        playing.wait()
 
 
 @pytest.mark.slow

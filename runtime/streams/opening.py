@@ -2,9 +2,10 @@
 
 import os
 import socket
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple, Type
 
 from ..errors import StreamError
+from ..records import Array
 from .address import CSI, DEVICE, FILE, Address
 from .opencv import has_ffmpeg, has_gstreamer, is_jetson, load_opencv
 from .pipelines import csi_pipeline, rtsp_pipeline
@@ -19,12 +20,28 @@ _Way = Tuple[str, int, List[int]]
 
 class Opened(NamedTuple):
     """capture: cv2.VideoCapture. fps: frames a second as the stream states them; None: it does not. frames: how many a
-    file has, by its own account; None: unknown. reader: what OpenCV reads it with."""
+    file has, by its own account; None: unknown. reader: what OpenCV reads it with. error: what OpenCV raises."""
 
     capture: Any
     fps: Optional[float]
     frames: Optional[int]
     reader: str
+    error: Type[BaseException]
+
+    def grab(self) -> bool:
+        """Go to the next frame; False at the end, and where the stream broke."""
+        try:
+            return bool(self.capture.grab())
+        except self.error:
+            return False
+
+    def retrieve(self) -> Optional[Array]:
+        """Decode that frame: uint8 (H, W, 3), blue, green, red; None where that cannot be done."""
+        try:
+            done, image = self.capture.retrieve()
+        except self.error:
+            return None
+        return _three_channels(image) if done and image is not None else None
 
 
 def open_stream(address: Address) -> Opened:
@@ -36,7 +53,7 @@ def open_stream(address: Address) -> Opened:
         if capture is not None:
             if address.kind == DEVICE:
                 _set_up(cv2, capture, address)
-            return Opened(capture, *_facts(cv2, capture, address))
+            return Opened(capture, *_facts(cv2, capture, address), cv2.error)
     raise StreamError(_reason(address, cv2))
 
 
@@ -171,3 +188,12 @@ def _silence(url: str) -> Optional[str]:
         return "%s, port %d, does not answer: is it on, and in this network?" % (host, number)
     except (OSError, ValueError, OverflowError) as error:
         return "%s, port %d: %s" % (host, number, getattr(error, "strerror", None) or error)
+
+
+def _three_channels(image: Array) -> Array:
+    """uint8 (H, W), (H, W, 1) or (H, W, 4), which some cameras give, -> (H, W, 3)."""
+    if image.ndim == 2:
+        image = image[:, :, None]
+    if image.shape[2] == 3:
+        return image
+    return image[:, :, :3] if image.shape[2] > 3 else image.repeat(3, axis=2)

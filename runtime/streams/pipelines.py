@@ -29,7 +29,7 @@ def rtsp_pipeline(url: str, nvidia: bool) -> str:
     # Without latency=0 the source holds frames back for two seconds, against packets out of order; TCP has none.
     convert = _NVIDIA % "" if nvidia else ""
     return (
-        # Many a camera sends sound as well, which must not be linked in the picture's place.
+        # Many a camera sends sound as well, of which nothing is wanted.
         'rtspsrc location="%s" protocols=tcp latency=0 ! application/x-rtp,media=video ! decodebin ! %s%s'
         % (_quoted(url), convert, _SINK)
     )

@@ -165,22 +165,21 @@ class FrameReader:
 
     def _play(self, opened: Opened) -> None:
         """Hand out frames until the stream ends or drops."""
-        capture = opened.capture
         fps = opened.fps or FPS
         start = time.monotonic()
-        while not self._closing.is_set() and capture.grab():
+        while not self._closing.is_set() and opened.grab():
             number, self._number = self._number, self._number + 1
             if self._paced and self._closing.wait(max(0.0, start + number / fps - time.monotonic())):
                 return
             if number % self._every:
                 continue
             seen, now = time.monotonic(), time.time()
-            done, image = capture.retrieve()
-            if not done or image is None:
+            image = opened.retrieve()
+            if image is None:
                 self.damaged += 1
                 continue
             position = None if self.address.live else number / fps
-            self._hand_out(Frame(_three_channels(image), number, now, seen, position, self.scene))
+            self._hand_out(Frame(image, number, now, seen, position, self.scene))
         all_of_them = opened.frames if self.address.text.lower().endswith(_COUNTED) else None
         if all_of_them is not None and not self._closing.is_set() and self._number < all_of_them * _ENOUGH - 1:
             raise StreamError(
@@ -221,12 +220,3 @@ class FrameReader:
             self._news.append("%s: it is back" % shown)
             return opened
         raise StreamError("%s dropped after %d frames" % (shown, self._number))
-
-
-def _three_channels(image: Array) -> Array:
-    """uint8 (H, W), (H, W, 1) or (H, W, 4), which some cameras give, -> (H, W, 3)."""
-    if image.ndim == 2:
-        image = image[:, :, None]
-    if image.shape[2] == 3:
-        return image
-    return image[:, :, :3] if image.shape[2] > 3 else image.repeat(3, axis=2)

@@ -480,11 +480,38 @@ def test_what_breaks_while_reading_is_told(videos, monkeypatch):
     def broken(image):
         raise ValueError("odd")
 
-    monkeypatch.setattr(reading, "_three_channels", broken)
+    monkeypatch.setattr(opening, "_three_channels", broken)
     with FrameReader(parse_address(str(videos[".avi"]))) as reader:
         reader._thread.join()
         with pytest.raises(ValueError, match="odd"):
             list(reader)
+
+
+def test_what_opencv_raises_is_a_frame_less_or_the_end(videos, monkeypatch):
+    class Moody:
+        """A capture of a release that raises where others return False."""
+
+        def __init__(self, *words):
+            self.real, self.grabbed = cv2.VideoCapture(*words), 0
+
+        def __getattr__(self, name):
+            return getattr(self.real, name)
+
+        def grab(self):
+            self.grabbed += 1
+            if self.grabbed > 10:
+                raise cv2.error("the pipeline broke")
+            return self.real.grab()
+
+        def retrieve(self):
+            if self.grabbed == 3:
+                raise cv2.error("odd colours")
+            return self.real.retrieve()
+
+    monkeypatch.setattr(opening, "_capture", lambda cv2, words, reader, parameters: Moody(words, reader))
+    monkeypatch.setattr(reading, "_COUNTED", ())
+    with FrameReader(parse_address(str(videos[".avi"]))) as reader:
+        assert [frame.number for frame in reader] == [0, 1, *range(3, 10)] and reader.damaged == 1
 
 
 def test_grey_cameras_and_such():
@@ -495,7 +522,7 @@ def test_grey_cameras_and_such():
         (image.reshape(1, 3, 4), image.reshape(1, 3, 4)[:, :, :3]),
         (image.reshape(2, 2, 3), image.reshape(2, 2, 3)),
     ):
-        assert np.array_equal(reading._three_channels(given), wanted)
+        assert np.array_equal(opening._three_channels(given), wanted)
 
 
 # -- answering

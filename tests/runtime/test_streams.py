@@ -366,9 +366,9 @@ def test_the_newest_frame_of_a_camera_is_at_hand(pictures):
         after = reader.next(10)
     # One of those that came meanwhile was kept, the last; then they come one by one.
     steps = [(b - a) % 64 for a, b in itertools.pairwise(numbers)]
-    assert reader.dropped >= 8 and all(0 < step < 12 for step in steps)
+    assert reader.dropped >= 8 and all(0 < step < 40 for step in steps)
     assert frame.position is None and frame.scene == 0
-    assert after.number - frame.number == pytest.approx((after.seen - frame.seen) * 50, abs=10)
+    assert after.number - frame.number == pytest.approx((after.seen - frame.seen) * 50, abs=20)
 
 
 def test_opening_keeps_nobody_waiting(monkeypatch, videos):

@@ -38,7 +38,9 @@ def camera():
 
 
 @pytest.fixture
-def run(built, capsys):
+def run(built, capsys, monkeypatch):
+    monkeypatch.setattr(stream_status, "_LINE_EVERY_S", 1e9)  # however slow this machine is
+
     def call(*words):
         options = ["-b", str(built[0]), "-d", "flowers", "--backend", "reference"]
         code = main(["run-engine", *map(str, words), *options], program="da3")
@@ -147,7 +149,7 @@ def test_a_camera_that_drops(start, camera, tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0 and camera.played == 2, err
-    dropped, back, stopping = err.splitlines()
+    dropped, back, stopping = (line for line in err.splitlines() if " frame " not in line)
     assert re.search(r"^\d\d:\d\d:\d\d rtsp.*: it dropped after \d+ frames; trying again in 0.5 s$", dropped)
     assert back.endswith("it is back") and stopping == "stopping; Ctrl-C again to stop at once"
     assert "opened again 1 times" in out and sorted(os.listdir(tmp_path)) == ["a.avi", "a.jsonl"]

@@ -14,10 +14,11 @@ from ..streams.recording import Recorder, check_name
 from ..streams.showing import Window
 from ..streams.watching import Seen, Watcher
 from ..system.interrupt import stop_on_interrupt
-from .annotate import annotated
+from .annotate import SURE, annotated
 from .printing import say
 from .saving import check_writable
 from .stream_status import Status, summary
+from .stream_unsure import UnsureFrames
 
 _ASKED_EVERY = 0.2  # seconds: so soon Ctrl-C is noticed, and a window answered, while no frame comes
 
@@ -39,6 +40,10 @@ def stream_and_say(options: argparse.Namespace) -> int:
         if options.save is not None:
             check_writable(options.save, "--save")
             check_name(options.save)
+        if options.unsure_below is not None or options.to is not None:
+            unsure = UnsureFrames(options.unsure_below, options.to, address)
+            at_the_end.callback(unsure.tell, say_last)
+            sinks.append(unsure)
         runtime = at_the_end.enter_context(_opened(options))
         stop = at_the_end.enter_context(stop_on_interrupt(status.stopping))
         used = runtime.use_only() if options.domain is None else runtime.load(options.domain)
@@ -48,7 +53,8 @@ def stream_and_say(options: argparse.Namespace) -> int:
         watcher = Watcher(runtime, used.name, options.smooth, options.force_all_blocks, queued)
         at_the_end.callback(_tell, watcher, reader, say_last)
         if options.save is not None or window is not None:
-            drawn = _Drawn(options.save, window, lambda: (reader.fps or FPS) / options.every)
+            sure = SURE if options.unsure_below is None else options.unsure_below
+            drawn = _Drawn(options.save, window, sure, lambda: (reader.fps or FPS) / options.every)
             at_the_end.callback(drawn.finish, say_last)
             sinks.append(drawn)
         at_the_end.callback(status.end)
@@ -87,15 +93,15 @@ class JsonLines:
 class _Drawn:
     """Puts each answer on its frame, once for video and window."""
 
-    def __init__(self, path: Optional[str], window: Optional[Window], fps: Callable[[], float]) -> None:
-        """path: of the video. fps: what it gets; asked when the first frame is there."""
-        self._path, self._window, self._fps = path, window, fps
+    def __init__(self, path: Optional[str], window: Optional[Window], sure: float, fps: Callable[[], float]) -> None:
+        """path: of the video. sure: see `annotated`. fps: what the video gets; asked when the first frame is there."""
+        self._path, self._window, self._sure, self._fps = path, window, sure, fps
         self._recorder: Optional[Recorder] = None
 
     def __call__(self, seen: Seen) -> bool:
         """False where somebody closed the window."""
         frame = seen.frame
-        picture = annotated(frame.image, seen.prediction, blue_first=True)
+        picture = annotated(frame.image, seen.prediction, self._sure, blue_first=True)
         if self._path is not None:
             if self._recorder is None:
                 self._recorder = Recorder(self._path, self._fps())

@@ -13,14 +13,11 @@ _INSTEAD = {
     "save_json": "use --jsonl FILE",
     "save_csv": "use --jsonl FILE",
     "save_pictures": "use --save VIDEO.mp4",
-    "unsure_below": "it copies files, and frames are none",
-    "to": "it copies files, and frames are none",
     "batch_size": "frames are answered one by one, as they come",
     "repeat": "frames are answered once, as they come",
     "warmup": "the engine is warm before the first frame",
 }
 _DEFAULTS: Dict[str, Any] = {"smooth": 1, "every": 1, "reconnect": 10, "batch_size": 1}
-_ABSENT = (None, False)
 
 
 def add_stream_options(add: Callable[..., Any], at_least: Callable[[int], Callable[[str], int]]) -> None:
@@ -65,7 +62,7 @@ def stream_asked(options: argparse.Namespace) -> bool:
 
 def _given(options: argparse.Namespace, name: str) -> bool:
     value = getattr(options, name)
-    return value not in _ABSENT and value != _DEFAULTS.get(name)
+    return value is not None and value is not False and value != _DEFAULTS.get(name)
 
 
 def _option(name: str) -> str:

@@ -190,6 +190,28 @@ def test_what_was_seen_is_kept_when_a_video_breaks_off(run, tmp_path):
     assert f"{frames} frames of " in out and len(frames_of(tmp_path / "a.avi")) == frames
 
 
+def test_unsure_frames_are_kept_to_be_labelled(run, tmp_path):
+    source = write_video(tmp_path / "b.avi", 50, fps=20)
+    run(source, "--jsonl", tmp_path / "a.jsonl")
+    rows = rows_of(tmp_path / "a.jsonl")
+    code, out, _ = run(source, "--unsure-below", 1, "--to", tmp_path / "next")
+    kept = sorted((tmp_path / "next").glob("*/*.jpg"), key=lambda path: int(path.stem.split("-")[1]))
+    assert code == 0 and f"50 frames below 1, 3 kept in {tmp_path}/next: move those" in out
+    # One a second, each under the class that was guessed.
+    assert [(path.parent.name, path.name) for path in kept] == [(rows[n]["label"], f"b-{n}.jpg") for n in (0, 20, 40)]
+    assert [number_of(cv2.imread(str(path))) for path in kept] == [0, 20, 40]
+    kept[0].write_bytes(b"labelled")
+    assert run(source, "--unsure-below", 1, "--to", tmp_path / "next")[0] == 0 and kept[0].read_bytes() == b"labelled"
+    code, out, _ = run(source, "--unsure-below", 0, "--to", tmp_path / "none")
+    assert code == 0 and "0 frames below 0, 0 kept" in out and os.listdir(tmp_path / "none") == []
+
+
+def test_unsure_frames_of_a_camera_are_named_by_the_time(run, camera, tmp_path):
+    code, _, _ = run(camera.url, "--frames", 5, "--unsure-below", 1, "--to", tmp_path / "next")
+    (kept,) = (tmp_path / "next").glob("*/*.jpg")
+    assert code == 0 and re.fullmatch(r"\d{8}-\d{6}-\d+", kept.stem)
+
+
 def test_what_does_not_go_together(run, video, tmp_path):
     for words, message in (
         (["0"], "0 names two cameras: say /dev/video0"),
@@ -198,10 +220,12 @@ def test_what_does_not_go_together(run, video, tmp_path):
         ([video, "--json"], "--json is for photos, and .*a.mp4 is a stream: use --jsonl -"),
         ([video, "--batch-size", 2], "--batch-size is for photos"),
         ([video, "--save-pictures", "x"], "use --save VIDEO.mp4"),
+        ([video, "--unsure-below", 0.6], "--unsure-below and --to go together"),
         ([video, "--save", tmp_path], "--save .* is a folder"),
         ([video, "--save", tmp_path / "a.gif"], "name it .mp4, .mkv or .avi"),
         ([video, "--jsonl", tmp_path], "--jsonl .* is a folder"),
         (["a.jpg", "--every", 2], "--every is for a camera or a video, and none is named"),
+        (["a.jpg", "--reconnect", 0], "--reconnect is for a camera or a video"),
         (["a.jpg", "--show"], "--show is for a camera or a video"),
         ([tmp_path / "gone.mp4"], "no such video: "),
     ):

@@ -37,7 +37,7 @@ class Watcher:
         queued: bool = False,
         unknown_below: Optional[float] = None,
     ) -> None:
-        """smooth: frames whose probabilities are averaged. unknown_below: see `Runtime.predictions`. queued: every frame
+        """smooth: frames whose probabilities are averaged. unknown_below: see `Runtime.predictions`. queued: every one
         waits for its turn, as a file's do, and that wait is no part of its latency. The engine runs once, on nothing:
         its first run, which is slower, is no frame's."""
         self.figures = Figures()

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import write_photos
 
 from da3.export import export_domain
 from da3.runtime import Runtime
@@ -21,13 +20,12 @@ from da3.toolchain.training.trainee import TorchTrainee
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    """A finished run of seconds whose photos are enough."""
+def run(more_photos, tmp_path_factory):
+    """A finished run of seconds."""
     folder = tmp_path_factory.mktemp("looking")
-    photos = write_photos(folder / "photos", train=8, val=8)
     options = TrainOptions(
         domain="stripes",
-        data=str(photos),
+        data=str(more_photos),
         runs=folder / "runs",
         weights="demo",
         size=32,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from da3.runtime.bundle import as_stored
-from da3.runtime.records import Array, Domain
+from da3.runtime.records import Array, Domain, Familiar
 from da3.runtime.training.deployed import decisions
 from da3.toolchain.backbones import BackboneInfo
 from da3.toolchain.network import DomainModel, Head
@@ -18,12 +18,14 @@ from da3.toolchain.network import DomainModel, Head
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """What a domain is called, what its answers are called, how good it is, and where it comes from."""
+    """What a domain is called, what its answers are called, how good it is, where it comes from, and what its
+    photos look like."""
 
     name: str
     classes: tuple[str, ...]
     metrics: dict[str, float]
     provenance: dict[str, Any] = field(default_factory=dict)
+    familiar: Familiar | None = None
 
 
 def trained_domain(model: DomainModel, facts: DomainFacts, calibration: dict[str, Any] | None) -> Domain:
@@ -45,6 +47,7 @@ def trained_domain(model: DomainModel, facts: DomainFacts, calibration: dict[str
         temperature=decided.temperature,
         calibration=decided.calibration,
         provenance=facts.provenance,
+        familiar=facts.familiar,
     )
 
 

@@ -136,7 +136,7 @@ class _Trained:
     def facts(self) -> DomainFacts:
         config, progress = self.checkpoint.config, self.checkpoint.progress
         comes_from = of_domain(config, self.checkpoint.provenance)
-        return DomainFacts(self.name, config.classes, metrics(progress.best), comes_from)
+        return DomainFacts(self.name, config.classes, metrics(progress.best), comes_from, self.checkpoint.familiar)
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -172,6 +172,7 @@ class Runtime:
         gates: Optional[Overrides] = None,
         batch_size: int = 8,
         leave_at: Optional[int] = None,
+        unknown_below: Optional[float] = None,
     ) -> List[Prediction]:
         """Predict. One Prediction per image, in order.
 
@@ -179,13 +180,14 @@ class Runtime:
         them, uint8 (B, H, W, 3), or float32 (B, 3, size, size) already preprocessed.
         domain: None is the current one, or the only one there is. Any other name is used for this call only.
         force_all_blocks: nothing is skipped and nobody leaves. gates: {block: True to run, False to skip}, the others
-        are as the domain has them. leave_at: every picture leaves at this exit, counted from 0.
+        are as the domain has them. leave_at: every picture leaves at this exit, counted from 0. unknown_below: see
+        `predictions`.
         """
         choice = _choice(force_all_blocks, gates, leave_at)
         bound = self._bound(domain)
         predictions: List[Prediction] = []
         for batch in self.prepare(images, batch_size):
-            predictions.extend(self.predictions(self._run_bound(bound, batch, choice)))
+            predictions.extend(self.predictions(self._run_bound(bound, batch, choice), unknown_below))
         return predictions
 
     def run_batch(
@@ -222,13 +224,21 @@ class Runtime:
         outcome = opened.scheduler.trace(bound, images, watched, _choice(force_all_blocks, gates, None))
         return BatchResult(outcome.logits, outcome.blocks, bound.domain, outcome.left), outcome.values
 
+    def features(self, images: Array, domain: Optional[str] = None) -> Tuple[BatchResult, Dict[str, Array]]:
+        """`run_batch` with nobody leaving, and what every classifier reads, by the plan's names: float32 (B, F) each.
+        To these is fitted what a domain's photos look like, see familiarity/."""
+        opened, bound = self._opened(), self._bound(domain)
+        outcome = opened.scheduler.features(bound, as_batch(images, self.preprocessing.size))
+        return BatchResult(outcome.logits, outcome.blocks, bound.domain, outcome.left), outcome.seen
+
     def prepare(self, images: Images, batch_size: int = 8) -> Iterator[Array]:
         """Whatever `run` takes -> float32 batches (at most batch_size, 3, size, size)."""
         return batches(images, self.preprocessing, batch_size)
 
-    def predictions(self, result: BatchResult) -> List[Prediction]:
-        """Name what `run_batch` answered."""
-        return name_answers(result, self._opened().bundle.manifest)
+    def predictions(self, result: BatchResult, unknown_below: Optional[float] = None) -> List[Prediction]:
+        """Name what `run_batch` answered. unknown_below: a picture is unknown whose familiarity is below; None takes
+        the domain's own limit."""
+        return name_answers(result, self._opened().bundle.manifest, unknown_below)
 
     def close(self) -> None:
         """Free everything; may be called twice. Runs under way in other threads end normally."""
@@ -304,7 +314,7 @@ class Runtime:
         images = as_batch(images, self.preprocessing.size)
         with enough_memory("run %d images" % len(images)):
             outcome = opened.scheduler.run(bound, images, choice)
-        return BatchResult(outcome.logits, outcome.blocks, bound.domain, outcome.left)
+        return BatchResult(outcome.logits, outcome.blocks, bound.domain, outcome.left, outcome.seen)
 
 
 def _choice(force_all_blocks: bool, gates: Optional[Overrides], leave_at: Optional[int]) -> Choice:

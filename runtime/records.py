@@ -76,6 +76,44 @@ class ExitRule(NamedTuple):
     temperature: float = 1.0
 
 
+ENERGY = "energy"  # a term of a LookPlace: of the last logits, where all others are values of the plan
+
+
+class Look(NamedTuple):
+    """How photos of a domain look by one value of the plan: see familiarity/. rows: float32 (K + r, F), K means and r
+    directions; offsets: float32 (K,). centre, scale: of the distances of held-out photos."""
+
+    rows: Array
+    offsets: Array
+    centre: float
+    scale: float
+
+
+class LookPlace(NamedTuple):
+    """Where a photo may leave. terms: what it is judged by there: values of the plan, and ENERGY. knots: (share,
+    distance), distances ascending: this share of the domain's own photos is at least so far."""
+
+    terms: Tuple[str, ...]
+    knots: Tuple[Tuple[float, float], ...]
+
+
+class Familiar(NamedTuple):
+    """What a domain's own photos look like. limit: a photo is known where at least this share of them looks as strange:
+    the share of false alarms. looks: by value of the plan. energy: centre and scale. places: of every exit, and of the
+    end. photos: how many it was fitted to, and how many others it was calibrated on."""
+
+    limit: float
+    looks: Dict[str, Look]
+    energy: Tuple[float, float]
+    places: Tuple[LookPlace, ...]
+    photos: Tuple[int, int]
+
+    @property
+    def values(self) -> Tuple[str, ...]:
+        """The values of the plan that are looked at, sorted."""
+        return tuple(sorted(self.looks))
+
+
 class Domain(NamedTuple):
     """One domain, ready to run.
 
@@ -83,6 +121,7 @@ class Domain(NamedTuple):
     its pictures runs, ascending. exits: a rule for each exit of the plan, in its order; () where the domain has none.
     temperature: that of the last answer. calibration: how the rules came about, and
     provenance: where the domain comes from (see training/provenance.py), for people; no answer depends on either.
+    familiar: what its own photos look like; None where nobody has looked.
     theta and gated belong to format 1: the threshold of the gates of each picture, and whether they were trained.
     """
 
@@ -100,17 +139,20 @@ class Domain(NamedTuple):
     theta: float = 0.0
     gated: bool = False
     provenance: Dict[str, Any] = {}
+    familiar: Optional[Familiar] = None
 
 
 class BatchResult(NamedTuple):
     """What one pass gives. logits: float32 (B, classes), of the exit where each picture left. blocks: bool (B,
     n_blocks), True where the block ran. left: int64 (B,), the number of that exit, counted from 0; for a picture that
-    ran to the end, how many exits the plan has."""
+    ran to the end, how many exits the plan has. seen: the values by which it is told whether a picture is one of the
+    domain's, float32 (B, F) each; empty for a domain that cannot tell."""
 
     logits: Array
     blocks: Array
     domain: Domain
     left: Array
+    seen: Dict[str, Array] = {}
 
 
 class Prediction(NamedTuple):
@@ -119,7 +161,9 @@ class Prediction(NamedTuple):
     probability is that of `label`; probabilities and logits are float32 (classes,), those of the exit where the picture
     left; exit is the number of that exit, counted from 0, or None where it ran to the end. blocks says for each
     backbone block whether it ran: it did not where the domain closes it, or where the picture had left.
-    flops_share is the share of the blocks' operations that ran (1.0: all blocks).
+    flops_share is the share of the blocks' operations that ran (1.0: all blocks). familiarity is the share of the
+    domain's own photos that look as strange as this image, or stranger (0 to 1), and known says whether that is at
+    least the share of false alarms that is taken for granted; both are None where the domain cannot tell.
     """
 
     label: str
@@ -134,6 +178,8 @@ class Prediction(NamedTuple):
     domain: str
     classes: Tuple[str, ...]
     exit: Optional[int] = None
+    known: Optional[bool] = None
+    familiarity: Optional[float] = None
 
     def top_k(self, k: int) -> List[Tuple[str, float]]:
         """The k most probable (label, probability), best first; all of them when there are fewer than k."""

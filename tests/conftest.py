@@ -40,6 +40,12 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def more_photos(tmp_path_factory):
+    """The same with 8 photos in val/ too: enough to say what is unknown."""
+    return write_photos(tmp_path_factory.mktemp("more"), val=8)
+
+
+@pytest.fixture(scope="session")
 def weights_files(tmp_path_factory):
     """A safetensors file with random weights for each backbone, by name."""
     folder = tmp_path_factory.mktemp("weights")

@@ -25,7 +25,7 @@ SURE = 0.6  # answers below are marked in amber, if nothing else is asked for
 
 def write_annotated(source: str, target: str, prediction: Prediction, sure: float = SURE) -> None:
     """Write the picture at `source`, upright, to `target` (JPEG): above it a band with the label, its probability, and
-    what ran. sure: a probability below which the band is marked in amber, else in green.
+    what ran. sure: a probability below which the band is marked in amber, as it is for an unknown one, else in green.
 
     Raises ImageError if the picture cannot be read or no image library is installed, OSError if it cannot be written.
     """
@@ -38,7 +38,7 @@ def write_annotated(source: str, target: str, prediction: Prediction, sure: floa
 
 def annotated(image: Array, prediction: Prediction, sure: float = SURE, blue_first: bool = False) -> Array:
     """uint8 (H, W, 3) -> uint8 (larger H, at least 320, 3) with that band. blue_first: in both, as OpenCV's are."""
-    colour = _AMBER if prediction.probability < sure else _GREEN
+    colour = _AMBER if prediction.probability < sure or prediction.known is False else _GREEN
     return draw(enlarged(image), words(prediction), colour[::-1] if blue_first else colour)
 
 
@@ -46,8 +46,9 @@ def words(prediction: Prediction) -> List[str]:
     """The two lines on a picture."""
     total = prediction.blocks_run + prediction.blocks_skipped
     where = "" if prediction.exit is None else ", left at exit %d" % (prediction.exit + 1)
+    answer = "%s %.1f %%" % (_plain(prediction.label), 100 * prediction.probability)
     return [
-        "%s %.1f %%" % (_plain(prediction.label), 100 * prediction.probability),
+        "unknown (closest: %s)" % answer if prediction.known is False else answer,
         "%d of %d blocks%s" % (prediction.blocks_run, total, where),
     ]
 

@@ -136,11 +136,22 @@ def _add_run_engine(parser: argparse.ArgumentParser) -> None:
     add("--save-json", metavar="FILE", help="write that object to a file")
     add("--save-csv", metavar="FILE", help="write a row for each image")
     add("--save-pictures", metavar="FOLDER", help="write each picture with its answer on it")
-    add("--unsure-below", type=_within(0, 1), metavar="P", help="copy pictures whose probability is below, such as 0.6")
+    add(
+        "--unsure-below",
+        type=_within(0, 1),
+        metavar="P",
+        help="copy pictures whose probability is below, such as 0.6, and unknown ones",
+    )
     add(
         "--to",
         metavar="FOLDER",
         help="where --unsure-below copies to: a subfolder for each class",
+    )
+    add(
+        "--unknown-below",
+        type=_within(0, 1),
+        metavar="SHARE",
+        help="say unknown of pictures stranger than all but this share of the domain's own (default: its own, 0.05)",
     )
     add("--top-k", type=_at_least(1), default=1, metavar="K", help="labels to print per image (default: 1)")
     add("--batch-size", type=_at_least(1), default=1, metavar="B", help="images per run of the engine (default: 1)")
@@ -199,6 +210,7 @@ def _predict_photos(options: argparse.Namespace) -> int:
         engines=options.engines,
         run=run,
         on_prediction=results,
+        unknown_below=options.unknown_below,
     )
     if options.save_json is not None:
         write_text(options.save_json, json.dumps(as_json(done, options.top_k)) + "\n", "--save-json")
@@ -397,6 +409,7 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     add("-d", "--domain", help="a domain of the bundle, or a .da3 pack (default: the only one)")
     add("--json", metavar="FILE", help="write everything, each photo's answer too; - is stdout, and nothing else there")
     add("--csv", metavar="FILE", help="write a row for each photo")
+    add("--unknown", metavar="FOLDER", help="pictures that are none of the domain's: are they told from its own?")
     add("--min-accuracy", type=_within(0, 100), metavar="PERCENT", help="exit code 3 if top-1 is below, such as 85")
     add("--against", metavar="OTHER", help="compare with this domain or pack, or with what an earlier --json wrote")
     add("--against-precision", choices=PRECISIONS, help="compare with this precision")

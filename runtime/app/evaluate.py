@@ -5,14 +5,17 @@ import json
 import sys
 from typing import Any, Dict, NamedTuple, Optional, Tuple
 
+from ..bundle.familiar import check_can_tell
 from ..engine import Runtime
 from ..errors import Da3Error, printable
 from ..evaluation import (
     Comparison,
     Earlier,
     Evaluation,
+    Foreign,
     as_csv,
     as_record,
+    ask_foreign,
     compare,
     describe,
     evaluate,
@@ -21,6 +24,8 @@ from ..evaluation import (
     score,
     verdicts,
 )
+from ..images.paths import expand
+from ..records import Domain
 from .evaluation_text import render, render_comparison, titles
 from .printing import say
 from .progress import Progress
@@ -110,6 +115,8 @@ def _evaluated(asked: _Asked, words: argparse.Namespace) -> Evaluation:
         engines=asked.engines,
     ) as runtime:
         domain = runtime.use_only() if asked.domain is None else runtime.load(asked.domain)
+        if words.unknown is not None:
+            check_can_tell(domain, "--unknown")
         photos = read_labelled(words.photos, domain.classes)
         progress = Progress(sys.stderr, len(photos.photos), "photos", logged=True)
         try:
@@ -126,9 +133,27 @@ def _evaluated(asked: _Asked, words: argparse.Namespace) -> Evaluation:
             )
         finally:
             progress.end()
-    for _, error in done.unreadable:
+        if words.unknown is not None:
+            done = done._replace(foreign=_foreign(runtime, words, domain, asked.all_blocks))
+    foreign = () if done.foreign is None else done.foreign.unreadable
+    for _, error in done.unreadable + foreign:
         sys.stderr.write("skipped: %s\n" % printable(error))
     return done
+
+
+def _foreign(runtime: Runtime, words: argparse.Namespace, domain: Domain, all_blocks: bool) -> Foreign:
+    progress = Progress(sys.stderr, len(expand([words.unknown])), "pictures", logged=True)
+    try:
+        return ask_foreign(
+            runtime,
+            words.unknown,
+            domain,
+            batch_size=words.batch_size,
+            force_all_blocks=all_blocks,
+            on_progress=lambda answered, failed, total: progress.show(answered, failed),
+        )
+    finally:
+        progress.end()
 
 
 def _compared(evaluation: Evaluation, other: Optional[Evaluation], earlier: Optional[Earlier]) -> Optional[Comparison]:

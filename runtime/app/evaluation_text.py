@@ -42,6 +42,7 @@ def render(evaluation: Evaluation, found: Scores) -> str:
         "confidence %.1f %% on average, calibration error %.1f %%"
         % (100 * found.confidence, 100 * found.calibration_error),
         "block FLOPs run: %.1f %%%s" % (100 * found.flops_share, _exits(found)),
+        *_unknown(evaluation, found),
         "latency per batch of %d: p50 %.2f ms, p90 %.2f ms, p99 %.2f ms (engine only, %s)"
         % (
             settings.batch_size,
@@ -118,6 +119,29 @@ def _exits(found: Scores) -> str:
         return ""
     left = ", ".join("%d" % one.photos for one in found.exits[:-1])
     return "; left at the exits, in order: %s; ran to the end: %d" % (left, found.exits[-1].photos)
+
+
+def _unknown(evaluation: Evaluation, found: Scores) -> List[str]:
+    familiar, foreign = evaluation.domain.familiar, evaluation.foreign
+    if familiar is None or found.unknown is None:
+        return []
+    lines = [
+        "said to be unknown: %.1f %% (%d of %d, of which %d answers are right; %g %% expected)"
+        % (
+            100.0 * found.unknown / found.photos,
+            found.unknown,
+            found.photos,
+            found.unknown_correct or 0,
+            100 * familiar.limit,
+        )
+    ]
+    if foreign is not None and found.area_under_curve is not None:
+        count = len(foreign.familiarities)
+        lines.append(
+            "of the %d pictures in %s: %.1f %% said to be unknown, area under the curve %.3f"
+            % (count, printable(foreign.source), 100.0 * (count - foreign.known) / count, found.area_under_curve)
+        )
+    return lines
 
 
 def _class_rows(found: Scores) -> List[List[str]]:

@@ -6,6 +6,7 @@ Nothing here parses arguments. All that is printed is progress and the files tha
 import sys
 from typing import Callable, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 
+from ..bundle.familiar import check_can_tell
 from ..engine import Runtime
 from ..errors import ImageError, printable
 from ..execution.timing import RunBatch, TimedResult, run_once
@@ -48,21 +49,24 @@ def predict(
     engines: Optional[str] = None,
     run: Callable[[RunBatch, Array], TimedResult] = run_once,
     on_prediction: Optional[Callable[[str, Prediction], None]] = None,
+    unknown_below: Optional[float] = None,
     stdin: Optional[TextIO] = None,
     stderr: Optional[TextIO] = None,
 ) -> Run:
     """Predict files, folders, globs, .npy files and `-` (paths on stdin).
 
     domain: a name in the bundle or a pack's path; None is the only one there is. run: how each batch is run, once
-    unless it is to be measured; on_prediction: called with each path and its answer, in order, while no batch runs; the
-    rest is as for Runtime. A file that cannot be read is named on stderr, listed in `failed`, and the others still run;
-    if none can be read, ImageError.
+    unless it is to be measured; on_prediction: called with each path and its answer, in order, while no batch runs;
+    unknown_below: see `Runtime.predictions`; the rest is as for Runtime. A file that cannot be read is named on stderr,
+    listed in `failed`, and the others still run; if none can be read, ImageError.
     """
     err = sys.stderr if stderr is None else stderr
     paths = expand(images, stdin)
     with Runtime(bundle, backend=backend, threads=threads, precision=precision, engines=engines) as runtime:
         used = runtime.use_only() if domain is None else runtime.load(domain)
         name = used.name
+        if unknown_below is not None:
+            check_can_tell(used, "--unknown-below")
         failed: List[Tuple[str, str]] = []
         decode_s: List[float] = []
         batch_s: List[float] = []
@@ -82,7 +86,7 @@ def predict(
             images_run += len(batch.names) * len(seconds)
             batch_s.extend(seconds)
             decode_s.extend(batch.seconds)
-            for path, prediction in zip(batch.names, runtime.predictions(result)):
+            for path, prediction in zip(batch.names, runtime.predictions(result, unknown_below)):
                 if on_prediction is not None:
                     on_prediction(path, prediction)
                 predictions.append((path, prediction))

@@ -18,6 +18,8 @@ def as_json(run: Run, top_k: int = 1) -> Dict[str, Any]:
             "blocks_run": prediction.blocks_run,
             "blocks_skipped": prediction.blocks_skipped,
             "exit": prediction.exit,
+            "known": prediction.known,
+            "familiarity": prediction.familiarity,
         }
         if top_k > 1:
             row["top_k"] = [{"label": label, "probability": p} for label, p in prediction.top_k(top_k)]
@@ -39,6 +41,8 @@ def render(run: Run, top_k: int = 1) -> str:
     lines: List[str] = []
     for path, p in run.predictions:
         best = ", ".join("%s %.3f" % (printable(label), share) for label, share in p.top_k(max(1, top_k)))
+        if p.known is False:
+            best = "unknown (closest: %s)" % best
         done = "%d blocks run, %d skipped" % (p.blocks_run, p.blocks_skipped)
         if p.exit is not None:
             done = "left at the %s of %d exits; %s" % (_ordinal(p.exit + 1), run.exits, done)

@@ -18,7 +18,7 @@ _PIECE = 2**20  # bytes that are copied at once
 
 class Wanted(NamedTuple):
     """pictures: a folder for annotated pictures. unsure_below, to: pictures whose answer's probability is below are
-    copied to this folder."""
+    copied to this folder, and so are those that the domain does not know."""
 
     pictures: Optional[str] = None
     unsure_below: Optional[float] = None
@@ -44,15 +44,17 @@ class Results:
         self._wanted = wanted
         self._err = sys.stderr if err is None else err
         self._names: Dict[str, str] = {}  # of annotated pictures: in lower case -> the picture that has it
-        self.drawn = self.copied = self.unsure = 0
+        self.drawn = self.copied = self.unsure = self.unknown = 0
 
     def __call__(self, path: str, prediction: Prediction) -> None:
         try:
             if self._wanted.pictures is not None:
                 self._draw(self._wanted.pictures, path, prediction)
             limit = self._wanted.unsure_below
-            if self._wanted.to is not None and limit is not None and prediction.probability < limit:
-                self.unsure += 1
+            below, unknown = limit is not None and prediction.probability < limit, prediction.known is False
+            if self._wanted.to is not None and (below or unknown):
+                self.unsure += below
+                self.unknown += unknown and not below
                 self._copy(self._wanted.to, path, prediction)
         except OSError as error:
             raise Da3Error("cannot write a result for %s: %s" % (path, error.strerror or error))
@@ -64,8 +66,14 @@ class Results:
             lines.append("%d annotated pictures in %s" % (self.drawn, printable(self._wanted.pictures)))
         if self._wanted.to is not None:
             lines.append(
-                "%d pictures below %g, %d copied to %s: move those that are in the wrong class's folder"
-                % (self.unsure, self._wanted.unsure_below or 0.0, self.copied, printable(self._wanted.to))
+                "%d pictures below %g%s, %d copied to %s: move those that are in the wrong class's folder"
+                % (
+                    self.unsure,
+                    self._wanted.unsure_below or 0.0,
+                    " and %d others unknown" % self.unknown if self.unknown else "",
+                    self.copied,
+                    printable(self._wanted.to),
+                )
             )
         return lines
 

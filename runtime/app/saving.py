@@ -9,7 +9,17 @@ from ..errors import Da3Error
 from ..system.atomic import write_atomically
 from .predict import Run
 
-_COLUMNS = ("path", "label", "probability", "exit", "blocks_run", "blocks_skipped", "flops_share")
+_COLUMNS = (
+    "path",
+    "label",
+    "probability",
+    "exit",
+    "blocks_run",
+    "blocks_skipped",
+    "flops_share",
+    "known",
+    "familiarity",
+)
 
 
 def check_writable(path: str, option: str) -> None:
@@ -48,5 +58,6 @@ def as_csv(run: Run) -> bytes:
     for path, p in run.predictions:
         exit = "" if p.exit is None else "%d" % p.exit
         numbers = ("%.6g" % p.probability, exit, "%d" % p.blocks_run, "%d" % p.blocks_skipped, "%.6g" % p.flops_share)
-        writer.writerow((path, p.label) + numbers)
+        known = ("", "") if p.known is None else ("%d" % p.known, "%.6g" % (p.familiarity or 0.0))
+        writer.writerow((path, p.label) + numbers + known)
     return text.getvalue().encode("utf-8", "surrogateescape")

@@ -6,6 +6,7 @@ import sys
 from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, Optional, TextIO
 
+from ..bundle.familiar import check_can_tell
 from ..engine import Runtime
 from ..errors import Da3Error, printable
 from ..streams.address import parse_address
@@ -47,10 +48,12 @@ def stream_and_say(options: argparse.Namespace) -> int:
         runtime = at_the_end.enter_context(_opened(options))
         stop = at_the_end.enter_context(stop_on_interrupt(status.stopping))
         used = runtime.use_only() if options.domain is None else runtime.load(options.domain)
+        if options.unknown_below is not None:
+            check_can_tell(used, "--unknown-below")
         queued = not (address.live or options.realtime)
         reader = FrameReader(address, options.every, options.realtime, options.reconnect)
         at_the_end.callback(reader.close, lambda: status.note("waiting for %s to let go" % address.shown))
-        watcher = Watcher(runtime, used.name, options.smooth, options.force_all_blocks, queued)
+        watcher = Watcher(runtime, used.name, options.smooth, options.force_all_blocks, queued, options.unknown_below)
         at_the_end.callback(_tell, watcher, reader, say_last)
         if options.save is not None or window is not None:
             sure = SURE if options.unsure_below is None else options.unsure_below
@@ -124,6 +127,8 @@ def as_json(seen: Seen, top_k: int = 1) -> Dict[str, Any]:
         "blocks_run": p.blocks_run,
         "blocks_skipped": p.blocks_skipped,
         "exit": p.exit,
+        "known": p.known,
+        "familiarity": p.familiarity,
         "ms": round(1e3 * seen.latency_s, 2),
         "engine_ms": round(1e3 * seen.engine_s, 2),
     }

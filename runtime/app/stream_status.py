@@ -33,7 +33,7 @@ class Status:
         p = seen.prediction
         text = "frame %d: %s %.1f %%, %d of %d blocks, %.1f fps, %.1f ms (p99 %.1f)%s" % (
             seen.frame.number,
-            printable(p.label),
+            printable(p.label) if p.known is not False else "unknown (closest: %s)" % printable(p.label),
             100 * p.probability,
             p.blocks_run,
             p.blocks_run + p.blocks_skipped,

@@ -2,10 +2,11 @@
 
 from .bundle import Bundle, BundleContents, read_domain, unknown_domain
 from .domain import fitted, read_domain_goldens, read_pack
-from .format import BACKBONE_GOLDENS, DESCRIPTION, FORMAT, GOLDENS, MANIFEST, WEIGHTS, domain_prefix
+from .familiar import familiar_numbers, familiar_of, familiar_tensors, seen_values
+from .format import BACKBONE_GOLDENS, DESCRIPTION, FAMILIAR, FORMAT, GOLDENS, MANIFEST, WEIGHTS, domain_prefix
 from .jsonfile import Object, check_format, parse_object, read_json
 from .manifest import FileEntry, Manifest, parse_manifest
-from .packs import add_pack, list_domains, remove_domain, update_domain, write_pack
+from .packs import add_pack, list_domains, remove_domain, update_domain, update_familiar, write_pack
 from .plan import BATCH, DOMAIN, IMAGE, LOGITS, closable, exit_steps, sized, with_skipped
 from .safetensors import parse_safetensors, write_safetensors
 from .writer import as_stored, domain_files, file_entry, manifest_file, put_file, to_json, write_files
@@ -15,6 +16,7 @@ __all__ = [
     "BATCH",
     "DESCRIPTION",
     "DOMAIN",
+    "FAMILIAR",
     "FORMAT",
     "GOLDENS",
     "IMAGE",
@@ -33,6 +35,9 @@ __all__ = [
     "domain_files",
     "domain_prefix",
     "exit_steps",
+    "familiar_numbers",
+    "familiar_of",
+    "familiar_tensors",
     "file_entry",
     "fitted",
     "list_domains",
@@ -46,10 +51,12 @@ __all__ = [
     "read_json",
     "read_pack",
     "remove_domain",
+    "seen_values",
     "sized",
     "to_json",
     "unknown_domain",
     "update_domain",
+    "update_familiar",
     "with_skipped",
     "write_files",
     "write_pack",

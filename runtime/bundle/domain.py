@@ -9,9 +9,12 @@ import numpy as np
 
 from ..errors import BundleError, DomainError, quoted, stands_in_a_line
 from ..records import Array, Domain, ExitRule, Path, Shape
+from .familiar import check_familiar, parse_familiar
 from .files import Files
 from .format import (
     DESCRIPTION,
+    FAMILIAR,
+    FAMILIAR_LIMIT,
     FORMAT,
     GATED_FORMAT,
     GOLDENS,
@@ -69,6 +72,10 @@ def _read(files: Files, prefix: str) -> Tuple[Domain, Object, Dict[str, bytes]]:
         raise DomainError("%s: classes must be different names, at least one" % where)
     check_classes(classes, where)
     data = _named_file(files, prefix, root.object("weights"), WEIGHTS, "the weights")
+    content = {DESCRIPTION: description, WEIGHTS: data}
+    familiar = _familiar(files, prefix, root)
+    if familiar is not None:
+        content[FAMILIAR] = familiar
     domain = Domain(
         name=name,
         classes=tuple(classes),
@@ -78,12 +85,13 @@ def _read(files: Files, prefix: str) -> Tuple[Domain, Object, Dict[str, bytes]]:
         metrics=root.plain("metrics"),
         weights=_float32(parse_safetensors(data, where.replace(DESCRIPTION, WEIGHTS))[0], name),
         provenance={} if root.optional("provenance") is None else root.plain("provenance"),
+        familiar=None if familiar is None else parse_familiar(familiar, where.replace(DESCRIPTION, FAMILIAR)),
     )
     if number <= GATED_FORMAT:
         domain = domain._replace(theta=root.number("theta"), gated=root.flag("gated"))
     else:
         domain = _with_decisions(domain, root)
-    return domain, root, {DESCRIPTION: description, WEIGHTS: data}
+    return domain, root, content
 
 
 def check_classes(names: Iterable[str], where: str) -> None:
@@ -111,14 +119,21 @@ def _goldens(files: Files, prefix: str, root: Object) -> Optional[bytes]:
     return _named_file(files, prefix, root.object("goldens"), GOLDENS, "the golden values")
 
 
+def _familiar(files: Files, prefix: str, root: Object) -> Optional[bytes]:
+    """The same of the file that says what the domain's photos look like."""
+    if root.optional("familiar") is None or not files.exists(prefix + FAMILIAR):
+        return None
+    return _named_file(files, prefix, root.object("familiar"), FAMILIAR, "what its photos look like")
+
+
 def _named_file(files: Files, prefix: str, entry: Object, name: str, what: str) -> bytes:
     """The file that an entry of the domain.json at `prefix` names, which must be called `name`; verified by its hash.
     what: it holds, in words."""
     where = os.path.join(files.path, *(prefix + DESCRIPTION).split("/"))
     if entry.text("file") != name:
         raise BundleError("%s: %s' file must be called %s" % (where, what, name))
-    limit = WEIGHTS_LIMIT if name == WEIGHTS else GOLDENS_LIMIT
-    data = files.read(prefix + name, expected_bytes=entry.integer("bytes"), limit=limit)
+    limits = {WEIGHTS: WEIGHTS_LIMIT, GOLDENS: GOLDENS_LIMIT, FAMILIAR: FAMILIAR_LIMIT}
+    data = files.read(prefix + name, expected_bytes=entry.integer("bytes"), limit=limits[name])
     if hashlib.sha256(data).hexdigest() != sha256_entry(entry, "sha256"):
         raise BundleError("%s: %s are not those %s names (wrong sha256); copy them again" % (where, what, DESCRIPTION))
     return data
@@ -197,6 +212,7 @@ def fitted(domain: Domain, manifest: Manifest) -> Domain:
     zeros = {name: np.zeros(shape, np.float32) for name, shape in shapes.items() if shape is not None}
     domain = domain._replace(weights=dict(domain.weights, **zeros)) if zeros else domain
     _check_tensors(domain, wanted, manifest)
+    check_familiar(domain, manifest)
     return domain
 
 

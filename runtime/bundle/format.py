@@ -9,12 +9,14 @@ DOMAINS = "domains"  # the folder of the domains, each in one of its own
 DESCRIPTION = "domain.json"
 WEIGHTS = "weights.safetensors"
 GOLDENS = "goldens.safetensors"  # of a domain; may be absent
+FAMILIAR = "familiar.safetensors"  # of a domain: what its photos look like; may be absent
 BACKBONE_GOLDENS = "backbone/goldens.safetensors"  # of the backbone; may be absent
 # Bytes that a file may have at most. No JSON file of a bundle is nearly as large, and parsed it takes twenty times as
 # much. A domain's weights are float16 in the file and float32 in memory.
 JSON_LIMIT = 4 << 20
 WEIGHTS_LIMIT = 128 << 20
 GOLDENS_LIMIT = 16 << 20
+FAMILIAR_LIMIT = 16 << 20
 FILE_LIMIT = 256 << 20
 
 _SAFE_PART = re.compile(r"^[A-Za-z0-9_\-][A-Za-z0-9_.\-]*$")

@@ -11,14 +11,15 @@ import zipfile
 from typing import Any, BinaryIO, Dict, List, Optional, Sequence
 
 from ..errors import BundleError, DomainError
-from ..records import Domain, ExitRule, Path
+from ..records import Domain, ExitRule, Familiar, Path
 from ..system.atomic import replace_file
 from .bundle import Bundle, read_domain, unknown_domain
 from .domain import check_rules, fitted, read_domain_content
+from .familiar import familiar_file
 from .files import Files
-from .format import DESCRIPTION, DOMAINS, FORMAT, GATED_FORMAT, JSON_LIMIT, domain_prefix
+from .format import DESCRIPTION, DOMAINS, FAMILIAR, FORMAT, GATED_FORMAT, JSON_LIMIT, domain_prefix
 from .jsonfile import read_json
-from .writer import decisions, to_json, write_files
+from .writer import decisions, file_entry, to_json, write_files
 
 
 def list_domains(bundle: Path) -> List[str]:
@@ -134,6 +135,37 @@ def update_domain(
         except OSError as error:
             raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
         return read_domain(opened, name)
+
+
+def update_familiar(bundle: Path, name: str, familiar: Optional[Familiar]) -> Domain:
+    """Put into a bundle directory what a domain's own photos look like, in the place of what was there; None takes it
+    out. Returns the domain as it is now. At any moment the domain can be read, with the one, the other or neither."""
+    with Bundle(bundle) as opened:
+        opened.require_directory()
+        before = read_domain(opened, name)
+        if before.gated and familiar is not None:
+            raise DomainError("domain %s has gates of format 1: train and export it again" % name)
+        fitted(before._replace(familiar=familiar), opened.manifest)
+        data = None if familiar is None else familiar_file(familiar)
+        content = read_json(opened.files.read(domain_prefix(name) + DESCRIPTION, limit=JSON_LIMIT))
+        folder = os.path.join(opened.path, DOMAINS, name)
+        try:
+            if content.pop("familiar", None) is not None:
+                _write_json(os.path.join(folder, DESCRIPTION), content)
+            if data is not None:
+                replace_file(os.path.join(folder, FAMILIAR), lambda file: file.write(data))
+                content["familiar"] = dict([("file", FAMILIAR)], **file_entry(data)._asdict())
+                _write_json(os.path.join(folder, DESCRIPTION), content)
+            elif os.path.exists(os.path.join(folder, FAMILIAR)):
+                os.remove(os.path.join(folder, FAMILIAR))
+        except OSError as error:
+            raise BundleError("cannot write %s: %s" % (folder, error.strerror or error))
+        return read_domain(opened, name)
+
+
+def _write_json(path: str, content: Dict[str, Any]) -> None:
+    data = to_json(content)
+    replace_file(path, lambda file: file.write(data))
 
 
 def write_pack(bundle: Path, name: str, out: Path) -> str:

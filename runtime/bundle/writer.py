@@ -14,7 +14,8 @@ from ..errors import BundleError, DomainError
 from ..records import Array, Domain, Path, Step, Value
 from ..system.atomic import replace_file
 from .bundle import Bundle
-from .format import DESCRIPTION, FORMAT, GATED_FORMAT, GOLDENS, JSON_LIMIT, MANIFEST, WEIGHTS
+from .familiar import familiar_file
+from .format import DESCRIPTION, FAMILIAR, FORMAT, GATED_FORMAT, GOLDENS, JSON_LIMIT, MANIFEST, WEIGHTS
 from .jsonfile import read_json
 from .manifest import FileEntry, Manifest
 from .safetensors import write_safetensors
@@ -83,8 +84,8 @@ def as_stored(tensor: Array) -> Array:
 
 
 def domain_files(domain: Domain, goldens: Optional[bytes] = None) -> Dict[str, bytes]:
-    """weights.safetensors and domain.json of a domain: what a folder in a bundle, and a pack, holds. goldens: its file
-    of golden values, if it has one.
+    """weights.safetensors, domain.json and, where a domain has it, familiar.safetensors: what a folder in a bundle, or
+    a pack, holds. goldens: its file of golden values, if it has one.
 
     It is of format 1 where the domain is gated picture by picture. Raises DomainError where a number is not finite.
     """
@@ -107,6 +108,12 @@ def domain_files(domain: Domain, goldens: Optional[bytes] = None) -> Dict[str, b
     if goldens is not None:
         description["goldens"] = dict([("file", GOLDENS)], **file_entry(goldens)._asdict())
         files[GOLDENS] = goldens
+    try:
+        if domain.familiar is not None:
+            files[FAMILIAR] = familiar_file(domain.familiar)
+            description["familiar"] = dict([("file", FAMILIAR)], **file_entry(files[FAMILIAR])._asdict())
+    except ValueError:
+        raise DomainError("what the photos of domain %s look like must be finite numbers" % domain.name)
     if domain.provenance:
         description["provenance"] = domain.provenance
     try:

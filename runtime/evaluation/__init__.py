@@ -2,6 +2,7 @@
 
 from .answering import Answered, Evaluation, Settings, evaluate
 from .comparison import Comparison, Verdict, compare, exact_mcnemar
+from .foreign import Foreign, ask_foreign
 from .labelled import LabelledPhotos, read_labelled
 from .record import FORMAT, Earlier, as_csv, as_record, describe, open_record, read_record, verdicts
 from .scores import ClassScore, ExitScore, Scores, score, wilson_interval
@@ -14,12 +15,14 @@ __all__ = [
     "Earlier",
     "Evaluation",
     "ExitScore",
+    "Foreign",
     "LabelledPhotos",
     "Scores",
     "Settings",
     "Verdict",
     "as_csv",
     "as_record",
+    "ask_foreign",
     "compare",
     "describe",
     "evaluate",

@@ -13,6 +13,7 @@ from ..images.inputs import Input, in_batches
 from ..images.preprocess import Preprocessing
 from ..records import Array, BatchResult, Domain, Prediction
 from ..system.ahead import default_workers, done_ahead
+from .foreign import Foreign
 from .labelled import LabelledPhotos
 
 Progress = Callable[[int, int, int], None]
@@ -23,7 +24,8 @@ class Answered(NamedTuple):
 
     label, answer: indices of classes. probability: that of the answer; label_probability: that of the label. rank: the
     label's place among the classes by probability, 1 where the answer is right. exit: where it left, None if it ran to
-    the end. engine_s: seconds, of the run of its batch divided by that batch's photos.
+    the end. engine_s: seconds, of the run of its batch divided by that batch's photos. known, familiarity: see
+    Prediction.
     """
 
     path: str
@@ -36,6 +38,8 @@ class Answered(NamedTuple):
     blocks_run: int
     flops_share: float
     engine_s: float
+    known: Optional[bool] = None
+    familiarity: Optional[float] = None
 
     @property
     def correct(self) -> bool:
@@ -59,7 +63,7 @@ class Evaluation(NamedTuple):
     """answered: a row for each photo that could be read, in order. unreadable: (path, why). blocks: int64 (classes,
     blocks), of how many photos of a class each backbone block ran. block_names: theirs. batch_s: seconds of every
     timed run of a batch. seconds: from the first photo to the last, decoding included. decode_s: seconds that decoding
-    and preprocessing took, added up over threads."""
+    and preprocessing took, added up over threads. foreign: what was asked about pictures that are none of its own."""
 
     domain: Domain
     arch: str
@@ -72,6 +76,7 @@ class Evaluation(NamedTuple):
     batch_s: Tuple[float, ...]
     seconds: float
     decode_s: float
+    foreign: Optional[Foreign] = None
 
 
 class _Decoded(NamedTuple):
@@ -199,4 +204,6 @@ def _row(path: str, label: int, prediction: Prediction, engine_s: float) -> Answ
         blocks_run=prediction.blocks_run,
         flops_share=prediction.flops_share,
         engine_s=engine_s,
+        known=prediction.known,
+        familiarity=prediction.familiarity,
     )

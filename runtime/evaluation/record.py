@@ -36,6 +36,8 @@ _COLUMNS = (
     "blocks_run",
     "flops_share",
     "engine_ms",
+    "known",
+    "familiarity",
 )
 _AGAINST = ("answer", "correct", "probability", "exit", "flops_share", "engine_ms")
 
@@ -82,6 +84,7 @@ def describe(evaluation: Evaluation, scores: Optional[Scores] = None) -> Dict[st
             "unreadable": [{"path": photos.name(path), "error": error} for path, error in evaluation.unreadable],
         },
         "scores": _scores(found),
+        "unknown": _unknown(evaluation, found),
         "classes": [dict(one._asdict(), exits=list(one.exits), blocks=list(one.blocks)) for one in found.classes],
         "confusion": found.confusion.tolist(),
         "exits": [dict(one._asdict()) for one in found.exits],
@@ -192,6 +195,8 @@ def _row(row: Answered, evaluation: Evaluation) -> Dict[str, Any]:
         "blocks_run": row.blocks_run,
         "flops_share": row.flops_share,
         "engine_ms": 1e3 * row.engine_s,
+        "known": row.known,
+        "familiarity": row.familiarity,
     }
 
 
@@ -199,6 +204,30 @@ def _scores(found: Scores) -> Dict[str, Any]:
     names = ("photos", "correct", "top1", "top5", "balanced_accuracy", "macro_f1", "confidence", "calibration_error")
     named = {name: getattr(found, name) for name in names}
     return dict(named, interval=list(found.interval), flops_share=found.flops_share)
+
+
+def _unknown(evaluation: Evaluation, found: Scores) -> Optional[Dict[str, Any]]:
+    """limit: the share of false alarms that is taken for granted. photos: that were said to be unknown, of the domain's
+    own, and correct, how many of these answers were right. foreign: the pictures that are none of its own."""
+    familiar, foreign = evaluation.domain.familiar, evaluation.foreign
+    if familiar is None or found.unknown is None:
+        return None
+    others = None
+    if foreign is not None:
+        others = {
+            "source": foreign.source,
+            "photos": len(foreign.familiarities),
+            "known": foreign.known,
+            "area_under_curve": found.area_under_curve,
+            "unreadable": [{"path": path, "error": error} for path, error in foreign.unreadable],
+        }
+    return {
+        "limit": familiar.limit,
+        "photos": found.unknown,
+        "share": found.unknown / float(found.photos),
+        "correct": found.unknown_correct,
+        "foreign": others,
+    }
 
 
 def _domain(domain: Domain) -> Dict[str, Any]:

@@ -47,7 +47,9 @@ class Scores(NamedTuple):
     the classes that have photos. confidence: mean probability of the answers. calibration_error: see `gap_error`.
     confusion: int64 (classes, classes), labels by answers. latency_ms: percentiles of a batch's run, engine alone;
     mean_latency_ms: of a photo's share of it. images_per_second: all of it, decoding included; engine_per_second: of
-    the engine alone."""
+    the engine alone. unknown: how many photos were said to be unknown, which are false alarms; unknown_correct: of
+    these, how many answers were right; area_under_curve: see Foreign. None where the domain cannot tell, or nobody
+    asked."""
 
     photos: int
     correct: int
@@ -67,6 +69,9 @@ class Scores(NamedTuple):
     mean_latency_ms: float
     images_per_second: float
     engine_per_second: float
+    unknown: Optional[int] = None
+    unknown_correct: Optional[int] = None
+    area_under_curve: Optional[float] = None
 
 
 def score(evaluation: Evaluation) -> Scores:
@@ -86,6 +91,9 @@ def score(evaluation: Evaluation) -> Scores:
     bins = reliability(sure, right)
     classes = _classes(evaluation, confusion, labels, left, shares, seconds)
     correct = int(right.sum())
+    unknown = [row for row in rows if row.known is False]
+    told = all(row.familiarity is not None for row in rows)
+    own, foreign = [row.familiarity or 0.0 for row in rows], evaluation.foreign
     return Scores(
         photos=len(rows),
         correct=correct,
@@ -105,6 +113,9 @@ def score(evaluation: Evaluation) -> Scores:
         mean_latency_ms=float(1e3 * seconds.mean()),
         images_per_second=len(rows) / max(evaluation.seconds, 1e-9),
         engine_per_second=len(rows) / max(float(seconds.sum()), 1e-9),
+        unknown=len(unknown) if told else None,
+        unknown_correct=sum(row.correct for row in unknown) if told else None,
+        area_under_curve=foreign.area_under_curve(own) if foreign is not None and told else None,
     )
 
 

@@ -1,18 +1,19 @@
 """From logits to named predictions."""
 
-from typing import List
+from typing import List, Optional
 
 import numpy as np
 
 from ..bundle.manifest import Manifest
 from ..errors import BackendError
+from ..familiarity import ask, is_known
 from ..records import BatchResult, Prediction
 from ..schedule.flops import result_shares
 
 
-def name_answers(result: BatchResult, manifest: Manifest) -> List[Prediction]:
-    """One Prediction per image: the softmax of its logits, at the temperature of the exit where it left, and the most
-    probable class."""
+def name_answers(result: BatchResult, manifest: Manifest, unknown_below: Optional[float] = None) -> List[Prediction]:
+    """One Prediction per image: the softmax of its logits, at the temperature of the exit where it left, the most
+    probable class, and whether it is one of the domain's images at all. unknown_below: in the place of its limit."""
     logits, ran, domain = result.logits, result.blocks, result.domain
     if logits.shape[1] != len(domain.classes):
         raise BackendError(
@@ -25,9 +26,12 @@ def name_answers(result: BatchResult, manifest: Manifest) -> List[Prediction]:
     scale = np.array([1 / (domain.temperature if i is None else temperatures[i]) for i in exits], np.float32)
     exp = np.exp((logits - logits.max(axis=1, keepdims=True)) * scale[:, None])
     probabilities = exp / exp.sum(axis=1, keepdims=True)
+    familiar = domain.familiar
+    shares_alike = None if familiar is None or not result.seen else ask(familiar, result.left, result.seen, logits)
     predictions: List[Prediction] = []
     for i in range(logits.shape[0]):
         index, count = int(logits[i].argmax()), int(ran[i].sum())
+        alike = None if shares_alike is None else shares_alike[i]
         predictions.append(
             Prediction(
                 label=domain.classes[index],
@@ -42,6 +46,8 @@ def name_answers(result: BatchResult, manifest: Manifest) -> List[Prediction]:
                 domain=domain.name,
                 classes=domain.classes,
                 exit=exits[i],
+                known=None if alike is None or familiar is None else is_known(familiar, alike, unknown_below),
+                familiarity=alike,
             )
         )
     return predictions

@@ -22,10 +22,14 @@ _MAX_PROGRAMS = 256  # of one context; with more domains than that, programs are
 _MAX_IDLE_CONTEXTS = 8
 
 
+Seen = Tuple[Tuple[str, ...], ...]
+
+
 class Bound(NamedTuple):
     """A domain ready to run. closed: the blocks that it closes; theta: its threshold as gates are compared with it;
     exits: what is decided at those of the plan; leaves: whether a picture may leave at one of them; key: no other
-    domain ever bound has it."""
+    domain ever bound has it; seen: for each exit, and for the end, the values by which it is told there whether a
+    picture is one of the domain's."""
 
     domain: Domain
     closed: FrozenSet[int]
@@ -33,17 +37,19 @@ class Bound(NamedTuple):
     exits: Exits
     leaves: bool
     key: int
+    seen: Seen = ()
 
 
 class Outcome(NamedTuple):
     """What a run gives. logits: float32 (B, classes). blocks: bool (B, n_blocks), True where the block ran. left: int64
     (B,), the exit where each image left, or how many there are. values: the values of the plan that were asked for,
-    (B, ...) each."""
+    (B, ...) each. seen: those that belong to where images left; of the others they hold anything."""
 
     logits: Array
     blocks: Array
     left: Array
     values: Dict[str, Array]
+    seen: Dict[str, Array] = {}
 
 
 class LaneClosed(BackendError):
@@ -106,16 +112,17 @@ class Lane:
         watched: Sequence[str],
         overrides: Tuple[Tuple[int, bool], ...],
         exits: Exits,
+        seen: Seen = (),
     ) -> Outcome:
         """float32 (B, 3, size, size), C-contiguous -> Outcome, in pieces of the size that a context may take.
 
         watched: values that the layout lets be read. overrides: of blocks with gates, ascending. exits: for each
-        exit of the layout. Raises LaneClosed before anything else is done, ImageError for images that hold NaN or
-        infinity where that shows in the answer, BackendError where finite images are answered so.
+        exit of the layout. seen: see Bound. Raises LaneClosed before anything else is done, ImageError for images that
+        hold NaN or infinity where that shows in the answer, BackendError where finite images are answered so.
         """
         most = self._backend.max_batch or len(images)
         pieces = [
-            self._run(bound, images[i : i + most], watched, overrides, exits) for i in range(0, len(images), most)
+            self._run(bound, images[i : i + most], watched, overrides, exits, seen) for i in range(0, len(images), most)
         ]
         if len(pieces) == 1:
             return pieces[0]
@@ -124,6 +131,7 @@ class Lane:
             np.concatenate([piece.blocks for piece in pieces]),
             np.concatenate([piece.left for piece in pieces]),
             {name: np.concatenate([piece.values[name] for piece in pieces]) for name in watched},
+            _joined([(len(piece.left), piece.seen) for piece in pieces]),
         )
 
     def close(self) -> None:
@@ -148,6 +156,7 @@ class Lane:
         watched: Sequence[str],
         overrides: Tuple[Tuple[int, bool], ...],
         exits: Exits,
+        seen: Seen,
     ) -> Outcome:
         pooled = self._take(len(images))
         sound = False
@@ -160,10 +169,11 @@ class Lane:
                 if not watched and not np.isfinite(answer.logits).all():  # who traces may be looking for the cause
                     raise NotFinite("the last logits")
                 values = {name: context.read(name) for name in watched}
+                looked = _looked_at(context, seen, answer.left) if seen else {}
             finally:
                 context.end()
             sound = True
-            return Outcome(answer.logits, answer.ran, answer.left, values)
+            return Outcome(answer.logits, answer.ran, answer.left, values, looked)
         except NotFinite as error:
             sound = True  # everything was run
             if not np.isfinite(images).all():
@@ -255,3 +265,21 @@ class Lane:
             overrides=overrides,
             ran=ran,
         )
+
+
+def _looked_at(context: ExecutionContext, seen: Seen, left: Array) -> Dict[str, Array]:
+    """The values that belong to where images left: only these were computed for sure. They are on the host already."""
+    last = len(seen) - 1
+    names = {name for number in set(left.tolist()) for name in seen[min(number, last)]}
+    return {name: np.array(context.gate(name)(), np.float32) for name in sorted(names)}
+
+
+def _joined(pieces: Sequence[Tuple[int, Dict[str, Array]]]) -> Dict[str, Array]:
+    """The values of several pieces, (images, values) each; zeros for the images of one that lacks a value."""
+    some = {name: array for _, values in pieces for name, array in values.items()}
+    return {
+        name: np.concatenate(
+            [values.get(name, np.zeros((count,) + array.shape[1:], np.float32)) for count, values in pieces]
+        )
+        for name, array in some.items()
+    }

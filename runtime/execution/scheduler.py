@@ -12,13 +12,14 @@ from typing import Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Set, T
 
 from ..backends.interface import Backend
 from ..bundle.bundle import Bundle
+from ..bundle.familiar import seen_values
 from ..bundle.plan import closable, exit_steps
 from ..errors import DomainError
-from ..records import Array, Domain, ExitRule
+from ..records import ENERGY, Array, Domain, ExitRule, Familiar
 from ..schedule.decisions import Overrides, check_overrides, closed_blocks, leaving, threshold
 from ..schedule.layout import Layout, join_plan
 from ..schedule.look_ahead import starts_ahead
-from .lane import Bound, Lane, LaneClosed, Outcome
+from .lane import Bound, Lane, LaneClosed, Outcome, Seen
 from .program import Exits
 
 # Each holds the backbone in memory, so the one that was used longest ago is closed when there are more.
@@ -64,6 +65,8 @@ class Scheduler:
         self._closable = closable(plan)
         self._gated = {step.block for step in plan if step.gate is not None and step.block is not None}
         self._exits = [step.outputs[0] for step in exit_steps(plan)]
+        early, last = seen_values(bundle.manifest)
+        self._features = tuple(dict.fromkeys(early + (last,)))
         self._in_parts = backend.looks_ahead and bool(self._exits)
         self._nobody = self._forced(None)
         self._lock = threading.Lock()
@@ -100,7 +103,12 @@ class Scheduler:
     def run(self, bound: Bound, images: Array, choice: Choice = PLAIN) -> Outcome:
         """float32 (B, 3, size, size), C-contiguous -> Outcome, without values of the plan."""
         overrides = self._overrides(choice)
-        return self._run(bound, images, self._key(bound, choice), (), overrides, self._decided(bound, choice))
+        exits = self._decided(bound, choice)
+        return self._run(bound, images, self._key(bound, choice), (), overrides, exits, bound.seen)
+
+    def features(self, bound: Bound, images: Array) -> Outcome:
+        """`run`, and among `seen` what the classifier of every exit reads, and the last one. Nobody leaves."""
+        return self._run(bound, images, self._key(bound, PLAIN), (), (), self._nobody, (self._features,))
 
     def trace(self, bound: Bound, images: Array, watched: Sequence[str], choice: Choice = PLAIN) -> Outcome:
         """`run`, and the values of the plan named in `watched`. Nobody leaves, so there is a value for every image.
@@ -141,6 +149,7 @@ class Scheduler:
             exits=exits,
             leaves=any(rule.threshold is not None for rule in domain.exits),
             key=key,
+            seen=_seen(domain.familiar),
         )
 
     def _key(self, bound: Bound, choice: Choice) -> _Key:
@@ -190,10 +199,11 @@ class Scheduler:
         watched: Sequence[str],
         overrides: Tuple[Tuple[int, bool], ...],
         exits: Exits,
+        seen: Seen = (),
     ) -> Outcome:
         while True:
             try:
-                return self._lane(key).run(bound, images, watched, overrides, exits)
+                return self._lane(key).run(bound, images, watched, overrides, exits, seen)
             except LaneClosed:
                 if self._closed:
                     raise
@@ -227,6 +237,16 @@ class Scheduler:
         return lane
 
     def _layout(self, key: _Key, readable: Sequence[str] = ()) -> Layout:
+        """readable: values that can be read. What classifiers read always can: a device that looks ahead hands it on to
+        the host anyway."""
         ahead = self._backend.looks_ahead
+        if not ahead:
+            readable = tuple(dict.fromkeys(tuple(readable) + self._features))
         layout = join_plan(self._bundle.manifest, ahead, readable, key.closed, key.leaves)
         return layout._replace(lasting=key.lasting)
+
+
+def _seen(familiar: Optional[Familiar]) -> Seen:
+    if familiar is None:
+        return ()
+    return tuple(tuple(name for name in place.terms if name != ENERGY) for place in familiar.places)

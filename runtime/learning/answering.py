@@ -28,6 +28,10 @@ class Answers(ABC):
         """float32 (B, 3, S, S), normalised -> float32 (B, exits + 1, classes)."""
 
     @abstractmethod
+    def see(self, images: Array) -> Dict[str, Array]:
+        """The same images -> what every classifier reads and LOGITS, by the plan's names: float32 (B, ...) each."""
+
+    @abstractmethod
     def close(self) -> None:
         """Free everything."""
 
@@ -49,6 +53,10 @@ class Answering(Answers):
         result, values = self._runtime.trace(images, self._exits)
         return np.stack([values[name] for name in self._exits] + [result.logits], axis=1)
 
+    def see(self, images: Array) -> Dict[str, Array]:
+        result, seen = self._runtime.features(images)
+        return dict(seen, **{LOGITS: result.logits})
+
     def close(self) -> None:
         self._runtime.close()
 
@@ -64,6 +72,9 @@ class GraphAnswers(Answers):
 
     def use(self, domain: Domain) -> None:
         self._runner.keep({DOMAIN + name: array for name, array in domain.weights.items()})
+
+    def see(self, images: Array) -> Dict[str, Array]:
+        return self._runner.run({IMAGE: images})
 
     def __call__(self, images: Array) -> Array:
         found = self._runner.run({IMAGE: images})

@@ -30,6 +30,7 @@ def learnt_domain(bundle: Bundle, best: Checkpoint) -> Domain:
         calibration=decided.calibration,
         metrics=metrics(best.progress.best),
         provenance=of_domain(config, best.provenance),
+        familiar=best.familiar,
     )
 
 

@@ -2,13 +2,15 @@
 
 import math
 from itertools import islice
-from typing import Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from ..bundle.bundle import Bundle
+from ..bundle.familiar import seen_values
 from ..bundle.plan import DOMAIN, IMAGE, LOGITS
 from ..errors import TrainingError
+from ..familiarity import wanted_values
 from ..records import Array, Domain
 from ..schedule import saved_shares
 from ..system.memory import peak_bytes
@@ -17,7 +19,7 @@ from ..training.closing import cheapest, closing_target, may_be_closed
 from ..training.config import RunConfig
 from ..training.loading import Batch
 from ..training.recipe import CLOSE_FROM, CLOSED_BY, COST_BATCHES, FIT_BATCHES, WARM_UP, closing_share
-from ..training.trainee import Photos, Pixels, Predict, StepResult, Trainee
+from ..training.trainee import Photos, Pixels, Predict, See, StepResult, Trainee
 from .adamw import AdamW
 from .answering import Answers, answer_costs, exit_logits, undecided
 from .closing import Closing
@@ -177,6 +179,22 @@ class GraphTrainee(Trainee):
         if self._answering is not None:
             self._answering.close()
             self._answering = None
+
+    def places(self) -> Sequence[Tuple[str, ...]]:
+        return wanted_values(*seen_values(self._bundle.manifest))
+
+    def see(self, found: Checkpoint) -> See:
+        self.parameters.load(found.model, found.path)
+        self.predict()
+        answering, size = self._answering, self.micro_batch
+        assert answering is not None
+
+        def seen(pixels: Array) -> Dict[str, Array]:
+            slices = (self._preprocessing.normalise(pixels[i : i + size]) for i in range(0, len(pixels), size))
+            parts = [answering.see(few) for few in slices]
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+        return seen
 
     def domain(self) -> Domain:
         """What is learnt by now, as the engine runs it; nobody leaves at its exits."""

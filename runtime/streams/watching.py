@@ -11,6 +11,8 @@ from .figures import Durations
 from .reading import Frame
 from .smoothing import Smoother
 
+UNKNOWN = "(unknown)"  # what frames that are none of the domain's are counted as
+
 
 class Seen(NamedTuple):
     """A frame's answer. latency_s: seconds from the frame's coming to its answer; of them prepare_s went into resizing
@@ -27,14 +29,21 @@ class Watcher:
     """Answers frames with a domain of an opened Runtime, and keeps the figures."""
 
     def __init__(
-        self, runtime: Runtime, domain: str, smooth: int = 1, force_all_blocks: bool = False, queued: bool = False
+        self,
+        runtime: Runtime,
+        domain: str,
+        smooth: int = 1,
+        force_all_blocks: bool = False,
+        queued: bool = False,
+        unknown_below: Optional[float] = None,
     ) -> None:
-        """smooth: frames whose probabilities are averaged. queued: every frame waits for its turn, as a file's do, and
-        that wait is no part of its latency. The engine runs once, on nothing: its first run, which is slower, is no
-        frame's."""
+        """smooth: frames whose probabilities are averaged. unknown_below: see `Runtime.predictions`. queued: every one
+        waits for its turn, as a file's do, and that wait is no part of its latency. The engine runs once, on nothing:
+        its first run, which is slower, is no frame's."""
         self.figures = Figures()
         self._runtime, self._domain, self._force, self._queued = runtime, domain, force_all_blocks, queued
         self._smoother = Smoother(smooth)
+        self._unknown_below = unknown_below
         size = runtime.preprocessing.size
         runtime.run_batch(np.zeros((1, 3, size, size), np.float32), domain, force_all_blocks)
 
@@ -44,7 +53,7 @@ class Watcher:
         ready = time.monotonic()
         result = self._runtime.run_batch(batch, self._domain, self._force)
         done = time.monotonic()
-        prediction = self._smoother(self._runtime.predictions(result)[0], frame.scene)
+        prediction = self._smoother(self._runtime.predictions(result, self._unknown_below)[0], frame.scene)
         since = start if self._queued else frame.seen
         seen = Seen(frame, prediction, max(time.monotonic() - since, 0.0), ready - start, done - ready)
         self.figures.add(seen)
@@ -81,7 +90,7 @@ class Figures:
         self.engine.add(seen.engine_s)
         self.prepare.add(seen.prepare_s)
         self.flops += seen.prediction.flops_share
-        label = seen.prediction.label
+        label = UNKNOWN if seen.prediction.known is False else seen.prediction.label
         self.labels[label] = self.labels.get(label, 0) + 1
 
     @property

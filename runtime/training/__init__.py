@@ -21,6 +21,7 @@ from .config import (
 )
 from .defaults import DEFAULTS, CommonOptions
 from .loading import Batch, Loader, default_workers
+from .looking import MOST_PHOTOS, look
 from .pace import Pace
 from .photos import PhotoSet, drop_unreadable, find_photos, largest_photos, photo_folder
 from .provenance import Origin
@@ -29,7 +30,7 @@ from .resuming import earlier_run, photos_of
 from .run import Run
 from .run_files import BEST, CURVES, LAST, METRICS, RUN_FILES
 from .short_run import ShortRun
-from .trainee import Photos, Pixels, Predict, StepResult, Trainee
+from .trainee import Photos, Pixels, Predict, See, StepResult, Trainee
 from .validation import Validation
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "KEEP_PRECISIONS",
     "LAST",
     "METRICS",
+    "MOST_PHOTOS",
     "RUN_FILES",
     "AdaptorSpec",
     "Augmentation",
@@ -55,6 +57,7 @@ __all__ = [
     "Photos",
     "Pixels",
     "Predict",
+    "See",
     "Progress",
     "Reporter",
     "Row",
@@ -72,6 +75,7 @@ __all__ = [
     "earlier_run",
     "find_photos",
     "largest_photos",
+    "look",
     "limits",
     "options_file",
     "photo_folder",

@@ -1,7 +1,8 @@
 """Checkpoints: one safetensors file that says everything needed to go on from it, or to rebuild the model.
 
 Tensors are named `model.*` and `optimizer.*`; the metadata's entry `da3` is a JSON object with `format`, `config` (see
-`RunConfig`) and `progress` (see `Progress`), and `provenance` (see provenance.py), which older ones lack. Format 1
+`RunConfig`) and `progress` (see `Progress`), and `provenance` (see provenance.py), which older ones lack; the best one
+of a finished run has `familiar.*` and `familiar` too, what its photos look like (see looking.py). Format 1
 called the configuration's memory settings `lean`, and formats 1 and 2 had a gate beside each block and no exits: what
 they learnt without using gates is read. The exits of format 3 did not look at a cell's neighbours. An unfinished run of
 any of them cannot be resumed.
@@ -14,24 +15,26 @@ from typing import Any, Dict, NamedTuple, Optional, Union
 
 import numpy as np
 
-from ..bundle.jsonfile import read_json
+from ..bundle.familiar import familiar_numbers, familiar_of, familiar_tensors
+from ..bundle.jsonfile import Object, read_json
 from ..bundle.safetensors import parse_safetensors, write_safetensors
 from ..errors import BundleError, CheckpointError
-from ..records import Array
+from ..records import Array, Familiar
 from ..system.atomic import write_atomically
 from ..system.regular import open_regular, read_regular
 from .config import Progress, RunConfig
 
 FORMAT = 4
 _LIMIT, _HEAD_LIMIT = 1 << 30, 16 << 20  # bytes of a checkpoint, and of what it says before its tensors
-_MODEL, _OPTIMIZER = "model.", "optimizer."
+_MODEL, _OPTIMIZER, _FAMILIAR = "model.", "optimizer.", "familiar."
 
 
 class Checkpoint(NamedTuple):
     """A checkpoint as read from the file at `path`.
 
     model: what the domain learns, by name. optimizer: the optimiser's state, by name; empty in a best checkpoint.
-    provenance: see provenance.py; empty in those of before there was any.
+    provenance: see provenance.py; empty in those of before there was any. familiar: what the photos look like; None
+    where nobody has looked.
     """
 
     path: str
@@ -41,6 +44,7 @@ class Checkpoint(NamedTuple):
     model: Dict[str, Array]
     optimizer: Dict[str, Array]
     provenance: Dict[str, Any] = {}
+    familiar: Optional[Familiar] = None
 
 
 class Facts(NamedTuple):
@@ -59,16 +63,20 @@ def write(
     model: Dict[str, Array],
     optimizer: Dict[str, Array],
     provenance: Optional[Dict[str, Any]] = None,
+    familiar: Optional[Familiar] = None,
 ) -> None:
     """Write atomically, making the folder: a reader sees the old file or the new one, never half of one."""
     tensors = {_MODEL + name: array for name, array in model.items()}
     tensors.update((_OPTIMIZER + name, array) for name, array in optimizer.items())
-    facts = {
+    facts: Dict[str, Any] = {
         "format": FORMAT,
         "config": config.to_json(),
         "progress": progress.to_json(),
         "provenance": {} if provenance is None else provenance,
     }
+    if familiar is not None:
+        tensors.update((_FAMILIAR + name, array) for name, array in familiar_tensors(familiar).items())
+        facts["familiar"] = familiar_numbers(familiar)
     write_atomically(path, write_safetensors(tensors, {"da3": json.dumps(facts)}))
 
 
@@ -78,14 +86,14 @@ def read(path: Union[str, "os.PathLike[str]"]) -> Checkpoint:
     path = _present(path)
     try:
         tensors, metadata = parse_safetensors(read_regular(path, _LIMIT), "the file")
-        facts = _facts(metadata, path)
+        facts, familiar = _facts(metadata, path), _familiar(metadata, tensors, path)
     except _DAMAGE as error:
         raise _damaged(path, error)
     for array in tensors.values():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise CheckpointError("%s holds NaN or infinity: train again with a lower --lr" % path)
     model, optimizer = _below(_MODEL, tensors), _below(_OPTIMIZER, tensors)
-    return Checkpoint(path, facts.format, facts.config, facts.progress, model, optimizer, facts.provenance)
+    return Checkpoint(path, facts.format, facts.config, facts.progress, model, optimizer, facts.provenance, familiar)
 
 
 def read_facts(path: Union[str, "os.PathLike[str]"]) -> Facts:
@@ -117,6 +125,11 @@ def _facts(metadata: Dict[str, str], path: str) -> Facts:
         raise CheckpointError("%s was written by a newer da3: upgrade da3 to read it" % path)
     config, progress = RunConfig.from_json(facts["config"]), Progress.from_json(facts["progress"])
     return Facts(facts["format"], config, progress, dict(facts.get("provenance", {})))
+
+
+def _familiar(metadata: Dict[str, str], tensors: Dict[str, Array], path: str) -> Optional[Familiar]:
+    numbers = read_json(metadata["da3"], _HEAD_LIMIT, finite=False).get("familiar")
+    return None if numbers is None else familiar_of(Object(numbers, path), _below(_FAMILIAR, tensors))
 
 
 def _damaged(path: str, error: Exception) -> CheckpointError:

@@ -19,6 +19,7 @@ from .augmentation import Augmentation
 from .checkpoint import Checkpoint
 from .config import Progress, Row, RunConfig
 from .loading import Batch, Loader
+from .looking import enough, look
 from .options_file import OPTIONS, options_toml
 from .photos import PhotoSet
 from .provenance import Origin, provenance
@@ -118,7 +119,25 @@ class Run:
                     return False
             self._end_epoch(found, rate, time.monotonic() - started)
         self._write_reports(True)
-        return True
+        return self._look(stop)
+
+    def _look(self, stop: Stop) -> bool:
+        """Write down beside the best of the run what its photos look like, unless that is done. False: stopped."""
+        places, path = self.trainee.places(), self._path(BEST)
+        train, held_out = self.photos.train, self.photos.val
+        if not places or not enough(train, held_out) or not os.path.exists(path):
+            return True
+        best = checkpoint.read(path)
+        if best.familiar is not None or best.format < checkpoint.FORMAT:
+            return True
+        try:
+            see, prep, workers = self.trainee.see(best), self.val_loader.preprocessing, self.val_loader.workers
+            familiar = look(see, places, train, held_out, prep, workers, stop)
+        finally:
+            self.trainee.predicted()
+        if familiar is not None:
+            checkpoint.write(path, best.config, best.progress, best.model, {}, best.provenance, familiar)
+        return not stop()
 
     def _train_epoch(self, stop: Stop) -> bool:
         progress, config = self.progress, self.config

@@ -5,7 +5,7 @@ changes nothing.
 """
 
 from abc import ABC, abstractmethod
-from typing import Callable, Dict, Generator, Iterator, NamedTuple
+from typing import Callable, Dict, Generator, Iterator, NamedTuple, Sequence, Tuple
 
 from ..records import Array
 from .checkpoint import Checkpoint
@@ -17,6 +17,8 @@ Photos = Callable[[int], Generator[Batch, None, None]]
 Pixels = Callable[[], Iterator[Array]]
 # uint8 (B, S, S, 3) -> float32 (B, exits + 1, classes): every exit's logits, then those of the last answer.
 Predict = Callable[[Array], Array]
+# uint8 (B, S, S, 3) -> what classifiers read and the last of them answers, by the plan's names: float32 (B, ...) each.
+See = Callable[[Array], Dict[str, Array]]
 
 
 class StepResult(NamedTuple):
@@ -66,6 +68,16 @@ class Trainee(ABC):
 
     def predicted(self) -> None:
         """All answers are given, or none is wanted any more."""
+
+    def places(self) -> Sequence[Tuple[str, ...]]:
+        """By what it is told at each exit and at the end whether a picture is one of the domain's, see
+        `familiarity.wanted_values`. Default: nothing, it is not told."""
+        return ()
+
+    def see(self, found: Checkpoint) -> See:
+        """Get ready to give the features of a checkpoint of this run, in the place of what was trained last: there is
+        no step after this. What is returned is called until `predicted`. For a trainee that has `places`."""
+        raise NotImplementedError
 
     @abstractmethod
     def costs(self) -> Array:

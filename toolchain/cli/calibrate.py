@@ -48,10 +48,22 @@ def calibrate(
     int8: Annotated[
         bool, typer.Option("--int8", help="measure what 'da3 build --precision int8' must know of the backbone")
     ] = False,
+    unknown: Annotated[
+        bool,
+        typer.Option(
+            "--unknown", help="fit what the domain's photos look like, so that it tells other pictures from them"
+        ),
+    ] = False,
+    false_alarms: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SHARE", help="with --unknown: the share of its own photos said to be unknown (default: 0.05)"
+        ),
+    ] = None,
     bundle: Annotated[Path, typer.Option("--bundle", "-b", help="bundle folder")] = Path("bundle"),
     quiet: QuietOption = False,
 ) -> None:
-    """Set where a domain's pictures may leave early, for a goal, or the backbone's INT8 ranges, without retraining.
+    """Set where a domain's pictures may leave early, for a goal, what is unknown to it, or the backbone's INT8 ranges.
 
     A picture leaves at the first exit whose answer is sure enough; the goal decides how sure that is. Exits are chosen
     on all photos; the accuracy in the row 'checked' is that of exits chosen on one half of them and asked about the
@@ -62,24 +74,46 @@ def calibrate(
     INT8 ranges are the backbone's: measure them once, on about a hundred photos of each domain. Half of the photos are
     kept back, to say how often INT8 and float32 give the same answer.
 
+    What is unknown to a domain, training finds out by itself; with --unknown, and the photos in train/ and val/, it is
+    found out anew. With --false-alarms alone no photos are needed.
+
     Example: da3 calibrate --domain flowers --data photos/flowers/val --max-drop 0.5 --dry-run
 
     Example: da3 calibrate --domain flowers --data photos/flowers/val --latency-ms 12 --plot flowers.png
 
     Example: da3 calibrate --domain flowers --reset
 
+    Example: da3 calibrate --domain flowers --unknown --data photos/flowers
+
     Example: da3 calibrate --int8 --domain flowers --data photos/val --domain signs --data signs/val
     """
-    from da3.calib import CalibrationError, calibrate_int8
+    from da3.calib import CalibrationError, calibrate_int8, calibrate_unknown
     from da3.calib import calibrate as calibrate_domain
     from da3.calib import reset as reset_domain
     from da3.runtime.system import write_atomically
     from da3.toolchain.cli.calibration_plot import draw_calibration
-    from da3.toolchain.cli.calibration_tables import answers_table, calibration_table, int8_table, notes
+    from da3.toolchain.cli.calibration_tables import answers_table, calibration_table, int8_table, notes, unknown_lines
     from da3.toolchain.cli.progress_bar import progress_bar
 
     goals = [goal for goal in (max_drop, target_skip, latency_ms) if goal is not None]
-    photos = _pairs(domain, data or [], len(goals), reset, int8)
+    if false_alarms is not None and not unknown:
+        raise CalibrationError("--false-alarms goes with --unknown")
+    photos = _pairs(domain, data or [], len(goals), reset, int8, unknown)
+    if unknown:
+        if plot is not None:
+            raise CalibrationError("--plot goes with a goal, not with --unknown")
+        with progress_bar(quiet) as show:
+            seen = calibrate_unknown(
+                bundle,
+                domain[0],
+                photos.get(domain[0]),
+                false_alarms=false_alarms,
+                dry_run=dry_run,
+                on_progress=show,
+            )
+        for line in unknown_lines(seen, dry_run):
+            out.print(line, soft_wrap=True)
+        return
     if (reset or int8) and (dry_run or plot is not None):
         raise CalibrationError(
             "--dry-run and --plot go with a goal: give one, such as --max-drop 0.5, or leave them out"
@@ -113,17 +147,19 @@ def calibrate(
         out.print(note, soft_wrap=True)
 
 
-def _pairs(domains: list[str], folders: list[Path], goals: int, reset: bool, int8: bool) -> dict[str, Path]:
+def _pairs(
+    domains: list[str], folders: list[Path], goals: int, reset: bool, int8: bool, unknown: bool
+) -> dict[str, Path]:
     """Domain -> folder, for a choice of options that says one thing."""
     from da3.calib import CalibrationError
 
-    if goals + reset + int8 != 1:
+    if goals + reset + int8 + unknown != 1:
         raise CalibrationError(
-            "choose one: a goal (--max-drop 0.5, --target-skip 0.3 or --latency-ms 12), --reset, or --int8"
+            "choose one: a goal (--max-drop 0.5, --target-skip 0.3 or --latency-ms 12), --unknown, --reset, or --int8"
         )
     if len(domains) > 1 and not int8:
         raise CalibrationError("one --domain at a time: each has exits of its own")
-    if reset:
+    if reset or (unknown and not folders):
         return {}
     if len(domains) != len(folders):
         raise CalibrationError(f"{len(domains)} --domain and {len(folders)} --data: give one --data for each --domain")

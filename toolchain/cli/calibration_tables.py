@@ -1,4 +1,4 @@
-"""What ``da3 calibrate`` prints: exits before and after, or INT8 against float32."""
+"""What ``da3 calibrate`` prints: exits before and after, what is unknown, or INT8 against float32."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import replace
 from rich.markup import escape
 from rich.table import Table
 
-from da3.calib import ExitCalibration, Int8Calibration, Score
+from da3.calib import ExitCalibration, Int8Calibration, Score, UnknownCalibration
 from da3.runtime.calibration import NOBODY
 
 FEW = 100  # photos, below which figures jump
@@ -89,3 +89,15 @@ def int8_table(done: Int8Calibration) -> Table:
     if done.unreadable:
         table.caption = f"{len(done.unreadable)} photos could not be read: {escape(done.unreadable[0][1])}"
     return table
+
+
+def unknown_lines(done: UnknownCalibration, dry_run: bool) -> list[str]:
+    """What a domain takes for unknown from now on."""
+    fitted, held_out = done.familiar.photos
+    share = f"{escape(done.domain)}: of its own photos {done.familiar.limit:.1%} are said to be unknown"
+    how = f"fitted to {fitted}, calibrated on {held_out} others"
+    lines = [f"{share}; {how}{' (nothing is changed: --dry-run)' if dry_run else ''}"]
+    if held_out < FEW:
+        lines.append(f"{held_out} photos are few: expect more or fewer by some points on new ones")
+    lines += [f"left out: {escape(path)}: {escape(reason)}" for path, reason in done.unreadable]
+    return lines

@@ -190,6 +190,24 @@ class DomainModel(nn.Module):
             x = self.run_to_first_adaptor(image, note)
         return self.run_from(self.spec.first, x, note=note)
 
+    @property
+    def seen_names(self) -> tuple[tuple[str, ...], str]:
+        """What the classifier of each exit, and the last one, read, by the names in a bundle's plan."""
+        return tuple(f"e{i}" for i in self.exits), "features"
+
+    def seen(self, image: Tensor) -> dict[str, Tensor]:
+        """Image (B, 3, S, S) -> the values called ``seen_names``, (B, F) each, and ``logits``; nothing else is kept."""
+        early, last = self.seen_names
+        kept = {*early, last, "logits"}
+        values: dict[str, Tensor] = {}
+
+        def note(**found: Tensor) -> None:
+            values.update({name: value for name, value in found.items() if name in kept})
+
+        x = torch.cat([self.run_to_first_adaptor(few) for few in torch.split(image, self._untrained_slice_size)])
+        self.run_from(self.spec.first, x, note=note)
+        return values
+
     def run_from(self, first: int, x: Tensor, exits: Sequence[Tensor] = (), note: Note = lambda **_: None) -> Output:
         """The rest of the network on the input x of block ``first``, which has an adaptor; the logits of the ``exits``
         before it are given."""

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from da3.runtime.familiarity import wanted_values
 from da3.runtime.records import Array
-from da3.runtime.training import Batch, Photos, Pixels, Predict, RunConfig, StepResult, Trainee
+from da3.runtime.training import Batch, Photos, Pixels, Predict, RunConfig, See, StepResult, Trainee
 from da3.runtime.training.checkpoint import Checkpoint
 from da3.runtime.training.recipe import BETAS, EPSILON, WEIGHT_DECAY
 from da3.toolchain.methods import Learner
+from da3.toolchain.network import DomainModel
 from da3.toolchain.process.memory import peak_bytes
 from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.adamw import AdamW
@@ -64,6 +66,24 @@ class TorchTrainee(Trainee):
             return found
 
         return answers
+
+    def places(self) -> Sequence[tuple[str, ...]]:
+        model = self.learner.model
+        return wanted_values(*model.seen_names) if isinstance(model, DomainModel) else ()
+
+    def see(self, found: Checkpoint) -> See:
+        ckpt.restore(self.learner, found)
+        self.learner.eval_mode()
+        model = self.learner.model
+        assert isinstance(model, DomainModel)
+
+        @torch.no_grad()
+        def seen(pixels: Array) -> dict[str, Array]:
+            slices = torch.split(self._tensor(pixels), self.micro_batch)
+            parts = [ckpt.arrays_of(model.seen(self.learner.normalise(few))) for few in slices]
+            return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+        return seen
 
     def costs(self) -> Array:
         return np.array(self.learner.answer_costs())

@@ -4,6 +4,7 @@ import re
 from contextlib import nullcontext
 from pathlib import Path
 
+import cv2
 import pytest
 from photo_folders import write_photos
 from simulation import simulated
@@ -30,7 +31,7 @@ SAYS = {
     "config": "epochs",
     "export": "verification against PyTorch",
     "calibrate": "block FLOPs",
-    "run-engine": "blocks run",
+    "run-engine": "FLOPs skipped",
     "evaluate": "top-1",
     "report": "wrote report.html",
     "learn": "mushrooms",
@@ -59,6 +60,10 @@ def workplace(tmp_path, monkeypatch):
     """A folder with photos of flowers and mushrooms, as on a user's disk."""
     write_photos(tmp_path / "photos" / "flowers", classes=3, train=12, val=20)
     write_photos(tmp_path / "photos" / "mushrooms", classes=2, train=8, val=4, seed=1)
+    clip = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (48, 40))
+    for photo in sorted((tmp_path / "photos" / "flowers" / "val").rglob("*.jpg"))[:5]:
+        clip.write(cv2.imread(str(photo)))
+    clip.release()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

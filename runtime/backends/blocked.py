@@ -21,7 +21,7 @@ from ..records import Array, Shape
 
 _MARK = "da3_border/"
 _DOMAIN = "com.microsoft.nchwc"
-WIDEST_BLOCK = 16
+_WIDEST_BLOCK = 16
 
 
 class Blocked(NamedTuple):
@@ -101,7 +101,7 @@ def _mark(weights: Dict[str, Array], x: str, y: str, channels: int) -> Node:
     """y = x as a 1x1 convolution. It is depthwise where the channels fill whole blocks: ONNX Runtime puts no other
     depthwise convolution into blocks."""
     weight = y + "/weight"
-    if channels % WIDEST_BLOCK == 0:
+    if channels % _WIDEST_BLOCK == 0:
         weights[weight] = np.ones((channels, 1, 1, 1), np.float32)
         groups = channels
     else:

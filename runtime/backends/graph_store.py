@@ -15,17 +15,15 @@ import platform
 import shutil
 import threading
 import time
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from ..bundle.bundle import Bundle
 from ..bundle.jsonfile import read_json
 from ..bundle.manifest import Manifest
-from ..bundle.plan import BATCH
 from ..onnx_graph.subgraphs import subgraph_identity
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
 from ..system.regular import open_regular
-from .blocked import WIDEST_BLOCK
 
 _MAKING = 2  # to be raised when da3 makes other graphs of the same files than before
 _FORMAT = 1  # of the index
@@ -48,10 +46,9 @@ class StoredGraphs(NamedTuple):
 class GraphStore:
     """The place for a bundle's graphs of one layout, as this ONNX Runtime makes them on this CPU."""
 
-    def __init__(self, folder: str, name: str, made_of: Any, count: int, values: Mapping[str, Shape]) -> None:
+    def __init__(self, folder: str, name: str, made_of: Any, count: int) -> None:
         """folder: the bundle's `engines`; name: of the folder in it; made_of: what the graphs depend on, as read from
-        JSON; count: how many graphs there are; values: the shapes of the layout's values."""
-        self._values = values
+        JSON; count: how many graphs there are."""
         self._folder = folder
         self._place = os.path.join(folder, name)
         self._made_of = made_of
@@ -71,8 +68,6 @@ class GraphStore:
                     return None
             paths = [os.path.join(self._place, name) for name in self._names]
             shapes = {name: tuple(shape) for name, shape in content["shapes"].items()}
-            if shapes.keys() != self._values.keys() or not all(_holds(shapes[n], self._values[n]) for n in shapes):
-                return None
             return StoredGraphs(paths, shapes)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
@@ -132,18 +127,7 @@ def find_store(bundle: Bundle, layout: Layout, subgraphs: Sequence[Subgraph], or
     }
     name = "%s%s-%s" % (_PREFIX, ort.__version__, _digest(content)[:16])
     made_of = json.loads(json.dumps(content))  # with lists for tuples, as the index will give it
-    return GraphStore(folder, name, made_of, len(subgraphs), layout.values)
-
-
-def _holds(stored: Shape, shape: Shape) -> bool:
-    """Can a value of this shape lie in a buffer of the stored one, which may have more channels, in whole blocks?"""
-    plain = tuple(1 if n == BATCH else n for n in shape)
-    if stored == plain:
-        return True
-    if len(stored) != 4 or len(plain) != 4 or stored[:1] + stored[2:] != plain[:1] + plain[2:]:
-        return False
-    most, fewest = stored[1], plain[1]
-    return type(most) is int and isinstance(fewest, int) and fewest <= most < fewest + WIDEST_BLOCK
+    return GraphStore(folder, name, made_of, len(subgraphs))
 
 
 def source_files(subgraphs: Sequence[Subgraph], manifest: Manifest) -> List[str]:

@@ -121,30 +121,6 @@ def test_an_index_that_says_something_else_is_not_used(bundle, made, change):
     assert made
 
 
-@pytest.mark.parametrize(
-    ("name", "shape"),
-    [
-        ("image", [0]),
-        ("image", None),
-        ("features", [1, 20001, 8, 8]),
-        ("features", [1, [], 8, 8]),
-        ("features", "abcd"),
-    ],
-)
-def test_buffers_are_as_the_plan_has_them_whatever_an_index_says(bundle, made, name, shape):
-    first = run(bundle)
-
-    def change(content):
-        shapes = content["shapes"]
-        key = name if name in shapes else next(key for key in shapes if len(shapes[key]) == 4 and key != "image")
-        shapes.pop(key) if shape is None else shapes.update({key: shape})
-
-    rewrite(stored(bundle)[0], change)
-    made.clear()
-    np.testing.assert_array_equal(run(bundle), first)
-    assert made
-
-
 def test_a_damaged_file_of_the_bundle_is_refused_all_the_same(bundle, made):
     run(bundle)
     made.clear()

@@ -13,7 +13,7 @@ from da3.calib.errors import CalibrationError
 from da3.runtime import Domain
 from da3.runtime.backends import open_session
 from da3.runtime.bundle import Bundle
-from da3.runtime.onnx_graph import Info, Magnitudes, convolved, read_model, summed, write_model
+from da3.runtime.onnx_graph import Info, Magnitudes, convolved, read_segment, summed, write_model
 from da3.runtime.records import Step
 from da3.runtime.schedule.walk import inputs_of, walk
 
@@ -73,8 +73,9 @@ class Watched:
         self._sessions: dict[str, _Session] = {}
         self.depthwise: dict[tuple[str, str], bool] = {}
         self.others: set[tuple[str, str]] = set()
-        for file in sorted({segment.file for segment in bundle.manifest.segments.values()}):
-            model = read_model(bundle.read(file), f"{bundle.path}: {file}")
+        segments = {segment.file: segment for segment in bundle.manifest.segments.values()}
+        for file, segment in sorted(segments.items()):
+            model = read_segment(segment, bundle)
             found = convolved(model) if file.startswith("backbone/") else {}
             self.depthwise.update(((file, name), depthwise) for name, depthwise in found.items())
             others = summed(model)

@@ -2,6 +2,10 @@
 
 import sys
 
+from ..errors import printable
+
+__all__ = ["printable", "say"]
+
 
 def say(text: str) -> None:
     """Print to stdout; what its encoding does not have, as on a board whose locale is C, is written as escapes."""

@@ -1,13 +1,15 @@
 """Reading files by name from a directory or from a zip, without trusting either."""
 
 import os
-from typing import List, Optional
+from typing import TYPE_CHECKING, List, Optional
 
 from ..errors import BundleError
 from ..records import Path
 from ..system.regular import read_regular
 from .format import FILE_LIMIT, is_safe_name
-from .zip_reading import ZipReader
+
+if TYPE_CHECKING:
+    from .zip_reading import ZipReader
 
 
 class Files:
@@ -17,7 +19,7 @@ class Files:
         """path: directory or zip; marker: the file that must be at its root; what: how errors call it."""
         self.path = os.fspath(path)
         self.what = what
-        self._zip: Optional[ZipReader] = None
+        self._zip: "Optional[ZipReader]" = None
         self._root = ""
         try:
             there = os.path.exists(self.path)
@@ -27,6 +29,8 @@ class Files:
             raise BundleError("no %s at %s: the path does not exist" % (what, self.path))
         self.is_zip = not os.path.isdir(self.path)
         if self.is_zip:
+            from .zip_reading import ZipReader  # most are folders, which start without it
+
             self._zip = ZipReader(self.path, what)
             self._root = _root_of(self._zip.names, marker)
         if not self.exists(marker):

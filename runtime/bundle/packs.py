@@ -7,7 +7,6 @@ may, then renamed. A crash leaves at worst such a dotted folder, which nothing r
 import os
 import shutil
 import tempfile
-import zipfile
 from typing import Any, BinaryIO, Dict, List, Optional, Sequence
 
 from ..errors import BundleError, DomainError
@@ -210,6 +209,8 @@ def _swap_in(fresh: str, place: str) -> None:
 
 
 def _zip(file: BinaryIO, content: Dict[str, bytes]) -> None:
+    import zipfile  # a start needs it for nothing else
+
     # Stored, not deflated: float16 weights hardly shrink, and zlib's output differs between its versions.
     with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
         for name, data in sorted(content.items()):

@@ -78,11 +78,11 @@ def _tiff(data: bytes) -> Size:
     return found[257], found[256]
 
 
-_NETPBM = re.compile(rb"^P[1-6](?:\s|#[^\n]*\n)+([0-9]{1,9})(?:\s|#[^\n]*\n)+([0-9]{1,9})\s")
+_NETPBM = rb"^P[1-6](?:\s|#[^\n]*\n)+([0-9]{1,9})(?:\s|#[^\n]*\n)+([0-9]{1,9})\s"
 
 
 def _netpbm(data: bytes) -> Size:
-    found = _NETPBM.match(data[:4096])
+    found = re.match(_NETPBM, data[:4096])
     return None if found is None else (int(found.group(2)), int(found.group(1)))
 
 

@@ -21,7 +21,7 @@ _HEADER_LIMIT = 1 << 12  # bytes; of an array of numbers it is some 120
 _KINDS = ("u1", "f2", "f4", "f8")
 _VALUE = r"True|False|\([0-9L, ]{0,400}\)|'[^'\"\\]{1,16}'|\"[^'\"\\]{1,16}\""
 _ITEM = r"\s*['\"](descr|fortran_order|shape)['\"]\s*:\s*(%s)\s*" % _VALUE
-_HEADER = re.compile(r"^\s*\{%s,%s,%s,?\s*\}\s*\Z" % (_ITEM, _ITEM, _ITEM))
+_HEADER = r"^\s*\{%s,%s,%s,?\s*\}\s*\Z" % (_ITEM, _ITEM, _ITEM)
 _FORTRAN_LIMIT = 256 << 20  # bytes of an array in Fortran's order, which has to be read as a whole
 
 
@@ -39,7 +39,7 @@ class NpyFile:
         except OSError as error:
             raise self._refused(error.strerror or str(error))
         text, self._start = self._header(head)
-        found = _HEADER.match(text)
+        found = re.match(_HEADER, text)
         entries: Dict[str, str] = {} if found is None else dict(zip(found.groups()[::2], found.groups()[1::2]))
         if len(entries) != 3:
             raise self._refused("it holds no array of numbers, but %s" % quoted(text.strip()))

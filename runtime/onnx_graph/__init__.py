@@ -2,6 +2,7 @@
 
 from .int8_places import convolved, summed
 from .int8_ranges import INT8_FILE, INT8_FORMAT, Magnitudes, read_ranges
+from .joining import read_segment
 from .model import DTYPES, AttributeValue, Info, Model, Node
 from .reading import read_model
 from .subgraphs import PRECISIONS, cpu_subgraph, engine_subgraph, for_images, ingredients, subgraph_identity
@@ -25,6 +26,7 @@ __all__ = [
     "ingredients",
     "read_model",
     "read_ranges",
+    "read_segment",
     "subgraph_identity",
     "summed",
     "whole_model",

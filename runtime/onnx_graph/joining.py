@@ -45,6 +45,12 @@ def named_subgraph_model(subgraph: Subgraph, bundle: BundleContents) -> Tuple[Mo
 def read_piece(step: Step, bundle: BundleContents) -> Piece:
     """A step with its segment's graph as the bundle has it. Raises BundleError, see `subgraph_model`."""
     segment = bundle.manifest.segments[step.segment]
+    return Piece(step, segment, read_segment(segment, bundle))
+
+
+def read_segment(segment: Segment, bundle: BundleContents) -> Model:
+    """The graph of a segment, its inputs and outputs in the segment's order. Raises BundleError unless it computes what
+    the manifest says, and no more than that can take."""
     where = "%s: %s" % (bundle.path, segment.file)
     model = read_model(bundle.read(segment.file), where)
     inputs = {info.name: info for info in model.inputs}
@@ -57,7 +63,7 @@ def read_piece(step: Step, bundle: BundleContents) -> Piece:
     model.inputs = [inputs[value.name] for value in segment.inputs]
     model.outputs = [outputs[value.name] for value in segment.outputs]
     check_graph(model, segment, where)
-    return Piece(step, segment, model)
+    return model
 
 
 def _renamed(pieces: Sequence[Piece], ends: Segment) -> List[Tuple[str, Names]]:

@@ -4,7 +4,10 @@ import os
 import re
 
 from ..system.atomic import replace_file
+from ..system.regular import read_regular
 from .store import Device
+
+_LIMIT = 256 << 20  # bytes
 
 
 def timing_file(folder: str, device: Device) -> str:
@@ -15,8 +18,7 @@ def timing_file(folder: str, device: Device) -> str:
 def read_timing(path: str) -> bytes:
     """What the cache holds; nothing where it cannot be read."""
     try:
-        with open(path, "rb") as file:
-            return file.read()
+        return read_regular(path, _LIMIT)
     except OSError:
         return b""
 

@@ -18,7 +18,6 @@ from .making import ANSWERS, STEP, derive
 from .runner import GraphRunner
 from .running import Running
 
-
 _USUAL_SLICE = 2  # photos: from one to two a MobileNetV2 takes a tenth more memory, and two threads do twice as much
 
 

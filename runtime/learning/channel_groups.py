@@ -17,7 +17,7 @@ from ..onnx_graph.model import Model, Node, unused_name
 from ..records import Array
 from .shapes import Dims, integer, integers, output_shape
 
-LARGE = 1 << 20  # bytes of a group's activations, of one photo: an operator reads and writes as many, in a core's cache
+LARGE = 3 << 18  # bytes of a group's activations, of one photo: an operator reads and writes as many, in a core's cache
 _BLOCK = 16  # channels that ONNX Runtime's convolutions compute together, at most
 _ACTIVATIONS = ("Clip", "Relu")
 

@@ -14,7 +14,8 @@ import pytest
 
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
-from da3.runtime.app.commands import main
+from da3.runtime.app.commands import LEARN, main, parser
+from da3.runtime.app.configuration import take_defaults
 from da3.runtime.bundle import Bundle, read_domain
 from da3.runtime.errors import BackendError, BundleError, CheckpointError, Da3Error, DataError, TrainingError
 from da3.runtime.learning import LearnOptions, learn
@@ -202,6 +203,12 @@ def test_what_a_run_leaves(asked, home):
     assert names == written
     rows = [json.loads(line) for line in (Path(done.folder) / "metrics.jsonl").read_text().splitlines()]
     assert rows == done.history
+    made = parser(LEARN, "learn")
+    take_defaults(made, "learn", ["--config", str(Path(done.folder) / "options.toml")])
+    again = made.parse_args(["--epochs", "4"])
+    told = asked(epochs=4)
+    assert (again.domain, again.photos, again.bundle, again.runs) == (told.domain, told.photos, told.bundle, told.runs)
+    assert (again.epochs, again.batch_size, again.micro_batch, again.threads) == (4, 8, "3", 1)
     assert np.load(Path(done.folder) / "samples.npy").shape == (8, SIZE, SIZE, 3)
     answers = np.load(Path(done.folder) / "validation.npz")
     assert answers["logits"].shape == (12, 5, 3) and np.bincount(answers["labels"]).tolist() == [4, 4, 4]
@@ -271,7 +278,8 @@ def test_stopped_and_killed(way, home, photos, package_root, asked, tmp_path):
     progress = read(tmp_path / "runs" / "stripes" / "last.safetensors").progress
     assert progress.epoch >= 2 and len(progress.history) == progress.epoch
 
-    # From there on the run is the uninterrupted one: compare the next epochs of both.
+    # From there on the run is the uninterrupted one: compare the next epochs of both. Graphs are made as the command
+    # makes them, so that each sum has its order.
     class Until(Reporter):
         def __init__(self, epochs):
             self.left = epochs
@@ -283,9 +291,9 @@ def test_stopped_and_killed(way, home, photos, package_root, asked, tmp_path):
             return self.left <= 0
 
     more = Until(2)
-    resumed = learn(asked(resume=True, epochs=60, micro_batch=None), more, more)
+    resumed = learn(asked(resume=True, epochs=60, micro_batch=None, apart=True), more, more)
     fresh = Until(len(resumed.history))
-    whole = learn(asked(epochs=60, micro_batch=None, runs=str(tmp_path / "whole")), fresh, fresh)
+    whole = learn(asked(epochs=60, micro_batch=None, apart=True, runs=str(tmp_path / "whole")), fresh, fresh)
     assert len(resumed.history) == progress.epoch + 2
     assert untimed(resumed.history) == untimed(whole.history)
 

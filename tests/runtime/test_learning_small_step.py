@@ -218,7 +218,14 @@ def test_side_by_side_is_one_after_the_other():
 
 @pytest.mark.parametrize(
     ("backend", "threads", "photos", "lanes"),
-    [("onnxruntime", 2, 1, 1), ("onnxruntime", 2, 4, 2), ("onnxruntime", 4, 3, 3), ("reference", 4, 4, 1)],
+    [
+        ("onnxruntime", 2, 1, 1),
+        ("onnxruntime", 2, 4, 2),
+        ("onnxruntime", 4, 3, 3),
+        ("onnxruntime", 4, 0, 2),
+        ("onnxruntime", 1, 0, 1),
+        ("reference", 4, 4, 1),
+    ],
 )
 def test_lanes(backend, threads, photos, lanes):
     assert CpuRunning(backend, threads, photos=photos).lanes == lanes

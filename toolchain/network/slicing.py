@@ -7,7 +7,7 @@ import math
 # Of the largest activation of a slice, by device. Larger slices are faster in more memory: a MobileNetV2 in slices of
 # five takes nine tenths of the time that it takes in slices of two, and a quarter more memory.
 SLICE_BYTES = {"cpu": 4 * 2**20, "cuda": 256 * 2**20}
-SLICE_FLOPS = 1.1e9  # of a slice's forward pass: with fewer, most of the time of a small network is spent in Python
+SLICE_FLOPS = 1e9  # of a slice's forward pass: with fewer, most of the time of a small network is spent in Python
 SMALL_NETWORKS = 4  # times SLICE_BYTES is what a small network may use to reach SLICE_FLOPS
 
 

@@ -121,8 +121,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     if resumed is None:
         store.put(config.backbone, weights)
         run.begin(start)
-        keep_freed_memory()  # statistics leave blocks of other sizes than steps want
-        forget_code()
+        forget_code()  # what only statistics run
     else:
         run.go_on_from(resumed)
     trainable = sum(p.numel() for p in learner.parameters())

@@ -203,22 +203,25 @@ def test_domains_list(call, bundle, monkeypatch):
     """Names first, for scripts; a domain that cannot be read does not hide the others; class names do no harm."""
     path = bundle / "domains" / "signs" / "domain.json"
     content = json.loads(path.read_text())
-    content["classes"][0] = "\x1b[2Jred\nfox \u00e9"
+    content["classes"][0] = "red fox \u00e9"
     content["metrics"] = {"val_accuracy": 0.917, "flops_share": "no number"}
     path.write_text(json.dumps(content))
     done = call(*MODULE, "domains", "list", "-b", bundle)
-    assert done.returncode == 0 and "\x1b" not in done.stdout
+    assert done.returncode == 0
     flowers, signs = done.stdout.splitlines()
     assert flowers.startswith("flowers  ") and "threshold" in flowers and " px" in flowers
-    assert signs.startswith("signs ") and "4 classes: \\x1b[2Jred\\nfox \u00e9" in signs
+    assert signs.startswith("signs ") and "4 classes: red fox \u00e9" in signs
     assert "accuracy 91.7 %" in signs and "block FLOPs run -" in signs
     monkeypatch.setenv("PYTHONIOENCODING", "ascii")
     narrow = call(*MODULE, "domains", "list", "-b", bundle)
     assert narrow.returncode == 0 and "fox \\xe9" in narrow.stdout
-    path.write_text("{}")
-    done = call(*MODULE, "domains", "list", "-b", bundle)
-    assert done.returncode == 0 and done.stdout.splitlines()[0].startswith("flowers  ")
-    assert done.stdout.splitlines()[1].startswith("signs    cannot be read: ")
+    content["classes"][0] = "\x1b[2Jred\nfox"
+    for damaged in (json.dumps(content), "{}"):
+        path.write_text(damaged)
+        done = call(*MODULE, "domains", "list", "-b", bundle)
+        flowers, signs = done.stdout.splitlines()
+        assert done.returncode == 0 and flowers.startswith("flowers  ")
+        assert signs.startswith("signs    cannot be read: ") and "\x1b" not in signs
 
 
 def test_where_a_picture_left(call, exits_bundle, photos):

@@ -178,6 +178,6 @@ def test_importing_the_runtime_loads_nothing_else():
 
 
 def test_every_package_is_installed():
-    """setuptools is given them by name, since `x/` is `da3.x`: one that is forgotten is missing in an installed da3 alone."""
+    """setuptools is given them by name, since `x/` is `da3.x`: one forgotten is missing in an installed da3 alone."""
     listed = re.search(r"^packages = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)[1]
     assert set(re.findall(r'"(.+?)"', listed)) == {m for m, path in modules().items() if path.name == "__init__.py"}

@@ -1,6 +1,8 @@
 # make demo    create the environment and run the whole path on the embedded demo
 # make test    create the environment and run the tests (SLOW=1 runs the slow ones too)
 # make lint    ruff and mypy
+# make kills   commands killed at random moments and before single file operations (KILLS=200), an hour or less
+# make soak    a Runtime for MINUTES=10 in a crowd of threads, with domains that come and go
 # make bench   measure the demo's bundle: gated against all blocks on
 
 VENV := .venv
@@ -13,7 +15,7 @@ RTX = $(VENV)/.rtx-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' 
 PIP_FLAGS ?=
 MARK := $(if $(SLOW),-m "not gpu",)
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint kills soak bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +50,15 @@ lint: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p da3.runtime -p da3.export -p da3.calib -p da3.toolchain
 	cd tests && MYPYPATH=../build/typed ../$(BIN)/mypy --config-file ../pyproject.toml -m simulation -p simulation.device -p simulation.cuda -p simulation.tensorrt
+
+KILLS ?= 200
+MINUTES ?= 10
+
+kills: $(STAMP)
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m kills --count $(KILLS)
+
+soak: $(STAMP)
+	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m soak --minutes $(MINUTES)
 
 bench: $(STAMP)
 	@test -d demo-out/bundle || $(MAKE) --no-print-directory demo

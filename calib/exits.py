@@ -119,6 +119,7 @@ class _Measured(NamedTuple):
     if they were not measured. before: the domain's exits as they were. blocks: the last one that runs before each
     exit."""
 
+    domain: Domain
     answers: Answers
     times: NDArray[np.float64] | None
     before: Exits
@@ -165,6 +166,7 @@ def calibrate(
             exits=choice.exits.rules,
             temperature=choice.exits.temperatures[-1],
             calibration=_provenance(found, checked, asked, folder),
+            measured=measured.domain,
         )
     return found
 
@@ -210,6 +212,7 @@ def _measure(bundle: str | Path, name: str, folder: Path, timed: bool, on_progre
             times = time_to_exits(runtime, asked.pixels, len(domain.exits), lambda n, of: on_progress("timing", n, of))
     reached = reached_blocks(manifest.plan, len(manifest.blocks))
     return _Measured(
+        domain=domain,
         answers=Answers(asked.logits, asked.labels, _costs(manifest, domain)),
         times=times,
         before=Exits(

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,14 +23,16 @@ from da3.runtime.images import NpyFile, Preprocessing
 from da3.runtime.onnx_graph import whole_model
 from da3.runtime.records import Array
 from da3.runtime.selftest import Decided, write_goldens
-from da3.runtime.system import write_atomically
-from da3.runtime.training.checkpoint import Checkpoint, read
+from da3.runtime.system import scratch_folder, sync_folder, write_atomically
+from da3.runtime.training.checkpoint import Checkpoint, read, read_facts
 from da3.runtime.training.deployed import metrics
 from da3.runtime.training.provenance import of_domain
 from da3.toolchain.backbones import WeightsFile, preprocessing_of
 from da3.toolchain.methods import Ordinary
 from da3.toolchain.network import DomainModel
 from da3.toolchain.training import BackboneStore, learner_of
+
+SCRATCH = ".da3-export-"  # what folders are called after in which a bundle is made, beside where it will be
 
 
 @dataclass(frozen=True)
@@ -72,24 +70,27 @@ def export_domain(domain: str, runs: Path, bundle: Path) -> Exported:
 
     bundle = Path(os.path.abspath(bundle))
     _refuse_strangers(bundle)
-    new = not bundle.exists()
-    with scratch_beside(bundle.parent) as scratch:
-        home = bundle
-        if new:
-            home = scratch / "bundle"
-            write_files(home, with_backbone_goldens(deploy(model, trained.preprocessing)).every_file())
-        pack = scratch / domain
-        with Bundle(home, may_store=False) as opened, Runtime(opened) as runtime:
-            goldens = domain_goldens(opened, record)
-            files = domain_files(record, write_goldens(goldens))
-            write_files(pack, files)
-            checks = [check_goldens(goldens, model, trained.preprocessing)]
-            checks += verify(model, record, opened, runtime, runtime.load(pack), images)
-        require(checks)
-        write_run_engine(home)
-        add_pack(home, pack, replace=True)
-        if new:
-            os.rename(home, bundle)
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        new = not bundle.exists()
+        with scratch_folder(str(bundle.parent), SCRATCH) as scratch:
+            home = bundle
+            if new:
+                home = Path(scratch) / "bundle"
+                write_files(home, with_backbone_goldens(deploy(model, trained.preprocessing)).every_file())
+            pack = Path(scratch) / domain
+            with Bundle(home, may_store=False) as opened, Runtime(opened) as runtime:
+                goldens = domain_goldens(opened, record)
+                files = domain_files(record, write_goldens(goldens))
+                write_files(pack, files)
+                checks = [check_goldens(goldens, model, trained.preprocessing)]
+                checks += verify(model, record, opened, runtime, runtime.load(pack), images)
+            require(checks)
+            write_run_engine(home)
+            add_pack(home, pack, replace=True)
+            if not new or appeared(home, bundle):
+                break
+            # Another export made the bundle meanwhile, so this is a domain more for it: verified with its files.
     what = "a new bundle" if new else "a domain into the bundle"
     return Exported(bundle, checks, what, sum(map(len, files.values())))
 
@@ -155,7 +156,11 @@ class _Trained:
 def _read(domain: str, runs: Path) -> _Trained:
     folder = runs / domain
     path = folder / "best.safetensors"
-    if not path.exists() and (folder / "last.safetensors").exists():
+    last = folder / "last.safetensors"
+    if not path.exists() and last.exists():
+        facts = read_facts(last)
+        if facts.progress.finished(facts.config):
+            raise ExportError(f"{path} is gone: train again with da3 train --domain {domain} --overwrite, then export")
         raise ExportError(
             f"{folder} has no finished model yet: go on with da3 train --domain {domain} --resume, then export"
         )
@@ -173,12 +178,13 @@ def _refuse_strangers(bundle: Path) -> None:
         bundle.rmdir()
 
 
-@contextmanager
-def scratch_beside(parent: Path) -> Iterator[Path]:
-    """A folder on the same disk as the bundle, so that the last step is a rename; gone afterwards."""
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".da3-export-", dir=parent))
+def appeared(fresh: Path, place: Path) -> bool:
+    """Whether the bundle ``fresh``, which is whole and on the disk, has become ``place``; False where there is one."""
     try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(fresh, place)
+    except OSError:
+        if not (place / MANIFEST).exists():
+            raise
+        return False
+    sync_folder(str(place.parent))
+    return True

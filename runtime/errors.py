@@ -88,6 +88,10 @@ class TrainingError(Da3Error):
     """Training cannot start or go on with these options."""
 
 
+class InUseError(Da3Error):
+    """Another process is changing the same thing."""
+
+
 @contextmanager
 def enough_memory(to: str) -> Iterator[None]:
     """Say in a sentence for what there was not enough memory: "open the bundle", say."""

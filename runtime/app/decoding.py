@@ -1,8 +1,6 @@
 """How fast photos are decoded here, measured, and what makes that slower than it need be."""
 
 import os
-import shutil
-import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import List, NamedTuple, Optional
@@ -12,6 +10,7 @@ import numpy as np
 from ..images.decode import decode
 from ..records import Array
 from ..system.machine import usable_cpus
+from ..system.scratch import temporary_folder
 
 WIDTH, HEIGHT, SIDE = 1600, 1200, 224  # of the photo that is decoded, and the side that a network wants of it
 SECONDS = 0.4  # that each measurement takes
@@ -44,8 +43,7 @@ class Decoding(NamedTuple):
 
 def measure_decoding(seconds: float = SECONDS) -> Optional[Decoding]:
     """Decode a made photo again and again. None where no image library is here to make it."""
-    folder = tempfile.mkdtemp(prefix="da3-doctor-")
-    try:
+    with temporary_folder("doctor") as folder:
         path = os.path.join(folder, "photo.jpg")
         library = _write_photo(path)
         if library is None:
@@ -54,8 +52,6 @@ def measure_decoding(seconds: float = SECONDS) -> Optional[Decoding]:
         one = _rate(path, 1, seconds)
         several = _rate(path, threads, seconds) if threads > 1 else one
         return Decoding(library, one, several, threads, _slow(one, several, threads))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _photo() -> Array:

@@ -1,7 +1,6 @@
 """From a bundle's subgraphs to the graphs that ONNX Runtime loads: joined, for one image, optimised for this CPU."""
 
 import os
-import tempfile
 from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple, TypeVar, Union
 
 from ..bundle.bundle import Bundle
@@ -12,6 +11,7 @@ from ..onnx_graph.subgraphs import cpu_subgraph
 from ..onnx_graph.writing import write_model
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
+from ..system.scratch import temporary_folder
 from .blocked import block_borders
 from .sessions import first_line, open_session, warn
 
@@ -51,7 +51,7 @@ def _optimised(
     models: Sequence[Model], shapes: Dict[str, Shape], crossing: Set[str], threads: Optional[int]
 ) -> MadeGraphs:
     """What ONNX Runtime makes of the models. crossing: the values that may be handed on in blocks."""
-    with tempfile.TemporaryDirectory(prefix="da3-") as folder:
+    with temporary_folder("graph") as folder:
         path = os.path.join(folder, "optimised.onnx")
 
         def optimise(data: bytes) -> bytes:

@@ -13,7 +13,6 @@ import json
 import os
 import platform
 import shutil
-import threading
 import time
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
@@ -23,7 +22,9 @@ from ..bundle.manifest import Manifest
 from ..onnx_graph.subgraphs import subgraph_identity
 from ..records import Shape
 from ..schedule.layout import Layout, Subgraph
+from ..system.exchanging import exchange
 from ..system.regular import open_regular
+from ..system.scratch import scratch_folder
 
 _MAKING = 2  # to be raised when da3 makes other graphs of the same files than before
 _FORMAT = 1  # of the index
@@ -74,19 +75,20 @@ class GraphStore:
 
     def write(self, files: Sequence[bytes], shapes: Dict[str, Shape]) -> None:
         """Store graphs in place of what is there; nothing happens where they cannot be written."""
-        title = "%s%s-%d-%d" % (_WRITING, os.path.basename(self._place), os.getpid(), threading.get_ident())
-        fresh = os.path.join(self._folder, title)
         try:
-            os.makedirs(fresh)
-            self._fill(fresh, files, shapes)
-            shutil.rmtree(self._place, ignore_errors=True)
-            # This fails where another process was faster, whose graphs are as good.
-            os.rename(fresh, self._place)
+            os.makedirs(self._folder, exist_ok=True)
+            with scratch_folder(self._folder, _WRITING + _PREFIX) as scratch:
+                fresh = os.path.join(scratch, os.path.basename(self._place))
+                os.mkdir(fresh)
+                self._fill(fresh, files, shapes)
+                if os.path.lexists(self._place) and not exchange(fresh, self._place):
+                    shutil.rmtree(self._place, ignore_errors=True)
+                if not os.path.lexists(self._place):
+                    # This fails where another process was faster, whose graphs are as good.
+                    os.rename(fresh, self._place)
             _remove_old(self._folder)
         except OSError:
             pass
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
 
     def _fill(self, folder: str, files: Sequence[bytes], shapes: Dict[str, Shape]) -> None:
         """Write the files, then the index. None is synced to the disk: a power cut may leave them incomplete, which

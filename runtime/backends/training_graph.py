@@ -5,7 +5,6 @@ computes in blocks, and its nodes are put into the order that keeps least alive.
 """
 
 import os
-import tempfile
 from typing import Dict, Optional, Tuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from ..onnx_graph.model import Info, Model, Node
 from ..onnx_graph.reading import read_model
 from ..onnx_graph.writing import write_model
 from ..records import Array
+from ..system.scratch import temporary_folder
 from .blocked import block_borders
 from .blocked_elementwise import DOMAIN, elementwise_in_blocks
 from .blocked_sums import sums_in_convolutions
@@ -33,7 +33,7 @@ def for_this_cpu(model: Model, threads: Optional[int] = None, spend: bool = Fals
     given, (model, shared) = model, _without_shared_kernels(model)
     if spend:
         given.weights.clear()
-    with tempfile.TemporaryDirectory(prefix="da3-") as folder:
+    with temporary_folder("graph") as folder:
         source, path = (os.path.join(folder, name) for name in ("as_derived.onnx", "optimised.onnx"))
 
         def optimise(data: bytes) -> bytes:

@@ -1,6 +1,7 @@
 """The format of bundles: its number, what the files are called, and which names are allowed (see docs/bundle.md)."""
 
 import re
+from typing import List
 
 FORMAT = 2  # of manifest.json and of domain.json
 GATED_FORMAT = 1  # of a domain whose blocks are gated picture by picture
@@ -11,6 +12,8 @@ WEIGHTS = "weights.safetensors"
 GOLDENS = "goldens.safetensors"  # of a domain; may be absent
 FAMILIAR = "familiar.safetensors"  # of a domain: what its photos look like; may be absent
 BACKBONE_GOLDENS = "backbone/goldens.safetensors"  # of the backbone; may be absent
+ASIDE = "_replaced-"  # what a domain's folder is called after, for a moment, where two cannot change places in one step
+PENDING = "_next-"  # what a file is called after that the manifest lists already, until it has its name
 # Bytes that a file may have at most. No JSON file of a bundle is nearly as large, and parsed it takes twenty times as
 # much. A domain's weights are float16 in the file and float32 in memory.
 JSON_LIMIT = 4 << 20
@@ -28,6 +31,23 @@ _DEVICES = re.compile(r"^(con|prn|aux|nul|com[0-9]|lpt[0-9])\Z", re.IGNORECASE)
 def domain_prefix(name: str) -> str:
     """What the names of a domain's files start with."""
     return "%s/%s/" % (DOMAINS, name)
+
+
+def aside_prefix(name: str) -> str:
+    """What the names of a domain's files start with while its folder is set aside."""
+    return "%s/%s%s/" % (DOMAINS, ASIDE, name)
+
+
+def set_aside(folders: List[str]) -> List[str]:
+    """Names of the domains that are set aside among the folders of all."""
+    names = [folder[len(ASIDE) :] for folder in folders if folder.startswith(ASIDE)]
+    return [name for name in names if is_domain_name(name)]
+
+
+def pending_name(name: str) -> str:
+    """The name under which the next content of a file waits for its place."""
+    folder, _, file = name.rpartition("/")
+    return "/".join([folder, PENDING + file] if folder else [PENDING + file])
 
 
 def is_safe_name(name: str) -> bool:

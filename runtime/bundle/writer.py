@@ -10,13 +10,11 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import numpy as np
 
-from ..errors import BundleError, DomainError
+from ..errors import DomainError
 from ..records import Array, Domain, Path, Step, Value
-from ..system.atomic import replace_file
-from .bundle import Bundle
+from ..system.atomic import sync_folder
 from .familiar import familiar_file
-from .format import DESCRIPTION, FAMILIAR, FORMAT, GATED_FORMAT, GOLDENS, JSON_LIMIT, MANIFEST, WEIGHTS
-from .jsonfile import read_json
+from .format import DESCRIPTION, FAMILIAR, FORMAT, GATED_FORMAT, GOLDENS, WEIGHTS
 from .manifest import FileEntry, Manifest
 from .safetensors import write_safetensors
 
@@ -133,35 +131,19 @@ def decisions(domain: Domain) -> Dict[str, Any]:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write files below a folder that nobody reads yet: the caller moves it into place. Raises OSError."""
+    """Write files below a folder that nobody reads yet: the caller moves it into place. Raises OSError.
+
+    A board that loses power must not find an empty file under a good name, nor none: all is on the disk when this
+    returns.
+    """
+    folders = {os.fspath(folder)}
     for name, data in sorted(files.items()):
         path = os.path.join(os.fspath(folder), *name.split("/"))
         os.makedirs(os.path.dirname(path), exist_ok=True)
+        folders.add(os.path.dirname(path))
         with open(path, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())  # a board that loses power must not find an empty file under a good name
-
-
-def put_file(bundle: Bundle, name: str, data: bytes) -> None:
-    """Write a file into a bundle directory and list it in the manifest, in the place of an earlier one of that name.
-
-    At any moment, the manifest lists no file that is not as it says. `bundle` itself stays as it was opened. Raises
-    BundleError if the bundle is zipped or cannot be written.
-    """
-    bundle.require_directory()
-    manifest = read_json(bundle.files.read(MANIFEST, limit=JSON_LIMIT))
-    if manifest["files"].pop(name, None) is not None:
-        _replace(bundle, MANIFEST, to_json(manifest))
-    _replace(bundle, name, data)
-    manifest["files"][name] = file_entry(data)._asdict()
-    _replace(bundle, MANIFEST, to_json(manifest))
-
-
-def _replace(bundle: Bundle, name: str, data: bytes) -> None:
-    bundle.files.refuse_links(name)
-    path = os.path.join(bundle.path, *name.split("/"))
-    try:
-        replace_file(path, lambda file: file.write(data))
-    except OSError as error:
-        raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
+            os.fsync(file.fileno())
+    for path in sorted(folders):
+        sync_folder(path)

@@ -1,12 +1,7 @@
-"""A finished run's domain put into the bundle that it was learnt on."""
-
-import os
-import shutil
-import tempfile
+"""A finished run as the domain that goes into the bundle which it was learnt on."""
 
 from ..bundle.bundle import Bundle
-from ..bundle.packs import add_pack
-from ..bundle.writer import as_stored, domain_files, write_files
+from ..bundle.writer import as_stored
 from ..records import Domain
 from ..training.checkpoint import Checkpoint
 from ..training.deployed import decisions, metrics
@@ -32,14 +27,3 @@ def learnt_domain(bundle: Bundle, best: Checkpoint) -> Domain:
         provenance=of_domain(config, best.provenance),
         familiar=best.familiar,
     )
-
-
-def write_domain(bundle: Bundle, domain: Domain) -> None:
-    """Put the domain into the bundle in one step, in the place of one of its name. Raises BundleError."""
-    folder = tempfile.mkdtemp(prefix="da3-learnt-")
-    try:
-        pack = os.path.join(folder, domain.name)
-        write_files(pack, domain_files(domain))
-        add_pack(bundle.path, pack, replace=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

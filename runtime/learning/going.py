@@ -58,13 +58,14 @@ def go(
             last_only=last_only,
             origin=origin,
         )
-        if resumed is None:
-            run.begin(start)
-        else:
-            run.go_on_from(resumed)
-            if not run.progress.finished(config):
-                trainee.make_graphs(False)
-        reporter.started(config, run.progress, photos, trainee.parameters.count())
-        return Gone(run, photos, run.loop(stop))
+        with run.alone():
+            if resumed is None:
+                run.begin(start)
+            else:
+                run.go_on_from(resumed)
+                if not run.progress.finished(config):
+                    trainee.make_graphs(False)
+            reporter.started(config, run.progress, photos, trainee.parameters.count())
+            return Gone(run, photos, run.loop(stop))
     finally:
         trainee.close()

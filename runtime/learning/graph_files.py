@@ -1,12 +1,12 @@
 """The files of a run's graphs, each made in a process of its own, where it can be ahead of the time it is wanted."""
 
 import os
-import shutil
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import Any, Dict, Iterable, Tuple
 
 from ..bundle.bundle import Bundle
+from ..system.scratch import temporary_folder
 from .making import make_file
 
 
@@ -15,7 +15,8 @@ class GraphFiles:
     the backbone weighs. Close it at the end of the run."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.mkdtemp(prefix="da3-graphs-")
+        self._scratch = ExitStack()
+        self._folder = self._scratch.enter_context(temporary_folder("graphs"))
         self._maker = ThreadPoolExecutor(1)
         self._made: Dict[str, Tuple[Any, Any]] = {}  # by kind, what its file is made for, and the future of its making
 
@@ -45,4 +46,4 @@ class GraphFiles:
         for _, making in self._made.values():
             making.cancel()
         self._maker.shutdown()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()

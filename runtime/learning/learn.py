@@ -5,6 +5,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 from ..bundle.bundle import Bundle
 from ..bundle.format import FORMAT as BUNDLE_FORMAT
+from ..bundle.packs import put_domain
 from ..errors import BundleError, TrainingError
 from ..records import Domain
 from ..system.memory import peak_bytes
@@ -21,7 +22,7 @@ from ..training.short_run import ShortRun
 from ..training.starting import Start, check_start, classes_in_order, defaults
 from .budget import TRIAL_EPOCHS, Fitted, fit_budget
 from .choosing import best_backend, open_running
-from .deploying import learnt_domain, write_domain
+from .deploying import learnt_domain
 from .going import go
 from .options import LearnOptions, check_keep
 from .starting import find_start
@@ -96,7 +97,7 @@ def learn(options: LearnOptions, reporter: Reporter, stop: Callable[[], bool] = 
         domain = None
         if finished:
             domain = learnt_domain(bundle, read(os.path.join(options.folder, BEST)))
-            write_domain(bundle, domain)
+            put_domain(bundle, domain)
     best, history = run.progress.best, run.progress.history
     return Learnt(options.folder, config, domain, best, history, photos.unreadable, peak_bytes(), budget)
 

@@ -1,8 +1,6 @@
 """Stage: the same network as one engine, beside which the parts should be neither slow nor wrong."""
 
 import os
-import shutil
-import tempfile
 from typing import Any, Dict, Mapping
 
 import numpy as np
@@ -16,6 +14,7 @@ from ..engine import Runtime
 from ..onnx_graph.whole import whole_model
 from ..onnx_graph.writing import write_model
 from ..records import Array, Block, Domain, Segment, Step, Value
+from ..system.scratch import temporary_folder
 from ..trt.store import engines_folder, read_sets
 from .findings import SKIP, Teller
 from .options import SelftestOptions
@@ -44,8 +43,7 @@ def check_whole(options: SelftestOptions, tell: Teller, earlier: Mapping[str, An
         if precision == "int8":  # what was measured for INT8 was measured of the parts
             precision = "fp16"
         subject = read_subject(bundle, BACKBONE)
-        folder = tempfile.mkdtemp(prefix="da3-selftest-")
-        try:
+        with temporary_folder("selftest") as folder:
             path = os.path.join(folder, "whole")
             write_whole_bundle(bundle, subject.domain, path)
             if backend.name == "tensorrt":
@@ -59,8 +57,6 @@ def check_whole(options: SelftestOptions, tell: Teller, earlier: Mapping[str, An
                 logits = np.concatenate([runtime.run_batch(image[None], name).logits for image in images])
                 _say_error(tell, logits, subject.goldens.chain[LOGITS], BY_PRECISION[precision].chain)
                 figures = timed(lambda: runtime.run_batch(images[:1], name), budget_of(options))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
     judge_speed(tell, figures["p50"], precision, earlier)
 
 

@@ -2,8 +2,7 @@
 
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
-from ..bundle.bundle import Bundle, read_domain
-from ..bundle.domain import read_domain_goldens
+from ..bundle.bundle import Bundle, read_domain, read_goldens
 from ..bundle.format import BACKBONE_GOLDENS, domain_prefix
 from ..errors import BundleError
 from ..records import Domain
@@ -65,7 +64,7 @@ def _domain(bundle: Bundle, name: str) -> Subject:
     if name == TRIED:  # two of one name cannot be loaded at once
         domain = domain._replace(name=TRIED + "-domain")
     subject = Subject(title_of(name), domain, None)
-    data = read_domain_goldens(bundle.files, domain_prefix(name))
+    data = read_goldens(bundle, name)
     if data is None:
         return subject._replace(without="the domain was exported, or learnt, without any")
     return _checked(subject, bundle, data, domain_prefix(name))

@@ -2,12 +2,14 @@
 
 Tensors are named `model.*` and `optimizer.*`; the metadata's entry `da3` is a JSON object with `format`, `config` (see
 `RunConfig`) and `progress` (see `Progress`), and `provenance` (see provenance.py), which older ones lack; the best one
-of a finished run has `familiar.*` and `familiar` too, what its photos look like (see looking.py). Format 1
+of a finished run has `familiar.*` and `familiar` too, what its photos look like (see looking.py). The entry `sha256` is
+that of all the rest, see `_digest`; older ones lack it, and are read without. Format 1
 called the configuration's memory settings `lean`, and formats 1 and 2 had a gate beside each block and no exits: what
 they learnt without using gates is read. The exits of format 3 did not look at a cell's neighbours. An unfinished run of
 any of them cannot be resumed.
 """
 
+import hashlib
 import json
 import os
 import struct
@@ -26,6 +28,7 @@ from .config import Progress, RunConfig
 
 FORMAT = 4
 _LIMIT, _HEAD_LIMIT = 1 << 30, 16 << 20  # bytes of a checkpoint, and of what it says before its tensors
+_FACTS, _SHA256 = "da3", "sha256"  # in the metadata
 _MODEL, _OPTIMIZER, _FAMILIAR = "model.", "optimizer.", "familiar."
 
 
@@ -65,7 +68,10 @@ def write(
     provenance: Optional[Dict[str, Any]] = None,
     familiar: Optional[Familiar] = None,
 ) -> None:
-    """Write atomically, making the folder: a reader sees the old file or the new one, never half of one."""
+    """Write atomically, making the folder: a reader sees the old file or the new one, never half of one.
+
+    Raises CheckpointError, and leaves the old file, where a number is not finite: what is written can be gone on from.
+    """
     tensors = {_MODEL + name: array for name, array in model.items()}
     tensors.update((_OPTIMIZER + name, array) for name, array in optimizer.items())
     facts: Dict[str, Any] = {
@@ -77,7 +83,11 @@ def write(
     if familiar is not None:
         tensors.update((_FAMILIAR + name, array) for name, array in familiar_tensors(familiar).items())
         facts["familiar"] = familiar_numbers(familiar)
-    write_atomically(path, write_safetensors(tensors, {"da3": json.dumps(facts)}))
+    broken = _not_finite(tensors)
+    if broken:
+        raise CheckpointError("%s is not written, since %s: %s" % (os.fspath(path), broken, _ADVICE))
+    text = json.dumps(facts)
+    write_atomically(path, write_safetensors(tensors, {_FACTS: text, _SHA256: _digest(text, tensors)}))
 
 
 def read(path: Union[str, "os.PathLike[str]"]) -> Checkpoint:
@@ -86,12 +96,15 @@ def read(path: Union[str, "os.PathLike[str]"]) -> Checkpoint:
     path = _present(path)
     try:
         tensors, metadata = parse_safetensors(read_regular(path, _LIMIT), "the file")
-        facts, familiar = _facts(metadata, path), _familiar(metadata, tensors, path)
+        facts = _facts(metadata, path)
+        if metadata.get(_SHA256, "") not in ("", _digest(metadata[_FACTS], tensors)):
+            raise ValueError("it has another sha256 than it was written with")
+        familiar = _familiar(metadata, tensors, path)
     except _DAMAGE as error:
         raise _damaged(path, error)
-    for array in tensors.values():
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise CheckpointError("%s holds NaN or infinity: train again with a lower --lr" % path)
+    broken = _not_finite(tensors)
+    if broken:
+        raise CheckpointError("%s cannot be used, since %s: %s" % (path, broken, _ADVICE))
     model, optimizer = _below(_MODEL, tensors), _below(_OPTIMIZER, tensors)
     return Checkpoint(path, facts.format, facts.config, facts.progress, model, optimizer, facts.provenance, familiar)
 
@@ -119,8 +132,30 @@ def _present(path: Union[str, "os.PathLike[str]"]) -> str:
     return path
 
 
+_ADVICE = "train again with a lower --lr"
+
+
+def _not_finite(tensors: Dict[str, Array]) -> str:
+    """Which tensors hold NaN or infinity, in words; empty where none does."""
+    names = [name for name, a in sorted(tensors.items()) if a.dtype.kind == "f" and not np.isfinite(a).all()]
+    if not names:
+        return ""
+    more = " and %d more hold" % (len(names) - 1) if len(names) > 1 else " holds"
+    return "%s%s NaN or infinity" % (names[0], more)
+
+
+def _digest(facts: str, tensors: Dict[str, Array]) -> str:
+    """The sha256 of the facts as they are written, and of each tensor's name, type, shape and bytes, by name."""
+    found = hashlib.sha256(facts.encode("utf-8"))
+    for name, array in sorted(tensors.items()):
+        array = np.ascontiguousarray(array).reshape(array.shape)  # numpy makes (1,) of a scalar
+        found.update(("\0%s\0%s\0%s\0" % (name, array.dtype.newbyteorder("<").str, list(array.shape))).encode("utf-8"))
+        found.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data if array.size else b"")
+    return found.hexdigest()
+
+
 def _facts(metadata: Dict[str, str], path: str) -> Facts:
-    facts = read_json(metadata["da3"], _HEAD_LIMIT, finite=False)  # losses and gradients are written as they were
+    facts = read_json(metadata[_FACTS], _HEAD_LIMIT, finite=False)  # losses and gradients are written as they were
     if facts["format"] > FORMAT:
         raise CheckpointError("%s was written by a newer da3: upgrade da3 to read it" % path)
     config, progress = RunConfig.from_json(facts["config"]), Progress.from_json(facts["progress"])
@@ -128,7 +163,7 @@ def _facts(metadata: Dict[str, str], path: str) -> Facts:
 
 
 def _familiar(metadata: Dict[str, str], tensors: Dict[str, Array], path: str) -> Optional[Familiar]:
-    numbers = read_json(metadata["da3"], _HEAD_LIMIT, finite=False).get("familiar")
+    numbers = read_json(metadata[_FACTS], _HEAD_LIMIT, finite=False).get("familiar")
     return None if numbers is None else familiar_of(Object(numbers, path), _below(_FAMILIAR, tensors))
 
 

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from contextlib import contextmanager
 from itertools import count
 from typing import Any, Callable, Dict, Generator, Iterator, List, Optional
 
@@ -13,7 +14,9 @@ import numpy as np
 from ..errors import TrainingError
 from ..images.preprocess import Preprocessing
 from ..records import Array, Path
-from ..system.atomic import write_atomically
+from ..system.atomic import remove_unfinished, sync_folder, write_atomically
+from ..system.locking import exclusive
+from ..system.scratch import remove_abandoned, scratch_folder
 from . import checkpoint
 from .augmentation import Augmentation
 from .checkpoint import Checkpoint
@@ -32,6 +35,7 @@ from .trainee import StepResult, Trainee
 from .validation import Validation
 
 Stop = Callable[[], bool]
+_BEGINNING = ".beginning-"  # what a folder is called after in which a run's first files wait for all of them
 
 
 class _Stopped(Exception):
@@ -70,13 +74,22 @@ class Run:
         self.progress = Progress()
         self.saved_at = time.monotonic()
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """While this holds, no other process trains in the run's folder, which is made. Raises InUseError, which says
+        who does."""
+        os.makedirs(self.folder, exist_ok=True)
+        with exclusive(self.folder, patience=0.0) as alone:
+            if alone:
+                remove_unfinished(self.folder)
+                remove_abandoned(self.folder, _BEGINNING)
+            yield
+
     def begin(self, start: Optional[Start] = None) -> None:
-        """Look at some photos before the first step, and keep a few for export to verify with. Files of an earlier run
-        are removed; whatever else is in the folder is not ours. start: what is learnt begins as this; None: anew.
-        Raises CheckpointError where that does not fit."""
-        for name in RUN_FILES:
-            if os.path.exists(self._path(name)):
-                os.remove(self._path(name))
+        """Look at some photos before the first step, and keep a few for export to verify with. An earlier run is whole
+        until all that this one begins with is on the disk; then its files are removed, and whatever else is in the
+        folder is not ours. start: what is learnt begins as this; None: anew. Raises CheckpointError where that does not
+        fit."""
         chosen = min(STATISTICS_PHOTOS, len(self.train_loader.photos))
         if start is None or start.measures:
             self.trainee.prepare(lambda: self._statistics_photos(chosen))
@@ -84,10 +97,25 @@ class Run:
             self.trainee.restore(start.checkpoint(self.trainee.model(), self.config))
         sample = io.BytesIO()
         np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed, SAMPLES))
-        write_atomically(self._path(SAMPLE_FILE), sample.getvalue())
         self.provenance = provenance(self.config, self.photos, self.val_loader.workers, self.origin)
-        write_atomically(self._path(OPTIONS), options_toml(self.config, self.origin.options))
-        self.save()
+        os.makedirs(self.folder, exist_ok=True)
+        with scratch_folder(self.folder, _BEGINNING) as fresh:
+            write_atomically(os.path.join(fresh, SAMPLE_FILE), sample.getvalue())
+            write_atomically(os.path.join(fresh, OPTIONS), options_toml(self.config, self.origin.options))
+            self._save(os.path.join(fresh, LAST))
+            self._remove_earlier()
+            for name in (SAMPLE_FILE, OPTIONS, LAST):
+                os.replace(os.path.join(fresh, name), self._path(name))
+            sync_folder(self.folder)
+
+    def _remove_earlier(self) -> None:
+        """Remove an earlier run, what it is gone on with first: without that, it is none, and its rest is not taken for
+        a finished one."""
+        for name in (LAST,) + tuple(name for name in RUN_FILES if name != LAST):
+            if os.path.exists(self._path(name)):
+                os.remove(self._path(name))
+                if name == LAST:
+                    sync_folder(self.folder)
 
     def _statistics_photos(self, chosen: int) -> Iterator[Array]:
         done = 0
@@ -256,9 +284,12 @@ class Run:
 
     def save(self) -> None:
         """Write the last checkpoint: everything needed to go on from this step."""
+        self._save(self._path(LAST))
+
+    def _save(self, path: str) -> None:
         trainee = self.trainee
         model, optimizer = trainee.model(), trainee.optimizer()
-        checkpoint.write(self._path(LAST), self.config, self.progress, model, optimizer, self.provenance)
+        checkpoint.write(path, self.config, self.progress, model, optimizer, self.provenance)
         self.saved_at = time.monotonic()
 
     def _write_reports(self, last: bool) -> None:

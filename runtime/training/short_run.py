@@ -1,9 +1,9 @@
 """A run's first few steps on its largest photos: what they hold in memory is what the whole run holds at most."""
 
-import tempfile
 from typing import Any, Dict, List, NamedTuple
 
 from ..images.preprocess import Preprocessing
+from ..system.scratch import temporary_folder
 from .config import RunConfig
 from .photos import PhotoSet, largest_photos
 from .reporter import Reporter
@@ -34,7 +34,7 @@ class ShortRun(NamedTuple):
 
     def go(self, trainee: Trainee, preprocessing: Preprocessing) -> None:
         """Train, evaluate and write as a whole run does, into a folder that is removed again."""
-        with tempfile.TemporaryDirectory(prefix="da3-trial-") as folder:
+        with temporary_folder("trial") as folder:
             run = Run(
                 config=self.config,
                 trainee=trainee,

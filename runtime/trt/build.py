@@ -7,6 +7,7 @@ Every engine is written as soon as it is built, so an interrupted build goes on 
 import hashlib
 import os
 import time
+from contextlib import ExitStack
 from typing import Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from ..bundle.bundle import Bundle, read_domain
@@ -16,6 +17,8 @@ from ..onnx_graph.model import Model
 from ..onnx_graph.subgraphs import PRECISIONS, engine_subgraph, for_images
 from ..onnx_graph.writing import write_model
 from ..schedule.layout import Layout, join_plan
+from ..system.atomic import remove_unfinished
+from ..system.locking import exclusive
 from .api import Library
 from .builder import Builder, GraphRefused, Recipe, default_workspace
 from .engines import (
@@ -149,6 +152,7 @@ class _Build:
         self._layouts = needed_layouts(bundle)
         self._timing = timing_file(folder, device)
         self._builder = Builder(library, read_timing(self._timing))
+        self._again: Set[str] = set()  # identities of engines that are there, and built again nevertheless
         self._seconds: List[float] = []  # that each engine took, in the order they were built
 
     def run(self, force: bool) -> BuildReport:
@@ -156,6 +160,18 @@ class _Build:
         then on, and what else touches them is built again. force: what an earlier build left is not used."""
         started = time.time()
         self._set = self._begin(force)
+        with ExitStack() as lock:
+            try:
+                os.makedirs(self._set.folder, exist_ok=True)
+                lock.enter_context(exclusive(self._set.folder, patience=0.0))
+                remove_unfinished(self._set.folder)
+                remove_unfinished(self._folder)
+            except OSError as error:
+                raise BackendError("%s cannot be written: %s" % (self._set.folder, error.strerror or error))
+            return self._build_all(force, started)
+
+    def _build_all(self, force: bool, started: float) -> BuildReport:
+        self._set = self._begin(force)  # again: another process may have built some before this one had the lock
         found = self._build_missing()
         while found is not None:
             self._set = self._set._replace(exceptions=_joined(self._set.exceptions, found))
@@ -181,18 +197,22 @@ class _Build:
         )
 
     def _begin(self, force: bool) -> EngineSet:
-        """What an earlier build left, or a set without engines."""
+        """What an earlier build left, or a set without engines. force: each of them is used until it is built again."""
         # Named after what every bundle of these files needs, so that domains come and go in the same set.
         basis = self._specs_of(self._layouts[0], NO_EXCEPTIONS)
         key = set_key(basis, self._options, self._device)
         name = "trt%s-sm%d-%s-%s" % (self._device.tensorrt, self._device.sm, self._options.precision, key)
         path = os.path.join(self._folder, name)
-        found = None if force else read_set(path)
-        return found or EngineSet(
+        found = read_set(path)
+        if found is not None and not force:
+            return found
+        engines = {} if found is None else found.engines
+        self._again = set(engines)
+        return EngineSet(
             folder=path,
             device=self._device,
             options=self._options,
-            engines={},
+            engines=engines,
             exceptions=NO_EXCEPTIONS,
             total=len(self._specs(NO_EXCEPTIONS)),
             built=time.time(),
@@ -215,7 +235,7 @@ class _Build:
         """Build what is missing of the set. Ends early with the values that must lie otherwise, if there are any, for
         an engine to build."""
         specs = self._specs(self._set.exceptions)
-        missing = [not has_plan(self._set, spec.identity) for spec in specs]
+        missing = [spec.identity in self._again or not has_plan(self._set, spec.identity) for spec in specs]
         for i, spec in enumerate(specs):
             step = Progress(
                 name=spec.subgraph.segment.name,
@@ -308,10 +328,12 @@ class _Build:
     def _keep(self, spec: EngineSpec, number: int, attempt: "_Attempt", made: "_Made", seconds: float) -> None:
         """Write an engine, and what was measured on the way."""
         name = spec.subgraph.segment.name
+        sha256 = hashlib.sha256(made.plan).hexdigest()
         entry = EngineEntry(
             name=name,
-            plan="%03d-%s-%s.plan" % (number, slug(name)[:60], spec.identity[:12]),
-            sha256=hashlib.sha256(made.plan).hexdigest(),
+            # With its own hash: until the index knows it, it must not lie in the place of the one that the index has.
+            plan="%03d-%s-%s-%s.plan" % (number, slug(name)[:60], spec.identity[:12], sha256[:8]),
+            sha256=sha256,
             nbytes=len(made.plan),
             onnx_sha256=made.onnx_sha256,
             layouts={tensor.tensor: tensor.layout for tensor in spec.tensors},
@@ -320,6 +342,7 @@ class _Build:
             seconds=round(seconds, 3),
         )
         write_plan(self._set, spec.identity, entry, made.plan)
+        self._again.discard(spec.identity)
         write_timing(self._timing, self._builder.timing)
 
     def _tell(self, step: Progress) -> None:

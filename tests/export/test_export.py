@@ -21,7 +21,7 @@ from da3.runtime import Da3Error, Runtime
 from da3.runtime.backends.sessions import open_session
 from da3.runtime.bundle.bundle import Bundle, read_domain
 from da3.runtime.bundle.format import BACKBONE_GOLDENS
-from da3.runtime.bundle.packs import add_pack, write_pack
+from da3.runtime.bundle.packs import add_pack, remove_domain, write_pack
 from da3.runtime.calibration import confidence
 from da3.runtime.selftest import network_images, parse_goldens
 from da3.runtime.training import AdaptorSpec
@@ -203,6 +203,48 @@ def test_files_are_what_the_format_says(trained, tmp_path):
         owned = [f"domain:exits.{i}.{name}" for name in ("mean", "weight", "bias")]
         assert steps[f"logits{i}"]["inputs"] == [f"e{i}", *owned, *carried]
     assert steps["logits"]["segment"] == "head_carry" and steps["logits"]["inputs"][-1] == f"logits{exits[-1]}"
+
+
+def test_a_bundle_that_appeared_meanwhile(tmp_path):
+    """As with two exports at once, which both find none."""
+    for name in ("fresh", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").write_text(name)
+    assert exporter.appeared(tmp_path / "fresh", tmp_path / "bundle")
+    assert not exporter.appeared(tmp_path / "other", tmp_path / "bundle")
+    assert (tmp_path / "bundle" / "manifest.json").read_text() == "fresh" and (tmp_path / "other").is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        exporter.appeared(tmp_path / "other", tmp_path / "file")
+
+
+@pytest.mark.slow
+def test_another_export_makes_the_bundle_first(trained, tmp_path, monkeypatch):
+    runs = trained()
+    whole = export_domain("signs", runs, tmp_path / "whole").path
+    real = exporter.appeared
+
+    def slower(fresh, place):
+        if not place.exists():
+            shutil.copytree(whole, place)
+            remove_domain(place, "signs")
+        return real(fresh, place)
+
+    monkeypatch.setattr(exporter, "appeared", slower)
+    done = export_domain("signs", runs, tmp_path / "bundle")
+    assert done.what == "a domain into the bundle"
+    found = [sorted(str(p.relative_to(f)) for p in f.rglob("*") if p.name != "engines") for f in (whole, done.path)]
+    assert found[0] == found[1]
+    with Bundle(done.path) as bundle:
+        bundle.verify()
+        assert bundle.domains == ["signs"]
+
+
+def test_a_finished_run_whose_best_is_gone(trained, tmp_path):
+    runs = trained()
+    (runs / "signs" / "best.safetensors").unlink()
+    with pytest.raises(ExportError, match="best.safetensors is gone: train again with .* --overwrite, then export"):
+        export_domain("signs", runs, tmp_path / "bundle")
 
 
 def test_second_domain_adds_only_its_own_files(trained, tmp_path):

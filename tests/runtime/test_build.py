@@ -1,5 +1,6 @@
 """Building engines and finding them again, on the simulated TensorRT (see tests/simulation)."""
 
+import gc
 import json
 import re
 import shutil
@@ -16,15 +17,16 @@ from da3.runtime.app.commands import main
 from da3.runtime.app.texts import duration, parse_batch, render_progress, render_report
 from da3.runtime.backends.reference import ReferenceBackend
 from da3.runtime.bundle.bundle import Bundle
-from da3.runtime.errors import BackendError, BundleError
+from da3.runtime.errors import BackendError, BundleError, InUseError
 from da3.runtime.records import Step
 from da3.runtime.schedule.layout import join_plan
+from da3.runtime.system import exclusive
 from da3.runtime.trt.backend import TensorRTBackend
 from da3.runtime.trt.build import build_engines
 from da3.runtime.trt.builder import Builder
 from da3.runtime.trt.engines import EngineOptions, engine_specs, unique
 from da3.runtime.trt.selection import choose_set
-from da3.runtime.trt.store import describe_sets, read_sets
+from da3.runtime.trt.store import describe_sets, read_plan, read_sets
 
 RELEASES = {
     "8.2.1": "pycuda",
@@ -76,6 +78,37 @@ def test_each_engine_is_built_once(bundle, release, precision):
     assert all(0 < entry["seconds"] < 100 for entry in content["engines"].values())
     layouts = {layout for entry in content["engines"].values() for layout in entry["layouts"].values()}
     assert layouts == ({"LINEAR", "HWC8"} if precision == "fp16" else {"LINEAR"})
+
+
+def test_what_is_built_again_is_used_until_it_is_there(bundle, monkeypatch):
+    real, calls = Builder.plan, []
+
+    def plan(self, *words):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(self, *words) + b"another time"
+
+    with installed():
+        build_engines(bundle)
+        before = {path.name: path.read_bytes() for path in (bundle / "engines").rglob("*.plan")}
+        with monkeypatch.context() as patch:
+            patch.setattr(Builder, "plan", plan)
+            with pytest.raises(KeyboardInterrupt):
+                build_engines(bundle, force=True)
+        (found,) = read_sets(str(bundle / "engines"))
+        plans = [read_plan(found, identity) for identity in found.engines]
+        assert len(plans) == ENGINES and sum(plan in before.values() for plan in plans) == ENGINES - 2
+        assert build_engines(bundle).built == 0
+        assert len(list((bundle / "engines").rglob("*.plan"))) == ENGINES
+
+
+def test_two_do_not_build_the_same_at_once(bundle):
+    with installed():
+        report = build_engines(bundle)
+        with exclusive(report.folder), pytest.raises(InUseError, match=r"is in use by `.*` \(process \d+ on"):
+            build_engines(bundle)
+        assert build_engines(bundle).reused == ENGINES
 
 
 def test_a_new_domain_builds_nothing(bundle, tmp_path):
@@ -276,6 +309,7 @@ def test_a_damaged_plan(bundle):
         plan = next((bundle / "engines").rglob("*.plan"))
         plan.write_bytes(plan.read_bytes()[:-1] + b"?")
         assert "is not the engine that was built (wrong sha256): run `da3 build`" in open_error(bundle)
+        gc.collect()  # of the frames that the error has
         assert device.store.used == 0  # nothing is left of those that were loaded before it
         (bundle / "engines" / report.folder / "engines.json").write_text("{")
         assert "no engines are built" in open_error(bundle)

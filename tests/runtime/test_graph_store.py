@@ -14,6 +14,7 @@ from synthetic_bundle import file_entry, images, read_manifest, write_manifest
 from da3.runtime import Bundle, BundleError, Runtime
 from da3.runtime.backends import blocked, graph_making, graph_store
 from da3.runtime.backends.onnxruntime import OrtBackend
+from da3.runtime.system import scratch_folder
 from da3.runtime.trt.store import describe_sets
 
 
@@ -191,14 +192,13 @@ def test_where_nothing_can_be_written(bundle, monkeypatch, failing, recwarn):
 
 
 def test_a_folder_left_behind_by_a_process_that_was_ended(bundle):
-    old, new = (bundle / "engines" / f".writing-onnxruntime-1.0-{number}" for number in (1, 2))
+    left = bundle / "engines" / ".writing-onnxruntime-a_123456"
     other = bundle / "engines" / "timing-1.cache"
-    for folder in (old, new):
-        folder.mkdir(parents=True)
+    left.mkdir(parents=True)
     other.write_bytes(b"TensorRT's")
-    os.utime(old, (0, 0))
-    run(bundle)
-    assert not old.exists() and new.exists() and other.exists()
+    with scratch_folder(str(bundle / "engines"), ".writing-onnxruntime-") as in_use:
+        run(bundle)
+        assert not left.exists() and os.path.isdir(in_use) and other.exists()
 
 
 def test_several_at_once(bundle):

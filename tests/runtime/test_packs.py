@@ -7,6 +7,7 @@ import pytest
 from synthetic_bundle import write_domain
 
 from da3.runtime import BundleError, DomainError, Runtime
+from da3.runtime.bundle import placing
 from da3.runtime.bundle.packs import add_pack, list_domains, remove_domain, update_domain, write_pack
 
 
@@ -69,12 +70,15 @@ def test_refused_for_another_backbone(bundle, tmp_path, weights):
 
 
 @pytest.mark.parametrize("replace", [False, True])
-@pytest.mark.parametrize("broken", ["rename", "fsync"])
+@pytest.mark.parametrize("broken", ["rename", "exchange", "fsync"])
 def test_a_failure_leaves_everything_as_it_was(bundle, tmp_path, weights, monkeypatch, broken, replace):
+    if broken == "exchange" and not replace:
+        pytest.skip("nothing changes places with what is not there")
     name = "flowers" if replace else "fresh"
     folder = write_domain(tmp_path / "new", name, weights["flowers"], theta=0.75)
     before = snapshot(bundle)
-    real = getattr(os, broken)
+    room, name = (placing, "exchange") if broken == "exchange" else (os, broken)
+    real = getattr(room, name)
 
     def fail(source, *more):
         # Only what brings the new domain in fails: the way back must work.
@@ -82,7 +86,9 @@ def test_a_failure_leaves_everything_as_it_was(bundle, tmp_path, weights, monkey
             raise OSError(28, "No space left on device")
         return real(source, *more)
 
-    monkeypatch.setattr(os, broken, fail)
+    if broken == "rename":
+        monkeypatch.setattr(placing, "exchange", lambda one, other: False)
+    monkeypatch.setattr(room, name, fail)
     with pytest.raises(BundleError, match="No space left on device"):
         add_pack(bundle, folder, replace=replace)
     monkeypatch.undo()

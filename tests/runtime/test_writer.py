@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import synthetic_bundle
 
-from da3.runtime.bundle import writer
+from da3.runtime.bundle import changing
 from da3.runtime.bundle.bundle import Bundle, read_domain
+from da3.runtime.bundle.changing import put_file
 from da3.runtime.bundle.domain import read_pack
 from da3.runtime.bundle.manifest import parse_manifest
-from da3.runtime.bundle.writer import as_stored, domain_files, manifest_file, put_file, write_files
+from da3.runtime.bundle.writer import as_stored, domain_files, manifest_file, write_files
 from da3.runtime.errors import BundleError, DomainError
 from da3.runtime.records import ExitRule
 
@@ -72,11 +73,12 @@ def test_put_file(bundle):
     assert after["files"].pop("backbone/int8.json") and after == before
 
 
-@pytest.mark.parametrize("writes", [0, 1, 2])
+@pytest.mark.parametrize("writes", [0, 1])
 def test_put_file_that_fails_half_way(bundle, writes, monkeypatch):
+    """Killed there: see test_placing.py."""
     with Bundle(bundle) as opened:
         put_file(opened, "backbone/int8.json", b"{}")
-    real, done = writer.replace_file, []
+    real, done = changing.replace_file, []
 
     def failing(path, write):
         if len(done) == writes:
@@ -84,12 +86,12 @@ def test_put_file_that_fails_half_way(bundle, writes, monkeypatch):
         done.append(path)
         real(path, write)
 
-    monkeypatch.setattr(writer, "replace_file", failing)
+    monkeypatch.setattr(changing, "replace_file", failing)
     with Bundle(bundle) as opened, pytest.raises(BundleError, match=r"cannot write .*: No space left on device"):
         put_file(opened, "backbone/int8.json", b"[]")
     with Bundle(bundle) as opened:
         opened.verify()
-        assert ("backbone/int8.json" in opened.manifest.files) == (writes == 0)
+        assert opened.read("backbone/int8.json") == b"{}"
 
 
 def test_a_zip_is_read_only(bundle, tmp_path):

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +16,15 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from da3.runtime.errors import Da3Error
+from da3.runtime.errors import Da3Error, InUseError
+from da3.runtime.system import exclusive
 from da3.runtime.training import RUN_FILES, AdaptorSpec
 from da3.runtime.training.checkpoint import read
 from da3.toolchain.backbones import NAMES, load_weights
 from da3.toolchain.errors import CheckpointError, DataError, TrainingError, WeightsError
 from da3.toolchain.methods import METHODS
 from da3.toolchain.training import checkpoint as ckpt
+from da3.toolchain.training.adamw import AdamW
 from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
@@ -259,6 +262,47 @@ def test_resume_with_other_options_is_refused(small_run):
     assert (small_run().folder / "notes.txt").exists(), "what a run did not write is not its to delete"
 
 
+def test_an_overwritten_run_is_whole_or_none(small_run, monkeypatch):
+    """Killed before its first step, behind that, and when nothing of the old run is left."""
+    old = train(small_run(seed=5, epochs=1), SilentReporter()).folder
+    names, moves = sorted(os.listdir(old)), ("remove", "replace")
+    for number in (1, 2, 9):
+        folder = Path(shutil.copytree(old, old.parent / f"killed{number}"))
+        calls = []
+
+        class Killed(BaseException):
+            pass
+
+        def counted(real, calls=calls, folder=folder, number=number, killed=Killed):
+            def call(path, *more):
+                if os.path.dirname(os.fspath(more[0] if more else path)) == str(folder):
+                    calls.append(path)
+                    if len(calls) == number:
+                        raise killed
+                return real(path, *more)
+
+            return call
+
+        with monkeypatch.context() as patch:
+            for move in moves:
+                patch.setattr(os, move, counted(getattr(os, move)))
+            with pytest.raises(Killed):
+                train(small_run(folder.name, epochs=1, overwrite=True), SilentReporter())
+        if number == 1:  # nothing is removed yet
+            assert sorted(os.listdir(folder)) == names and read(folder / "last.safetensors").config.seed == 5
+        else:
+            assert not (folder / "last.safetensors").exists()
+    assert train(small_run("killed9", epochs=1, resume=True), SilentReporter()).finished
+
+
+def test_two_do_not_train_in_one_folder(small_run):
+    stop = Stops(1)
+    folder = train(small_run(), stop, stop).folder
+    with exclusive(folder), pytest.raises(InUseError, match=r"is in use by `.*` \(process \d+ on"):
+        train(small_run(resume=True), SilentReporter())
+    assert read(folder / "last.safetensors").progress.step == 1
+
+
 def test_resume_of_nothing_starts(small_run):
     notes = []
     reporter = SilentReporter()
@@ -276,16 +320,22 @@ def test_damaged_checkpoint(damage, small_run):
         train(small_run(resume=True), SilentReporter())
 
 
-def test_nan_in_a_checkpoint(small_run):
-    result = train(small_run(), SilentReporter())
-    found = read(result.folder / "best.safetensors")
-    weights = ckpt.BackboneStore(result.folder.parent).get(found.config.backbone, found.config.weights_sha256)
-    learner = ckpt.learner_of(found, weights)
-    with torch.no_grad():
-        next(iter(learner.parameters())).fill_(float("nan"))
-    ckpt.write(found.path, found.config, found.progress, learner, None)
-    with pytest.raises(CheckpointError, match="NaN"):
-        read(found.path)
+def test_nan_never_replaces_a_checkpoint(small_run, monkeypatch):
+    """A last step of an epoch may make it, behind the last loss that was looked at."""
+    real = AdamW.step
+    steps = []
+
+    def step(self):
+        real(self)
+        steps.append(1)
+        if len(steps) == 6:  # of 3 in an epoch
+            with torch.no_grad():
+                self.param_groups[0]["params"][-1].fill_(float("nan"))
+
+    monkeypatch.setattr(AdamW, "step", step)
+    with pytest.raises(CheckpointError, match=r"is not written, since model\..* NaN or infinity: .*lower --lr"):
+        train(small_run(), SilentReporter())
+    assert read(small_run().folder / "last.safetensors").progress.epoch == 1
 
 
 def test_diverging_stops_with_advice_and_a_good_checkpoint(small_run, monkeypatch):

@@ -118,15 +118,16 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         last_only=options.last_only,
         origin=_origin(asked, start),
     )
-    if resumed is None:
-        store.put(config.backbone, weights)
-        run.begin(start)
-        forget_code()  # what only statistics run
-    else:
-        run.go_on_from(resumed)
-    trainable = sum(p.numel() for p in learner.parameters())
-    reporter.started(config, run.progress, photos, trainable)
-    finished = run.loop(stop)
+    with run.alone():
+        if resumed is None:
+            store.put(config.backbone, weights)
+            run.begin(start)
+            forget_code()  # what only statistics run
+        else:
+            run.go_on_from(resumed)
+        trainable = sum(p.numel() for p in learner.parameters())
+        reporter.started(config, run.progress, photos, trainable)
+        finished = run.loop(stop)
     best, history = run.progress.best, run.progress.history
     return Result(folder, config, finished, best, history, photos.unreadable, peak_bytes(device), budget)
 

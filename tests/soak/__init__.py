@@ -1,0 +1,1 @@
+"""A Runtime for ten minutes in a crowd: see `make soak`."""

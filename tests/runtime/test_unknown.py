@@ -283,3 +283,13 @@ def test_evaluate_counts_false_alarms_and_asks_about_others(run, pictures, tmp_p
     assert f"said to be unknown: {100 * unknown['share']:.1f} % ({unknown['photos']} of 12" in out
     assert f"of the 6 pictures in {others}: " in out
     assert run("evaluate", pictures, domain="flowers")[1].count("area under the curve") == 0
+
+
+def test_pieces_of_a_batch_that_lack_a_value_keep_their_rows():
+    """A domain's pictures that have all left early were not looked at by what lies behind."""
+    from da3.runtime.execution.lane import _joined
+
+    early, late = np.ones((2, 3), np.float32), np.full((3, 4), 2, np.float32)
+    found = _joined([(2, {"e0": early}), (3, {"e0": np.ones((3, 3), np.float32), "features": late})])
+    assert found["e0"].shape == (5, 3) and found["features"].shape == (5, 4)
+    np.testing.assert_array_equal(found["features"][2:], late)

@@ -17,8 +17,8 @@ _QUALITY = 95
 
 
 class UnsureFrames:
-    """Writes frames whose answer's probability is below a limit, one a second at most, to a sub-folder of their guessed
-    class, as `Results` does with photos. A picture of the same name is left as it is."""
+    """Writes frames whose answer's probability is below a limit, and unknown ones, one a second at most, to a folder in
+    `folder` of their guessed class, as `Results` does with photos. A picture of the same name is left as it is."""
 
     def __init__(self, limit: Optional[float], folder: Optional[str], address: Address) -> None:
         """Makes the folder. Raises Da3Error for what cannot be done, or is only half said."""
@@ -28,13 +28,15 @@ class UnsureFrames:
         self._limit, self._folder = limit, folder
         self._stem = None if address.live else os.path.splitext(os.path.basename(address.text))[0]
         self._then: Optional[float] = None
-        self.unsure = self.kept = 0
+        self.unsure = self.unknown = self.kept = 0
 
     def __call__(self, seen: Seen) -> bool:
         frame, prediction = seen.frame, seen.prediction
-        if prediction.probability >= self._limit:
+        below, unknown = prediction.probability < self._limit, prediction.known is False
+        if not (below or unknown):
             return True
-        self.unsure += 1
+        self.unsure += below
+        self.unknown += unknown and not below
         at = frame.seen if frame.position is None else frame.position
         if self._then is not None and at - self._then < _EVERY_S:
             return True
@@ -55,6 +57,12 @@ class UnsureFrames:
 
     def tell(self, say_of_it: Callable[[str], None]) -> None:
         say_of_it(
-            "%d frames below %g, %d kept in %s: move those that are in the wrong class's folder"
-            % (self.unsure, self._limit, self.kept, printable(self._folder))
+            "%d frames below %g%s, %d kept in %s: move those that are in the wrong class's folder"
+            % (
+                self.unsure,
+                self._limit,
+                " and %d others unknown" % self.unknown if self.unknown else "",
+                self.kept,
+                printable(self._folder),
+            )
         )

@@ -283,3 +283,29 @@ def test_evaluate_counts_false_alarms_and_asks_about_others(run, pictures, tmp_p
     assert f"said to be unknown: {100 * unknown['share']:.1f} % ({unknown['photos']} of 12" in out
     assert f"of the 6 pictures in {others}: " in out
     assert run("evaluate", pictures, domain="flowers")[1].count("area under the curve") == 0
+
+
+def test_pieces_of_a_batch_that_lack_a_value_keep_their_rows():
+    """A domain's pictures that have all left early were not looked at by what lies behind."""
+    from da3.runtime.execution.lane import _joined
+
+    early, late = np.ones((2, 3), np.float32), np.full((3, 4), 2, np.float32)
+    found = _joined([(2, {"e0": early}), (3, {"e0": np.ones((3, 3), np.float32), "features": late})])
+    assert found["e0"].shape == (5, 3) and found["features"].shape == (5, 4)
+    np.testing.assert_array_equal(found["features"][2:], late)
+
+
+def test_unknown_frames_of_a_stream_are_kept_too(expected, tmp_path):
+    """What is kept is written once a second; here a frame was written just before, so that these are counted alone."""
+    from da3.runtime.app.stream_unsure import UnsureFrames
+    from da3.runtime.streams.address import parse_address
+    from da3.runtime.streams.reading import Frame
+    from da3.runtime.streams.watching import Seen
+
+    kept, said = UnsureFrames(0.5, str(tmp_path), parse_address("rtsp://camera/1")), []
+    kept._then = 7.0
+    for known, probability in ((False, 0.9), (True, 0.9), (None, 0.9), (False, 0.4), (True, 0.4)):
+        prediction = expected[0]._replace(known=known, probability=probability)
+        kept(Seen(Frame(np.zeros((8, 8, 3), np.uint8), 1, 0.0, 7.5, None, 0), prediction, 0.0, 0.0, 0.0))
+    kept.tell(said.append)
+    assert said[0].startswith("2 frames below 0.5 and 1 others unknown, 0 kept in ")

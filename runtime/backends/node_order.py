@@ -10,6 +10,8 @@ from typing import Dict, List, Optional, Tuple
 
 from ..onnx_graph.model import Model, Node
 
+_IN_BLOCKS = "_nchwc"  # ONNX Runtime puts it behind the name of a node that computes in blocks
+
 
 def in_order_of(model: Model, original: Model) -> Model:
     """A copy of what was made of `original`, whose nodes stand where those were that they do the work of.
@@ -46,5 +48,6 @@ def in_order_of(model: Model, original: Model) -> Model:
 
 
 def _known(node: Node, place: Dict[str, int]) -> Optional[float]:
-    found = [place[name] for name in node.outputs + [node.name] if name in place]
+    called = node.name[: -len(_IN_BLOCKS)] if node.name.endswith(_IN_BLOCKS) else node.name
+    found = [place[name] for name in node.outputs + [called] if name in place]
     return float(found[0]) if found else None

@@ -17,7 +17,6 @@ from ..records import Array
 from ..system.scratch import temporary_folder
 from .blocked import block_borders
 from .blocked_elementwise import DOMAIN, elementwise_in_blocks
-from .blocked_sums import sums_in_convolutions
 from .node_order import in_order_of
 from .sessions import first_line, open_session
 
@@ -51,7 +50,7 @@ def for_this_cpu(model: Model, threads: Optional[int] = None, spend: bool = Fals
             if blocked is None:
                 optimised = read_model(optimise(write_model(model)))
             else:
-                optimised = elementwise_in_blocks(sums_in_convolutions(blocked.models[0]), block_size(threads))
+                optimised = elementwise_in_blocks(blocked.models[0], block_size(threads))
         except (BundleError, OSError) as error:
             raise BackendError("what ONNX Runtime made of the step cannot be used: %s" % first_line(error))
     return write_model(in_order_of(_with_kernels(optimised, shared), model))

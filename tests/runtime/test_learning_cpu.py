@@ -160,7 +160,7 @@ def test_order():
         {"": 13},
     )
     nodes = [
-        Node("A", ["x"], ["a'"], name="a"),  # recognised by its name
+        Node("A", ["x"], ["a'"], name="a_nchwc"),  # recognised by its name, which the optimiser has made longer
         Node("New", ["a'"], ["n"]),  # read by c
         Node("C", ["n"], ["c"]),
         Node("D", ["c"], ["d"]),

@@ -1,0 +1,75 @@
+"""``make fuzz``, which is ``python -m fuzz``: many cases, what came of them, and the defects as files.
+
+    python -m fuzz --cases 50000 --seed 1 --keep found
+    python -m fuzz --replay found/*.case
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from .campaign import Campaign
+from .child import case as cases
+from .judging import DEFECT
+from .keeping import file_name
+from .servers import Servers
+from .subjects import all_subjects
+
+
+def main():
+    parser = argparse.ArgumentParser(prog="python -m fuzz", description=__doc__.split("\n")[0])
+    parser.add_argument("--cases", type=int, default=1000, help="how many in all (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="same seed, same cases (default: %(default)s)")
+    parser.add_argument("--subject", action="append", help="only this one, or these")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="write a file for each defect")
+    parser.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="run these cases again, and no others")
+    parser.add_argument("--python", default=sys.executable, help="what runs the cases, such as a Python 3.6 with numpy")
+    options = parser.parse_args()
+    subjects = all_subjects()
+    if options.subject:
+        subjects = [subject for subject in subjects if subject.name in options.subject]
+        if not subjects:
+            parser.error("subjects are: " + ", ".join(subject.name for subject in all_subjects()))
+    with Servers(options.python) as servers:
+        if options.replay:
+            return _replay(options.replay, servers)
+        return _campaign(options, subjects, servers)
+
+
+def _campaign(options, subjects, servers):
+    print(f"seed {options.seed}, {options.cases} cases", flush=True)
+    campaign = Campaign(servers, lambda defect: print(f"DEFECT {defect.case.subject}: {defect.name}\n  {defect.case.what}", flush=True))
+    started, shares = time.time(), sum(subject.share for subject in subjects)
+    try:
+        for subject in subjects:
+            begun = time.time()
+            count = max(1, round(options.cases * subject.share / shares))
+            campaign.run(subject, count, options.seed)
+            print(f"{subject.name}: {count} cases in {time.time() - begun:.0f} s", flush=True)
+    except KeyboardInterrupt:
+        print("interrupted")
+    print(campaign.table())
+    print(f"most CPU time: {campaign.slowest[0]:.1f} s, {campaign.slowest[1][:200]!a}")
+    print(f"most memory: {campaign.largest[0] >> 20} MB, {campaign.largest[1][:200]!a}")
+    for (subject, name), defect in sorted(campaign.defects.items()):
+        print(f"{defect.times:6d} x {subject}: {name}  ({defect.case.what[:100]!a})")
+        if options.keep is not None:
+            options.keep.mkdir(parents=True, exist_ok=True)
+            (options.keep / file_name(defect.case, name)).write_bytes(cases.to_bytes(defect.case))
+    print(f"{time.time() - started:.0f} s")
+    return 1 if campaign.defects else 0
+
+
+def _replay(paths, servers):
+    campaign, wrong = Campaign(servers), 0
+    for path in paths:
+        case = cases.from_bytes(path.read_bytes())
+        verdict = campaign.take(case)
+        wrong += verdict.kind == DEFECT
+        print(f"{path.name}: {verdict.kind} {verdict.name}\n  {case.what[:200]!a}\n  {case.runner} {case.words}\n{verdict.text}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,116 @@
+"""Cases made, run and judged: so many of them, divided among the subjects, the same for the same seed."""
+
+import json
+import random
+import warnings
+import zlib
+from collections import Counter
+from typing import NamedTuple
+
+import hypothesis
+from hypothesis import HealthCheck, Phase
+
+from .child import case as cases
+from .judging import ANSWER, DEFECT, ERROR, OTHER, SKIPPED, judge
+
+KINDS = (ANSWER, OTHER, ERROR, SKIPPED, DEFECT)
+
+
+class Defect(NamedTuple):
+    """A case that came out wrong. times: how many other cases came out wrong in the same way."""
+
+    case: cases.Case
+    name: str
+    text: str
+    times: int
+
+
+class Campaign:
+    """``run(subject, count, seed)`` as often as one likes; then ``counts`` and ``defects`` say what came of it.
+
+    counts: by (subject, kind of verdict). defects: by (subject, name), the smallest case of each.
+    """
+
+    def __init__(self, servers, told=lambda defect: None):
+        self.servers, self.told = servers, told
+        self.counts, self.defects, self.errors = Counter(), {}, Counter()
+        self.slowest, self.largest = (0.0, ""), (0, "")
+        self._undamaged = {}
+
+    def run(self, subject, count, seed):
+        """Half of the cases are made by structure and half by bytes, where a subject has both."""
+        seed = zlib.crc32(f"{seed} {subject.name}".encode())
+        by_structure = count if subject.by_bytes is None else count // 2 if subject.by_structure is not None else 0
+        if by_structure:
+            _each(subject.by_structure, by_structure, seed, self.take)
+        rng = random.Random(seed)
+        for _ in range(count - by_structure):
+            self.take(subject.by_bytes(rng))
+
+    def take(self, case):
+        """Run a case, judge it, remember what came of it; returns the verdict."""
+        outcome = self.servers.run(case)
+        verdict = judge(case, outcome, self.undamaged(case))
+        self.counts[case.subject, verdict.kind] += 1
+        if verdict.kind != SKIPPED:
+            self.slowest = max(self.slowest, (outcome["cpu_s"], f"{case.subject}: {case.what}"))
+            self.largest = max(self.largest, (outcome["memory"], f"{case.subject}: {case.what}"))
+        if verdict.kind == DEFECT:
+            self._remember(case, verdict)
+        return verdict
+
+    def undamaged(self, case):
+        """The outcome of the same words on the base as it is."""
+        key = (case.base, case.runner, json.dumps(case.words), case.stdin)
+        if case.subject == "command line":
+            return None
+        if key not in self._undamaged:
+            if len(self._undamaged) > 1000:
+                self._undamaged.clear()
+            self._undamaged[key] = self.servers.run(case._replace(entries=[]))
+        return self._undamaged[key]
+
+    def total(self, kind):
+        return sum(count for (_, k), count in self.counts.items() if k == kind)
+
+    def table(self):
+        """Cases by subject and verdict, as text."""
+        subjects = sorted({subject for subject, _ in self.counts})
+        lines = ["%-20s %s" % ("", " ".join("%13s" % kind for kind in KINDS))]
+        lines += [
+            "%-20s %s" % (subject, " ".join("%13d" % self.counts[subject, kind] for kind in KINDS)) for subject in subjects
+        ]
+        lines.append("%-20s %s" % ("all", " ".join("%13d" % self.total(kind) for kind in KINDS)))
+        return "\n".join(lines)
+
+    def _remember(self, case, verdict):
+        key = (case.subject, verdict.name)
+        known = self.defects.get(key)
+        if known is None or len(cases.to_bytes(case)) < len(cases.to_bytes(known.case)):
+            self.defects[key] = Defect(case, verdict.name, verdict.text, known.times + 1 if known else 1)
+            if known is None:
+                self.told(self.defects[key])
+        else:
+            self.defects[key] = known._replace(times=known.times + 1)
+
+
+def _each(strategy, count, seed, take):
+    """Hand so many cases of a strategy on, in pieces: hypothesis remembers all that it has drawn."""
+    piece = 1000
+    for start in range(0, count, piece):
+
+        @hypothesis.seed(seed + start)
+        @hypothesis.settings(
+            max_examples=min(piece, count - start),
+            phases=[Phase.generate],
+            database=None,
+            deadline=None,
+            suppress_health_check=list(HealthCheck),
+        )
+        @hypothesis.given(strategy)
+        def draw(case):
+            take(case)
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            draw()

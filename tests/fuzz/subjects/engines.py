@@ -1,0 +1,32 @@
+"""engines.json, the index of a bundle's TensorRT engines, and the plans that it names."""
+
+import json
+
+from hypothesis import strategies as st
+
+from .. import bases
+from ..child import case as cases
+from ..damage import documents, plain
+from . import Subject
+
+_INDEX = next(name for name in bases.files("exits") if name.endswith("engines.json"))
+
+
+def _made(what, data, name=_INDEX):
+    return cases.case("engines", what, "exits", "engines", (), [cases.file(name, data)])
+
+
+@st.composite
+def _structure(draw):
+    content, what = draw(documents.damaged(json.loads(bases.files("exits")[_INDEX])))
+    data, how = draw(documents.written(content))
+    return _made(f"{what} {how}", data)
+
+
+def _bytes(rng):
+    name = rng.choice((_INDEX, _INDEX, *(n for n in bases.files("exits") if n.endswith(".plan"))))
+    data, what = plain.damaged(bases.files("exits")[name], rng)
+    return _made(what, data, name)
+
+
+SUBJECTS = (Subject("engines", 4, _structure(), _bytes),)

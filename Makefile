@@ -1,6 +1,7 @@
 # make demo    create the environment and run the whole path on the embedded demo
 # make test    create the environment and run the tests (SLOW=1 runs the slow ones too)
 # make lint    ruff and mypy
+# make fuzz    damage what da3 reads, 50,000 times, and see what it says (CASES=1000 SEED=7)
 # make bench   measure the demo's bundle: gated against all blocks on
 
 VENV := .venv
@@ -12,8 +13,10 @@ STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | 
 RTX = $(VENV)/.rtx-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PIP_FLAGS ?=
 MARK := $(if $(SLOW),-m "not gpu",)
+CASES ?= 50000
+SEED ?= 1
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint fuzz bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -48,6 +51,10 @@ lint: $(STAMP)
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target build/typed .
 	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p da3.runtime -p da3.export -p da3.calib -p da3.toolchain
 	cd tests && MYPYPATH=../build/typed ../$(BIN)/mypy --config-file ../pyproject.toml -m simulation -p simulation.device -p simulation.cuda -p simulation.tensorrt
+
+fuzz: $(STAMP)
+	@# What is found stays in build/fuzz as files: python -m fuzz --replay FILE runs one again.
+	cd tests && PYTHONPATH=.:runtime ../$(BIN)/python -m fuzz --cases $(CASES) --seed $(SEED) --keep ../build/fuzz
 
 bench: $(STAMP)
 	@test -d demo-out/bundle || $(MAKE) --no-print-directory demo

@@ -5,6 +5,7 @@
 """
 
 import argparse
+import signal
 import sys
 import time
 from pathlib import Path
@@ -26,6 +27,7 @@ def main():
     parser.add_argument("--replay", nargs="+", type=Path, metavar="FILE", help="run these cases again, and no others")
     parser.add_argument("--python", default=sys.executable, help="what runs the cases, such as a Python 3.6 with numpy")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what is in memory-backed folders goes with it
     subjects = all_subjects()
     if options.subject:
         subjects = [subject for subject in subjects if subject.name in options.subject]
@@ -47,6 +49,7 @@ def _campaign(options, subjects, servers):
             count = max(1, round(options.cases * subject.share / shares))
             campaign.run(subject, count, options.seed)
             print(f"{subject.name}: {count} cases in {time.time() - begun:.0f} s", flush=True)
+            _keep(campaign, options.keep)
     except KeyboardInterrupt:
         print("interrupted")
     print(campaign.table())
@@ -54,11 +57,18 @@ def _campaign(options, subjects, servers):
     print(f"most memory: {campaign.largest[0] >> 20} MB, {campaign.largest[1][:200]!a}")
     for (subject, name), defect in sorted(campaign.defects.items()):
         print(f"{defect.times:6d} x {subject}: {name}  ({defect.case.what[:100]!a})")
-        if options.keep is not None:
-            options.keep.mkdir(parents=True, exist_ok=True)
-            (options.keep / file_name(defect.case, name)).write_bytes(cases.to_bytes(defect.case))
+    _keep(campaign, options.keep)
     print(f"{time.time() - started:.0f} s")
     return 1 if campaign.defects else 0
+
+
+def _keep(campaign, folder):
+    """A file for each defect: the smallest case that shows it."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for (_, name), defect in campaign.defects.items():
+        (folder / file_name(defect.case, name)).write_bytes(cases.to_bytes(defect.case))
 
 
 def _replay(paths, servers):

@@ -61,7 +61,7 @@ def answer_of(outcome):
     try:
         found = json.loads(out)
     except ValueError:
-        return re.sub(r"[0-9.]+ (ms|images/s|s)\b", "", out)
+        return [line for line in out.split("\n") if not re.search(r"\b(ms|images/s|p50)\b", line)]
     if isinstance(found, dict):
         found = {key: value for key, value in found.items() if key not in ("latency_ms", "images_per_second")}
     return found

@@ -22,14 +22,20 @@ def _command(words):
     return main(words, program="da3"), None
 
 
-def _adding(words):
-    """The same for commands that write into `bundle`: refused, it is as it was; done, all in it is whole."""
-    from da3.runtime.bundle import Bundle
-
+def _writing(words):
+    """The same for commands that write into `bundle`: refused, it is as it was."""
     before = _tree("bundle")
     code, _ = _command(words)
     if code != 0 and _tree("bundle") != before:
         raise AssertionError("the command failed and changed the bundle")
+    return code, None
+
+
+def _adding(words):
+    """The same, where all that was in `bundle` was whole: it still is."""
+    from da3.runtime.bundle import Bundle
+
+    code, _ = _writing(words)
     if code == 0:
         with Bundle("bundle") as bundle:
             bundle.verify()
@@ -145,20 +151,22 @@ _networks = {}
 
 
 def _network(arch, width):
-    from da3.toolchain.backbones import build
+    import torch
+
+    from da3.toolchain.backbones.registry import build_network
 
     if (arch, width) not in _networks:
-        _networks[arch, width] = build(arch, width)
+        with torch.device("meta"):
+            _networks[arch, width] = build_network(arch, width)
     return _networks[arch, width]
 
 
 def _record(words):
     """The record of an earlier evaluation, and how it compares."""
-    from da3.runtime.evaluation.record import read_earlier
+    from da3.runtime.evaluation import read_record
 
     def read():
-        found = read_earlier(words[0])
-        return [len(found.verdicts)]
+        return sorted(read_record(words[0]).verdicts)
 
     return _caught(read)
 
@@ -203,6 +211,21 @@ def _tree(folder):
     return found
 
 
+def _half_written():
+    """A command that is refused after it began to write."""
+    from unittest import mock
+
+    from da3.runtime.app import main
+    from da3.runtime.errors import BundleError
+
+    def begun(*arguments):
+        with open(os.path.join("bundle", "domains", "new"), "wb"):
+            raise BundleError("the disk is full")
+
+    with mock.patch("da3.runtime.bundle.packs.remove_domain", begun):
+        return _writing(["domains", "remove", "flowers", "-b", "bundle"])
+
+
 # What a damaged program does: the tests of the harness see that each is found.
 def _planted(words):
     import signal
@@ -221,9 +244,7 @@ def _planted(words):
         block = bytearray(1200 * 2**20)
         block[:: 4096] = b"1" * len(block[:: 4096])
     elif kind == "half-written":
-        with open(os.path.join("bundle", "domains", "new"), "wb"):
-            pass
-        return _adding(["domains", "remove", "nobody"])
+        return _half_written()
     elif kind == "changed":
         return 0, ["another answer"]
     elif kind == "exit":
@@ -238,6 +259,7 @@ def _planted(words):
 RUNNERS = {
     "command": _command,
     "adding": _adding,
+    "writing": _writing,
     "toolchain": _toolchain,
     "pictures": _pictures,
     "engines": _engines,

@@ -78,7 +78,10 @@ def _import_everything(toolchain):
     if toolchain:
         import torch
 
+        from .running import RUNNERS
+
         torch.set_num_threads(1)
+        RUNNERS["weights"](("mobilenet_v2", "nowhere.safetensors"))
 
 
 def _outcome(case, bases, place, limit):

@@ -1,5 +1,6 @@
 """ONNX files: fields of their messages changed on the wire, and nodes that cost much, say little, or reach outside."""
 
+import copy
 import struct
 
 import numpy as np
@@ -31,8 +32,21 @@ def damaged(data, rng):
         tree = _parsed(data, "model")
     except (ValueError, IndexError):
         return plain.damaged(data, rng)
+    if rng.random() < 0.02:
+        depth = rng.choice((100, 1000, 20_000))
+        return data + _nested(depth), f"a graph in a graph, {depth} times"
     done = [_change(tree, rng) for _ in range(rng.choice((1, 1, 2, 3)))]
     return _joined(tree), ", ".join(done)
+
+
+def _nested(depth):
+    """A graph whose node has an attribute that is a graph, and so on. Fields of a message may come in pieces, so it
+    can stand behind a whole file."""
+    heads, length = [], 0
+    for field in (6, 5, 1) * depth + (7,):
+        heads.append(_as_varint(field << 3 | _BYTES) + _as_varint(length))
+        length += len(heads[-1])
+    return b"".join(reversed(heads))
 
 
 def _parsed(data, kind):
@@ -118,7 +132,7 @@ def _change(tree, rng):
         owner[number] = [rng.choice((1, 2, 3, 5, 7, 9, 14, 15, 25, 2**28)), wire, value]
     elif kind == "other":
         other, at, _ = rng.choice(found)
-        owner[number] = [field, *other[at][1:]]
+        owner[number] = [field, *copy.deepcopy(other[at][1:])]
     else:
         owner[number] = [field, wire, _value(wire, value, rng)]
     return f"{where} {kind}"

@@ -12,6 +12,7 @@ from ..child import case as cases
 from ..damage import plain, texts, zips
 from . import Subject
 
+NAMES = ("pictures.npy", "tensors.npy", "fortran.npy", "objects.npy", "archive.npz")
 _TYPES = ("|u1", "<f4", ">f4", "<f8", "<f2", "<i8", "|b1", "|O", "<c8", "<U5", "|S3", "|V8", "<M8[s]", "<f16", "", "x", "|u1000000000",
           "f4,f4", "<f4, (2,)", "O,O", "3u1")  # fmt: skip
 _SHAPES = ("(1, 24, 20, 3)", "(24, 20, 3)", "(2, 3, 16, 16)", "()", "(0,)", "(1, 0, 20, 3)", "(1, 1, 400000, 3)", "(-1, 24, 20, 3)",
@@ -58,7 +59,7 @@ class _Called:
 def _bytes(rng):
     """Damaged arrays, and archives and pickles that are called as if they were some."""
     files = bases.files("photos")
-    name = rng.choice(("pictures.npy", "tensors.npy", "fortran.npy", "objects.npy", "archive.npz"))
+    name = rng.choice(NAMES)
     if name == "archive.npz" and rng.random() < 0.8:
         kind = rng.choice(("as it is", "paths", "damaged"))
         found = zips.members(files[name])
@@ -68,8 +69,9 @@ def _bytes(rng):
         return _made(f"an archive, {kind}", data)
     if rng.random() < 0.2:
         made = io.BytesIO()
-        values = rng.choice((float("nan"), float("inf"), 3e38, -1e300))
-        np.save(made, np.full((1, 3, 16, 16), values, rng.choice(("<f4", "<f8"))))
+        values, kind = rng.choice((float("nan"), float("inf"), 3e38, -1e300)), rng.choice(("<f4", "<f8"))
+        with np.errstate(over="ignore"):
+            np.save(made, np.full((1, 3, 16, 16), np.float64(values)).astype(kind))
         return _made(f"{values} throughout", made.getvalue())
     data, what = plain.damaged(files[name], rng)
     return _made(f"{name}: {what}", data)

@@ -9,7 +9,7 @@ from ..child import case as cases
 from ..damage import documents, plain, tensors
 from . import Subject
 
-_USES = (
+USES = (
     ("checkpoint", ("whole", "runs/ferns/last.safetensors")),
     ("checkpoint", ("whole", "runs/ferns/last.safetensors")),
     ("checkpoint", ("facts", "runs/ferns/last.safetensors")),
@@ -34,7 +34,7 @@ def _file(use):
 
 @st.composite
 def _structure(draw):
-    use = draw(st.sampled_from(_USES))
+    use = draw(st.sampled_from(USES))
     data = bases.files("exits")[_file(use)]
     if draw(st.booleans()):
         data, what = draw(tensors.with_damaged_header(data))
@@ -47,7 +47,7 @@ def _structure(draw):
 
 
 def _bytes(rng):
-    use = rng.choice(_USES)
+    use = rng.choice(USES)
     data, what = plain.damaged(bases.files("exits")[_file(use)], rng)
     return _made(what, use, data)
 

@@ -10,7 +10,7 @@ from ..damage import documents, hashes, plain, tensors, zips
 from . import Subject
 
 _PACK = "tulips.da3"
-_USES = (
+USES = (
     ("adding", ("domains", "add", _PACK, "-b", "bundle")),
     ("adding", ("domains", "add", _PACK, "-b", "bundle")),
     ("adding", ("domains", "add", "flowers.da3", "--replace", "-b", "bundle")),
@@ -33,7 +33,7 @@ def _of(use):
 @st.composite
 def _structure(draw):
     """domain.json or a member's tensors, in a zip that is as it should be, with hashes that fit."""
-    use = draw(st.sampled_from(_USES))
+    use = draw(st.sampled_from(USES))
     members = dict(zips.members(_of(use)))
     name = draw(st.sampled_from(("domain.json", "domain.json", "weights.safetensors", "goldens.safetensors")))
     how = ""
@@ -49,7 +49,7 @@ def _structure(draw):
 
 
 def _zip(rng):
-    use = rng.choice(_USES)
+    use = rng.choice(USES)
     change = zips.damaged if rng.random() < 0.8 else plain.damaged
     data, what = change(_of(use), rng)
     return _made("pack", what, use, data)

@@ -11,7 +11,7 @@ from ..damage import plain
 from . import Subject
 
 _SIDES = (0, 1, 2, 3, 100, 9000, 65000, 65535, 400_000, 2**24, 2**31 - 1, 2**32 - 1)
-_RUN = ("run-engine", "-d", "flowers", "-b", "bundle", "--json", "--backend", "onnxruntime", "--threads", "1")
+RUN = ("run-engine", "-d", "flowers", "-b", "bundle", "--json", "--backend", "onnxruntime", "--threads", "1")
 
 
 def names():
@@ -20,7 +20,7 @@ def names():
 
 def _made(what, name, data, command=False, size=16):
     if command:
-        return cases.case("photo", f"{name}: {what}", "exits", "command", (*_RUN, name), [cases.file(name, data)])
+        return cases.case("photo", f"{name}: {what}", "exits", "command", (*RUN, name), [cases.file(name, data)])
     return cases.case("photo", f"{name}: {what}", "photos", "pictures", (str(size), name), [cases.file(name, data)])
 
 

@@ -9,12 +9,12 @@ from ..child import case as cases
 from ..damage import documents, plain, texts
 from . import Subject
 
-_CLASSES = ("flowers_0", "flowers_1", "flowers_2")
-_EVALUATE = ("evaluate", "-d", "flowers", "-b", "bundle", "--threads", "1", "--workers", "0", "--backend", "onnxruntime")
+CLASSES = ("flowers_0", "flowers_1", "flowers_2")
+EVALUATE = ("evaluate", "-d", "flowers", "-b", "bundle", "--threads", "1", "--workers", "0", "--backend", "onnxruntime")
 
 
 def _table(what, data, command):
-    runner, words = ("command", (*_EVALUATE, "list.csv")) if command else ("labelled", ("list.csv", *_CLASSES))
+    runner, words = ("command", (*EVALUATE, "list.csv")) if command else ("labelled", ("list.csv", *CLASSES))
     return cases.case("CSV", what, "exits", runner, words, [cases.file("list.csv", data)])
 
 
@@ -23,7 +23,7 @@ def _rows(draw):
     lines = bases.files("exits")["list.csv"].decode().splitlines()
     for _ in range(draw(st.integers(1, 3))):
         path = draw(st.sampled_from(("photos/flowers_0/0.png", "photos", "list.csv", "/dev/null", "photos/*")) | texts.texts())
-        label = draw(st.sampled_from(_CLASSES) | texts.texts())
+        label = draw(st.sampled_from(CLASSES) | texts.texts())
         mark = draw(st.sampled_from((",", ";", "\t", "|", ",,", '","')))
         line = draw(st.sampled_from((f"{path}{mark}{label}", f'"{path}"{mark}"{label}', f'"{path}{mark}{label}', path, "path,path,label")))
         lines.insert(draw(st.integers(0, len(lines))), line)
@@ -41,7 +41,7 @@ def _bytes(rng):
 
 
 def _record(what, data, command):
-    words = (*_EVALUATE, "photos", "--against", "earlier.json")
+    words = (*EVALUATE, "photos", "--against", "earlier.json")
     use = ("command", words) if command else ("record", ("earlier.json",))
     return cases.case("record", what, "exits", *use, [cases.file("earlier.json", data)])
 

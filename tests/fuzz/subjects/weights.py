@@ -48,6 +48,9 @@ class _Called:
     def __init__(self, function, arguments):
         self.call = function, arguments
 
+    def __repr__(self):
+        return f"{self.call[0].__name__}{self.call[1]}"
+
     def __reduce__(self):
         return self.call
 

@@ -1,7 +1,7 @@
 """``make fuzz``, which is ``python -m fuzz``: many cases, what came of them, and the defects as files.
 
-    python -m fuzz --cases 50000 --seed 1 --keep found
-    python -m fuzz --replay found/*.case
+python -m fuzz --cases 50000 --seed 1 --keep found
+python -m fuzz --replay found/*.case
 """
 
 import argparse
@@ -41,7 +41,9 @@ def main():
 
 def _campaign(options, subjects, servers):
     print(f"seed {options.seed}, {options.cases} cases", flush=True)
-    campaign = Campaign(servers, lambda defect: print(f"DEFECT {defect.case.subject}: {defect.name}\n  {defect.case.what}", flush=True))
+    campaign = Campaign(
+        servers, lambda defect: print(f"DEFECT {defect.case.subject}: {defect.name}\n  {defect.case.what}", flush=True)
+    )
     started, shares = time.time(), sum(subject.share for subject in subjects)
     try:
         for subject in subjects:
@@ -77,7 +79,8 @@ def _replay(paths, servers):
         case = cases.from_bytes(path.read_bytes())
         verdict = campaign.take(case)
         wrong += verdict.kind == DEFECT
-        print(f"{path.name}: {verdict.kind} {verdict.name}\n  {case.what[:200]!a}\n  {case.runner} {case.words}\n{verdict.text}")
+        print(f"{path.name}: {verdict.kind} {verdict.name}")
+        print(f"  {case.what[:200]!a}\n  {case.runner} {case.words}\n{verdict.text}")
     return 1 if wrong else 0
 
 

@@ -62,7 +62,7 @@ class Campaign:
     def undamaged(self, case):
         """The outcome of the same words on the base as it is."""
         key = (case.base, case.runner, json.dumps(case.words), case.stdin)
-        if case.subject == "command line":
+        if case.subject.startswith("command line"):
             return None
         if key not in self._undamaged:
             if len(self._undamaged) > 1000:
@@ -75,12 +75,10 @@ class Campaign:
 
     def table(self):
         """Cases by subject and verdict, as text."""
-        subjects = sorted({subject for subject, _ in self.counts})
-        lines = ["%-20s %s" % ("", " ".join("%13s" % kind for kind in KINDS))]
-        lines += [
-            "%-20s %s" % (subject, " ".join("%13d" % self.counts[subject, kind] for kind in KINDS)) for subject in subjects
-        ]
-        lines.append("%-20s %s" % ("all", " ".join("%13d" % self.total(kind) for kind in KINDS)))
+        lines = [f"{'':24}" + "".join(f"{kind:>14}" for kind in KINDS)]
+        for subject in sorted({subject for subject, _ in self.counts}):
+            lines.append(f"{subject:24}" + "".join(f"{self.counts[subject, kind]:14}" for kind in KINDS))
+        lines.append(f"{'all':24}" + "".join(f"{self.total(kind):14}" for kind in KINDS))
         return "\n".join(lines)
 
     def _remember(self, case, verdict):

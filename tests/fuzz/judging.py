@@ -61,7 +61,9 @@ def answer_of(outcome):
     try:
         found = json.loads(out)
     except ValueError:
-        return [line for line in out.split("\n") if not re.search(r"\b(ms|images/s|p50)\b", line)]
+        # Times, and what stands in a line with their units.
+        lines = [line for line in out.split("\n") if not re.search(r"[0-9] (ms|images/s|photos/s)\b", line)]
+        return [re.sub(r"\b[0-9]+\.[0-9]{2}\b", "", line).split() for line in lines]
     if isinstance(found, dict):
         found = {key: value for key, value in found.items() if key not in ("latency_ms", "images_per_second")}
     return found
@@ -76,7 +78,9 @@ def _wrong_words(code, err, out):
             return f"unprintable {name}"
     if code == 2:
         # argparse and click say how the command is used, and then what is wrong.
-        return None if lines and all(_USAGE.match(line) or ": error: " in line for line in lines[:-1]) else "wrong usage"
+        return (
+            None if lines and all(_USAGE.match(line) or ": error: " in line for line in lines[:-1]) else "wrong usage"
+        )
     told = [line for line in lines if not line.startswith(_REMARKS)]
     errors = [line for line in told if line.startswith("error: ")]
     if code == 0:

@@ -134,9 +134,18 @@ def run(folder):
     rng = np.random.RandomState(0)
     shapes = {"head.weight": (2, 3), "head.bias": (2,), "adaptors.0.down": (3, 2), "closed": (3,)}
     model = {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()}
-    state = {f"{i}.{name}": np.zeros(shape, np.float32) for i, shape in enumerate(shapes.values()) for name in ("m", "v")}
+    state = {
+        f"{i}.{name}": np.zeros(shape, np.float32) for i, shape in enumerate(shapes.values()) for name in ("m", "v")
+    }
     told = {"da3": "0.1.0", "begun": "2026-11-26T08:00:00Z", "photos": {"sha256": "c" * 64, "train": 8, "val": 4}}
-    write(folder / "last.safetensors", config, Progress(1, 1, {"photos": 4.0, "loss": 1.0}, [row], row), model, state, told)
+    write(
+        folder / "last.safetensors",
+        config,
+        Progress(1, 1, {"photos": 4.0, "loss": 1.0}, [row], row),
+        model,
+        state,
+        told,
+    )
     write(folder / "best.safetensors", config, Progress(1, 0, {}, [row], row), model, {}, told)
 
 
@@ -191,7 +200,7 @@ def weights(folder):
     kept = {name: torch.full_like(state[name], 0.5) for name in backbone_keys(state)}
     facts = {"arch": "mobilenet_v2", "width": str(WIDTH), "input_range": "-1..1", "input_size": "32"}
     save_file(kept, folder / "small.safetensors", facts)
-    plain = {name: tensor for name, tensor in list(kept.items())[:12]}
+    plain = dict(list(kept.items())[:12])
     torch.save(plain, folder / "part.pth")
     torch.save({"state_dict": plain}, folder / "old.pth", _use_new_zipfile_serialization=False)
     lines = ['domain = "ferns"', "epochs = 3", "[train]", 'weights = "small.safetensors"', "keep = 0.7", "flip = false"]

@@ -15,7 +15,7 @@ from .child.running import TOOLCHAIN
 
 # What a process must not do is what a user would not wait for, and what a board with 2 GB has not.
 MOST_SECONDS, MOST_MEMORY = 10.0, 2**30
-# On a machine that is busy with something else a case gets less of it, though some: one that used next to nothing waits.
+# On a busy machine a case gets less of it in ten seconds, though some: one that used next to nothing waits for ever.
 _AGAIN_SECONDS, _WAITS_SECONDS = 30.0, 0.5
 
 _HERE = Path(__file__).resolve().parents[1]

@@ -15,7 +15,7 @@ from fuzz.subjects import all_subjects, arrays, bundles, checkpoints, packs, pho
 FOUND = Path(__file__).parent / "found"
 SEED = 20261126
 # Importing PyTorch takes as long as most of the rest here.
-WITH_PYTORCH = ("weights", "options", "checkpoint")
+WITH_PYTORCH = ("weights", "options", "checkpoint", "command line: PyTorch")
 # A domain of format 1 is none to start from.
 REFUSED = {("gated", "starting")}
 
@@ -144,14 +144,19 @@ def test_what_is_not_damaged_is_answered(servers):
     for base, runner, words in undamaged():
         if runner in TOOLCHAIN or (base, runner) in REFUSED or (base == "gated" and "int8" in words):
             continue
-        verdict = Campaign(servers).take(cases.case("undamaged", "", base, runner, words))
+        case = cases.case("undamaged", "", base, runner, words)
+        verdict = judge(case, servers.run(case))
         if verdict.kind != ANSWER:
             refused[base, runner, words] = verdict
     assert refused == {}
 
 
 def test_a_case_is_the_same_from_its_file():
-    entries = [cases.file("a/\udcffb", b"\0\xff"), cases.Entry("c", cases.LINK, b"/dev/zero"), cases.Entry("d", cases.PIPE, b"")]
+    entries = [
+        cases.file("a/\udcffb", b"\0\xff"),
+        cases.Entry("c", cases.LINK, b"/dev/zero"),
+        cases.Entry("d", cases.PIPE, b""),
+    ]
     case = cases.case("bundle", "what \ud800", "gated", "command", ["-x", "é\udc80"], entries, b"in", True)
     data = cases.to_bytes(case)
     assert cases.from_bytes(data) == case and cases.to_bytes(cases.from_bytes(data)) == data

@@ -215,7 +215,6 @@ def _half_written():
     """A command that is refused after it began to write."""
     from unittest import mock
 
-    from da3.runtime.app import main
     from da3.runtime.errors import BundleError
 
     def begun(*arguments):
@@ -242,7 +241,7 @@ def _planted(words):
         signal.pause()
     elif kind == "memory":
         block = bytearray(1200 * 2**20)
-        block[:: 4096] = b"1" * len(block[:: 4096])
+        block[::4096] = b"1" * len(block[::4096])
     elif kind == "half-written":
         return _half_written()
     elif kind == "changed":

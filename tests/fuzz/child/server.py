@@ -85,8 +85,8 @@ def _import_everything(toolchain):
 
 
 def _outcome(case, bases, place, limit):
-    """What became of a case: a dict with code, raised, answer, out, err, signal, timed_out, wall_s, cpu_s, memory (bytes,
-    the most that it had)."""
+    """What became of a case: a dict with code, raised, answer, out, err, signal, timed_out, wall_s, cpu_s, memory (the
+    most bytes that it had)."""
     os.makedirs(place)
     reading, writing = os.pipe()
     started = time.time()

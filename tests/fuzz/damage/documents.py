@@ -35,13 +35,15 @@ def damaged(draw, content, least=1, most=3):
 
 def _change(draw, content, owner, key, found):
     old = owner[key]
-    kind = draw(st.sampled_from(("value", "value", "number", "text", "near", "gone", "copied", "twice", "renamed", "many")))
+    kind = draw(
+        st.sampled_from(("value", "value", "number", "text", "near", "gone", "copied", "twice", "renamed", "many"))
+    )
     if kind == "gone":
         del owner[key]
     elif kind == "number" or (kind == "near" and not isinstance(old, (int, float))):
         owner[key] = draw(numbers())
     elif kind == "near":
-        owner[key] = draw(st.sampled_from((old + 1, old - 1, -old, old * 2, old * 1000, old / 3, float(old), str(old), [old])))
+        owner[key] = _NEAR[draw(st.sampled_from(sorted(_NEAR)))](old)
     elif kind == "text":
         owner[key] = draw(texts())
     elif kind == "copied":
@@ -54,11 +56,23 @@ def _change(draw, content, owner, key, found):
     elif kind == "renamed" and isinstance(owner, dict):
         owner[draw(texts())] = owner.pop(key)
     elif kind == "many":
-        count = draw(st.sampled_from((0, 2, 100, 10000)))
+        count = draw(st.sampled_from((0, 2, 100, 10000 if len(found) < 1000 else 3)))
         owner[key] = (old if isinstance(old, list) else [old]) * count
     else:
         owner[key] = draw(nested())
     return kind
+
+
+_NEAR = {
+    "more": lambda old: old + 1,
+    "less": lambda old: old - 1,
+    "negative": lambda old: -old,
+    "double": lambda old: old * 2,
+    "much more": lambda old: old * 1000,
+    "broken": lambda old: old % 10**9 / 3,
+    "text": str,
+    "list": lambda old: [old],
+}
 
 
 @st.composite
@@ -74,15 +88,17 @@ def written(draw, content):
     if kind == "raw":
         return json.dumps(content, ensure_ascii=False).encode("utf-8", "surrogatepass"), "written as it is"
     if kind == "constant":
-        return _replaced(draw, text, draw(st.sampled_from(("NaN", "Infinity", "-Infinity", "1e400", "1" * 5000)))), "no number"
+        return _replaced(
+            draw, text, draw(st.sampled_from(("NaN", "Infinity", "-Infinity", "1e400", "1" * 5000)))
+        ), "no number"
     if kind == "nested":
         depth = draw(st.sampled_from((50, 900, 5000, 100_000)))
         opened, closed = draw(st.sampled_from((("[", "]"), ('{"a":', "}"))))
         inner = opened * depth + "1" + closed * depth
         return _replaced(draw, text, inner), f"{depth} deep"
     if kind == "keys":
-        at = draw(st.integers(0, max(text.count('"') // 2 - 1, 0)))
-        return text.replace("{", '{"format": %d, "name": "x", ' % draw(st.sampled_from(INTEGERS[:8])), at % 3 + 1).encode(), "keys twice"
+        more = f'{{"format": {draw(st.sampled_from(INTEGERS[:8]))}, "name": "x", '
+        return text.replace("{", more, draw(st.integers(1, 3))).encode(), "keys twice"
     if kind == "encoding":
         name = draw(st.sampled_from(("utf-16", "utf-32", "utf-8-sig", "latin-1", "utf-7")))
         return json.dumps(content, ensure_ascii=name != "latin-1").encode(name, "replace"), name

@@ -2,6 +2,7 @@
 
 import copy
 import struct
+from itertools import pairwise
 
 import numpy as np
 import onnx
@@ -200,15 +201,22 @@ def _widen(draw, model):
     elif kind == "outside" and tensor is not None:
         tensor.data_location = TensorProto.EXTERNAL
         tensor.ClearField("raw_data")
-        for key, value in (("location", draw(st.sampled_from(("../../photo.png", "/etc/passwd", "stem.onnx", "")))), ("length", "4")):
+        for key, value in (
+            ("location", draw(st.sampled_from(("../../photo.png", "/etc/passwd", "stem.onnx", "")))),
+            ("length", "4"),
+        ):
             tensor.external_data.add(key=key, value=value)
     elif kind == "raw" and tensor is not None:
         tensor.raw_data = tensor.raw_data[: draw(st.integers(0, 8))]
     elif kind == "dims" and tensor is not None:
         del tensor.dims[:]
-        tensor.dims.extend(draw(st.lists(st.sampled_from(_BIG), max_size=4)) + [1] * draw(st.sampled_from((0, 0, 0, 200_000))))
+        tensor.dims.extend(
+            draw(st.lists(st.sampled_from(_BIG), max_size=4)) + [1] * draw(st.sampled_from((0, 0, 0, 200_000)))
+        )
     elif kind == "function":
-        function = helper.make_function("x", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], model.opset_import)
+        function = helper.make_function(
+            "x", "f", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], model.opset_import
+        )
         model.functions.append(function)
     elif kind == "inner":
         inner = graph.value_info.add()
@@ -257,8 +265,12 @@ def _loop(draw, name, size, sizes):
 
 
 def _if(draw, name, size, sizes):
-    branch = helper.make_graph([helper.make_node("Identity", [name], ["b"])], "b", [], [helper.make_tensor_value_info("b", 1, None)])
-    return [helper.make_node("If", ["true"], ["through"], then_branch=branch, else_branch=branch)], {"true": np.array(True)}
+    branch = helper.make_graph(
+        [helper.make_node("Identity", [name], ["b"])], "b", [], [helper.make_tensor_value_info("b", 1, None)]
+    )
+    return [helper.make_node("If", ["true"], ["through"], then_branch=branch, else_branch=branch)], {
+        "true": np.array(True)
+    }
 
 
 def _resize(draw, name, size, sizes):
@@ -270,8 +282,18 @@ def _resize(draw, name, size, sizes):
 
 def _filled(op):
     def make(draw, name, size, sizes):
-        nodes = [helper.make_node(op, ["shape"] if op == "ConstantOfShape" else [], ["filled"], **({} if op == "ConstantOfShape" else {"shape": list(_int64(sizes))}))]
-        nodes += [helper.make_node("ReduceMax", ["filled"], ["most"], keepdims=0), helper.make_node("Add", [name, "most"], ["through"])]
+        nodes = [
+            helper.make_node(
+                op,
+                ["shape"] if op == "ConstantOfShape" else [],
+                ["filled"],
+                **({} if op == "ConstantOfShape" else {"shape": list(_int64(sizes))}),
+            )
+        ]
+        nodes += [
+            helper.make_node("ReduceMax", ["filled"], ["most"], keepdims=0),
+            helper.make_node("Add", [name, "most"], ["through"]),
+        ]
         return nodes, {"shape": _int64(sizes)} if op == "ConstantOfShape" else {}
 
     return make
@@ -284,14 +306,17 @@ def _chained(draw, name, size, sizes):
     for i in range(count):
         nodes.append(helper.make_node("Concat", [last, last], [f"c{i}"], axis=draw(st.sampled_from((1, 2, 3)))))
         last = f"c{i}"
-    nodes += [helper.make_node("ReduceMax", [last], ["most"], keepdims=0), helper.make_node("Add", [name, "most"], ["through"])]
+    nodes += [
+        helper.make_node("ReduceMax", [last], ["most"], keepdims=0),
+        helper.make_node("Add", [name, "most"], ["through"]),
+    ]
     return nodes, {}
 
 
 def _deep(draw, name, size, sizes):
     count = draw(st.sampled_from((10, 1000, 20000)))
     names = [name, *(f"d{i}" for i in range(count - 1)), "through"]
-    return [helper.make_node("Relu", [a], [b]) for a, b in zip(names, names[1:])], {}
+    return [helper.make_node("Relu", [a], [b]) for a, b in pairwise(names)], {}
 
 
 def _clamped(size):
@@ -305,22 +330,34 @@ _NODES = {
     "Tile": lambda draw, name, size, sizes: (_node("Tile", [name, "repeats"]), {"repeats": _int64(_four(sizes))}),
     "Pad": lambda draw, name, size, sizes: (_node("Pad", [name, "pads"]), {"pads": _int64(_four(sizes) * 2)}),
     "AveragePool": lambda draw, name, size, sizes: (
-        _node("AveragePool", [name], kernel_shape=_int64((sizes * 2)[:2]).tolist(), pads=_int64(_four(sizes)).tolist()), {}),
+        _node("AveragePool", [name], kernel_shape=_int64((sizes * 2)[:2]).tolist(), pads=_int64(_four(sizes)).tolist()),
+        {},
+    ),
     "MaxPool": lambda draw, name, size, sizes: (
-        _node("MaxPool", [name], kernel_shape=[1, 1], strides=_int64((sizes * 2)[:2]).tolist()), {}),
+        _node("MaxPool", [name], kernel_shape=[1, 1], strides=_int64((sizes * 2)[:2]).tolist()),
+        {},
+    ),
     "Conv": lambda draw, name, size, sizes: (
         _node("Conv", [name, "kernel"], pads=_int64(_four(sizes)).tolist(), group=_clamped(size)),
-        {"kernel": np.ones((4, 4, 1, 1), np.float32)}),
+        {"kernel": np.ones((4, 4, 1, 1), np.float32)},
+    ),
     "ConvTranspose": lambda draw, name, size, sizes: (
         _node("ConvTranspose", [name, "kernel"], strides=_int64((sizes * 2)[:2]).tolist()),
-        {"kernel": np.ones((4, 4, 1, 1), np.float32)}),
+        {"kernel": np.ones((4, 4, 1, 1), np.float32)},
+    ),
     "MatMul": lambda draw, name, size, sizes: (
-        _node("MatMul", [name, "matrix"]), {"matrix": np.ones((8, min(abs(size), 10**5) or 1), np.float32)}),
+        _node("MatMul", [name, "matrix"]),
+        {"matrix": np.ones((8, min(abs(size), 10**5) or 1), np.float32)},
+    ),
     "Gemm": lambda draw, name, size, sizes: (_node("Gemm", [name, name], alpha=float("nan")), {}),
     "Gather": lambda draw, name, size, sizes: (
-        _node("Gather", [name, "at"], axis=_clamped(size)), {"at": _int64(sizes)}),
+        _node("Gather", [name, "at"], axis=_clamped(size)),
+        {"at": _int64(sizes)},
+    ),
     "Slice": lambda draw, name, size, sizes: (
-        _node("Slice", [name, "s", "e"]), {"s": _int64(sizes), "e": _int64(sizes[::-1])}),
+        _node("Slice", [name, "s", "e"]),
+        {"s": _int64(sizes), "e": _int64(sizes[::-1])},
+    ),
     "Transpose": lambda draw, name, size, sizes: (_node("Transpose", [name], perm=_int64(sizes).tolist()), {}),
     "Unsqueeze": lambda draw, name, size, sizes: (_node("Unsqueeze", [name, "axes"]), {"axes": _int64(sizes)}),
     "Squeeze": lambda draw, name, size, sizes: (_node("Squeeze", [name, "axes"]), {"axes": _int64(sizes)}),
@@ -329,16 +366,31 @@ _NODES = {
     "Softmax": lambda draw, name, size, sizes: (_node("Softmax", [name], axis=_clamped(size)), {}),
     "Flatten": lambda draw, name, size, sizes: (_node("Flatten", [name], axis=_clamped(size)), {}),
     "Clip": lambda draw, name, size, sizes: (
-        _node("Clip", [name, "low", "high"]), {"low": np.float32("nan"), "high": np.float32(min(size, 2**40))}),
+        _node("Clip", [name, "low", "high"]),
+        {"low": np.float32("nan"), "high": np.float32(min(size, 2**40))},
+    ),
     "Cast": lambda draw, name, size, sizes: (_node("Cast", [name], to=draw(st.integers(-1, 25))), {}),
     "Einsum": lambda draw, name, size, sizes: (
-        _node("Einsum", [name, name], equation=draw(st.sampled_from(("abcd,efgh->abcdefgh", "abcd,abcd->", "a", "...,->")))), {}),
+        _node(
+            "Einsum",
+            [name, name],
+            equation=draw(st.sampled_from(("abcd,efgh->abcdefgh", "abcd,abcd->", "a", "...,->"))),
+        ),
+        {},
+    ),
     "Div": lambda draw, name, size, sizes: (_node("Div", [name, "by"]), {"by": np.float32(0)}),
     "Unknown": lambda draw, name, size, sizes: (_node("Unknown", [name]), {}),
-    "Scale": lambda draw, name, size, sizes: (_node("Mul", [name, "by"]), {"by": np.float32(draw(st.sampled_from((1e30, -1e38, float("nan"), float("inf"), 1e-40))))}),
+    "Scale": lambda draw, name, size, sizes: (
+        _node("Mul", [name, "by"]),
+        {"by": np.float32(draw(st.sampled_from((1e30, -1e38, float("nan"), float("inf"), 1e-40))))},
+    ),
     "NonZero": lambda draw, name, size, sizes: (_node("NonZero", [name]), {}),
     "Constant": lambda draw, name, size, sizes: (
-        _node("Constant", [], value=helper.make_tensor("v", TensorProto.FLOAT, [1, 1, 1, 1], [float(min(size, 2**60))])), {}),
+        _node(
+            "Constant", [], value=helper.make_tensor("v", TensorProto.FLOAT, [1, 1, 1, 1], [float(min(size, 2**60))])
+        ),
+        {},
+    ),
     "RandomNormal": _filled("RandomNormal"),
     "ConstantOfShape": _filled("ConstantOfShape"),
     "Resize": _resize,
@@ -346,4 +398,4 @@ _NODES = {
     "If": _if,
     "Chained": _chained,
     "Deep": _deep,
-}  # fmt: skip
+}

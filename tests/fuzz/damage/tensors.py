@@ -43,6 +43,8 @@ def with_damaged_header(draw, data):
             header[f"more.{i}"] = {"dtype": "F32", "shape": [0], "data_offsets": [len(body), len(body)]}
         return joined(header, body), f"{count} more tensors"
     begin, end = header[name]["data_offsets"]
-    value = draw(st.sampled_from((b"\x00\x7c", b"\x00\x7e", b"\x00\xfc", b"\xff\x7b", b"\x00\x00\x80\x7f", b"\x01\x00")))
+    value = draw(
+        st.sampled_from((b"\x00\x7c", b"\x00\x7e", b"\x00\xfc", b"\xff\x7b", b"\x00\x00\x80\x7f", b"\x01\x00"))
+    )
     body = body[:begin] + (value * (end - begin))[: end - begin] + body[end:]
     return joined(header, body), f"{name} is {value.hex()} throughout"

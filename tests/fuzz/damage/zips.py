@@ -4,9 +4,10 @@ import bz2
 import io
 import lzma
 import struct
-import zipfile
 import warnings
+import zipfile
 import zlib
+from functools import cache
 
 from . import plain
 
@@ -17,7 +18,8 @@ _LOCAL = (
     ("size", 22, "I"), ("name length", 26, "H"), ("extra length", 28, "H"),
 )  # fmt: skip
 _ENTRY = (
-    ("made by", 4, "H"), ("version", 6, "H"), ("flags", 8, "H"), ("method", 10, "H"), ("date", 14, "H"), ("crc", 16, "I"),
+    ("made by", 4, "H"), ("version", 6, "H"), ("flags", 8, "H"), ("method", 10, "H"), ("date", 14, "H"),
+    ("crc", 16, "I"),
     ("packed size", 20, "I"), ("size", 24, "I"), ("name length", 28, "H"), ("extra length", 30, "H"),
     ("comment length", 32, "H"), ("disk", 34, "H"), ("attributes", 38, "I"), ("offset", 42, "I"),
 )  # fmt: skip
@@ -34,7 +36,9 @@ _NAMES = (
 
 def damaged(data, rng):
     """A zip file changed in one of these ways; often in one that leaves its other members right."""
-    change = rng.choice((_field,) * 6 + (_rebuilt,) * 3 + (_bomb, _extra, _renamed, _renamed, _repeated, _shifted, _plain))
+    change = rng.choice(
+        (_field,) * 6 + (_rebuilt,) * 3 + (_bomb, _extra, _renamed, _renamed, _repeated, _shifted, _plain)
+    )
     try:
         return change(data, rng)
     except (zipfile.BadZipFile, struct.error, ValueError, IndexError, NotImplementedError, EOFError):
@@ -112,7 +116,7 @@ def _bomb(data, rng):
     found = members(data)
     at = rng.randrange(len(found))
     method = rng.choice((8, 8, 8, 12, 14))
-    size = rng.choice((50, 1100) if method == 8 else (50, 300)) << 20
+    size = rng.choice((50, 1100) if method == 8 else (50, 50, 300)) << 20
     packed = _packed(method, size)
     made, done = io.BytesIO(), []
     with zipfile.ZipFile(made, "w") as archive:
@@ -130,22 +134,20 @@ def _bomb(data, rng):
     return bytes(made), done[0]
 
 
-_PACKED = {}
-
-
+@cache
 def _packed(method, size):
-    if (method, size) not in _PACKED:
-        step = bytes(1 << 20)
-        maker = zlib.compressobj(9, 8, -15) if method == 8 else bz2.BZ2Compressor() if method == 12 else None
-        if maker is None:
-            filters = [{"id": lzma.FILTER_LZMA1, "preset": 0}]
-            maker = lzma.LZMACompressor(lzma.FORMAT_RAW, filters=filters)
-            start = b"\x09\x04\x05\x00" + bytes([(2 * 5 + 0) * 9 + 3]) + struct.pack("<I", 1 << 18)
-        else:
-            start = b""
-        pieces = [maker.compress(step) for _ in range(size >> 20)]
-        _PACKED[method, size] = start + b"".join([*pieces, maker.flush()])
-    return _PACKED[method, size]
+    """Zeros: so many bytes of them, a multiple of 2^20."""
+    step = bytes(1 << 20)
+    if method == 8:
+        maker = zlib.compressobj(9, 8, -15)
+        # Behind a full flush nothing depends on what stood before it, so the same bytes may follow again.
+        one = maker.compress(step) + maker.flush(zlib.Z_FULL_FLUSH)
+        return one * (size >> 20) + maker.flush()
+    if method == 12:
+        return bz2.compress(bytes(size), 1)
+    # What a zip puts before LZMA's own bytes: a version, the length of the properties, and these.
+    start = struct.pack("<BBHBI", 9, 4, 5, (2 * 5 + 0) * 9 + 3, 1 << 18)
+    return start + lzma.compress(bytes(size), lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "preset": 0}])
 
 
 def _extra(data, rng):

@@ -1,6 +1,7 @@
 """What is damaged, and how: a module for each kind of file."""
 
-from typing import Any, Callable, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from ..child.case import Case
 

@@ -89,7 +89,16 @@ def _bytes(rng):
     return made("bundle: bytes", f"{name}: {what}", base, use, changed, sealed=hashed and not fits)
 
 
-_LINKS = (b"../../../../etc/passwd", b"/etc/passwd", b"/dev/zero", b"/dev/full", b".", b"..", b"nowhere", b"../photo.png")
+_LINKS = (
+    b"../../../../etc/passwd",
+    b"/etc/passwd",
+    b"/dev/zero",
+    b"/dev/full",
+    b".",
+    b"..",
+    b"nowhere",
+    b"../photo.png",
+)
 
 
 def _folders(rng):
@@ -97,12 +106,14 @@ def _folders(rng):
     base = rng.choice(("gated", "exits"))
     files = bases.files(base)
     places = [n for n in files if n.startswith("bundle/")]
-    places += sorted({n.rpartition("/")[0] for n in places if "/" in n}) + ["bundle/domains/new/domain.json"]
+    places += [*sorted({n.rpartition("/")[0] for n in places}), "bundle/domains/new/domain.json"]
     name, kind = rng.choice(places), rng.choice(("link", "link", "pipe", "folder", "gone", "file"))
     data = rng.choice(_LINKS) if kind == "link" else b"x" if kind == "file" else b""
     inside = [cases.Entry("photo.png", cases.FILE, files["photo.png"])]
     entries = [cases.Entry(name, kind, data), *inside]
-    return made("bundle: folders", f"{name} is a {kind} {data[:30]!r}", base, rng.choice(uses(base)), {}, others=entries)
+    return made(
+        "bundle: folders", f"{name} is a {kind} {data[:30]!r}", base, rng.choice(uses(base)), {}, others=entries
+    )
 
 
 def _zipped(rng):

@@ -29,7 +29,9 @@ def _made(what, use, data):
 
 def _file(use):
     runner, words = use
-    return words[1] if runner == "checkpoint" else f"runs/ferns/{'best' if runner == 'starting' else 'last'}.safetensors"
+    return (
+        words[1] if runner == "checkpoint" else f"runs/ferns/{'best' if runner == 'starting' else 'last'}.safetensors"
+    )
 
 
 @st.composite

@@ -31,7 +31,9 @@ def _fields(rng):
     files = bases.files(base)
     name = rng.choice(_graphs(files))
     data, what = graphs.damaged(files[name], rng)
-    return made("bundle: graphs", f"{name}: {what}", base, rng.choice(_uses(base)), hashes.in_bundle({name: data}, files))
+    return made(
+        "bundle: graphs", f"{name}: {what}", base, rng.choice(_uses(base)), hashes.in_bundle({name: data}, files)
+    )
 
 
 SUBJECTS = (Subject("bundle: graphs", 16, _nodes(), _fields),)

@@ -15,7 +15,22 @@ USES = (
     ("adding", ("domains", "add", _PACK, "-b", "bundle")),
     ("adding", ("domains", "add", "flowers.da3", "--replace", "-b", "bundle")),
     ("command", ("domains", "info", _PACK, "-b", "bundle")),
-    ("command", ("run-engine", "photo.png", "-d", _PACK, "-b", "bundle", "--json", "--backend", "onnxruntime", "--threads", "1")),
+    (
+        "command",
+        (
+            "run-engine",
+            "photo.png",
+            "-d",
+            _PACK,
+            "-b",
+            "bundle",
+            "--json",
+            "--backend",
+            "onnxruntime",
+            "--threads",
+            "1",
+        ),
+    ),
     ("starting", (_PACK,)),
 )
 

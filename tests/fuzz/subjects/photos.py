@@ -40,19 +40,38 @@ def _png(draw, width, height):
     packed = zlib.compressobj(1)
     line = bytes(1 + min(width * depth // 8 + 1, 2**20))
     body = b"".join([packed.compress(line) for _ in range(min(rows, 2**24 // len(line) + 1))] + [packed.flush()])
-    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width % 2**32, height % 2**32, depth, colour, 0, 0, draw(st.sampled_from((0, 1)))))]
+    chunks = [
+        (
+            b"IHDR",
+            struct.pack(">IIBBBBB", width % 2**32, height % 2**32, depth, colour, 0, 0, draw(st.sampled_from((0, 1)))),
+        )
+    ]
     if colour == 3:
         chunks.append((b"PLTE", bytes(6)))
-    extra = draw(st.sampled_from((None, (b"zTXt", b"k\0\0" + zlib.compress(bytes(2**22))), (b"iCCP", b"k\0\0" + zlib.compress(bytes(2**22))),
-                                  (b"eXIf", b"II*\0\x08\0\0\0\xff\xff"), (b"tRNS", b"\0\1"), (b"acTL", bytes(8)))))  # fmt: skip
+    extra = draw(
+        st.sampled_from(
+            (
+                None,
+                (b"zTXt", b"k\0\0" + zlib.compress(bytes(2**22))),
+                (b"iCCP", b"k\0\0" + zlib.compress(bytes(2**22))),
+                (b"eXIf", b"II*\0\x08\0\0\0\xff\xff"),
+                (b"tRNS", b"\0\1"),
+                (b"acTL", bytes(8)),
+            )
+        )
+    )
     chunks += [extra] * (extra is not None) + [(b"IDAT", body), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(inner)) + name + inner + struct.pack(">I", zlib.crc32(name + inner)) for name, inner in chunks
+        struct.pack(">I", len(inner)) + name + inner + struct.pack(">I", zlib.crc32(name + inner))
+        for name, inner in chunks
     )
 
 
 def _ppm(draw, width, height):
-    kind, most = draw(st.sampled_from((b"P6", b"P5", b"P4", b"P3", b"P1", b"Pf"))), draw(st.sampled_from((0, 1, 255, 65535, 65536)))
+    kind, most = (
+        draw(st.sampled_from((b"P6", b"P5", b"P4", b"P3", b"P1", b"Pf"))),
+        draw(st.sampled_from((0, 1, 255, 65535, 65536))),
+    )
     return b"%s\n%d %d\n%d\n" % (kind, width, height, most) + bytes(draw(st.sampled_from((0, 3, 1000, 300_000))))
 
 
@@ -60,7 +79,12 @@ def _bmp(draw, width, height):
     bits, packed = draw(st.sampled_from((1, 4, 8, 16, 24, 32))), draw(st.sampled_from((0, 1, 2, 3)))
     height = draw(st.sampled_from((height, -height)))
     head = struct.pack("<IiiHHIIiiII", 40, _signed(width), _signed(height), 1, bits, packed, 0, 1, 1, 0, 0)
-    return b"BM" + struct.pack("<IHHI", 54, 0, 0, draw(st.sampled_from((0, 54, 2**31)))) + head + bytes(draw(st.sampled_from((0, 1000, 10**6))))
+    return (
+        b"BM"
+        + struct.pack("<IHHI", 54, 0, 0, draw(st.sampled_from((0, 54, 2**31))))
+        + head
+        + bytes(draw(st.sampled_from((0, 1000, 10**6))))
+    )
 
 
 def _signed(value):
@@ -77,13 +101,26 @@ def _tif(draw, width, height):
     """One strip, with tags that lie about it."""
     count = draw(st.sampled_from((1, 3, 4, 65535)))
     packed = draw(st.sampled_from((1, 2, 3, 4, 5, 6, 7, 8, 32773, 34925, 50000)))
-    tags = [(256, 4, 1, width), (257, 4, 1, height), (258, 3, 1, draw(st.sampled_from((1, 8, 16, 32, 64)))), (259, 3, 1, packed),
-            (262, 3, 1, draw(st.integers(0, 9))), (273, 4, 1, draw(st.sampled_from((0, 8, 200, 2**32 - 1)))), (277, 3, 1, count),
-            (278, 4, 1, draw(st.sampled_from((1, height % 2**32)))), (279, 4, 1, draw(st.sampled_from((0, 100, 2**32 - 1)))),
-            (draw(st.sampled_from((274, 317, 320, 330, 34665))), 4, draw(st.sampled_from((1, 2, 2**31))), 8)]  # fmt: skip
+    tags = [
+        (256, 4, 1, width),
+        (257, 4, 1, height),
+        (258, 3, 1, draw(st.sampled_from((1, 8, 16, 32, 64)))),
+        (259, 3, 1, packed),
+        (262, 3, 1, draw(st.integers(0, 9))),
+        (273, 4, 1, draw(st.sampled_from((0, 8, 200, 2**32 - 1)))),
+        (277, 3, 1, count),
+        (278, 4, 1, draw(st.sampled_from((1, height % 2**32)))),
+        (279, 4, 1, draw(st.sampled_from((0, 100, 2**32 - 1)))),
+        (draw(st.sampled_from((274, 317, 320, 330, 34665))), 4, draw(st.sampled_from((1, 2, 2**31))), 8),
+    ]
     tags = [(tag, kind, n, value % 2 ** (16 if kind == 3 else 32)) for tag, kind, n, value in sorted(tags)]
     folder = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
-    return b"II*\0\x08\0\0\0" + folder + struct.pack("<I", draw(st.sampled_from((0, 8)))) + bytes(draw(st.sampled_from((0, 400, 10**6))))
+    return (
+        b"II*\0\x08\0\0\0"
+        + folder
+        + struct.pack("<I", draw(st.sampled_from((0, 8))))
+        + bytes(draw(st.sampled_from((0, 400, 10**6))))
+    )
 
 
 def _jpg(draw, width, height):
@@ -115,7 +152,7 @@ def _bytes(rng):
     """Most are damaged; some have another's name."""
     name = rng.choice(names())
     data, what = plain.damaged(bases.files("photos")[name], rng, most=8)
-    called = name if rng.random() < 0.9 else "called.%s" % rng.choice(("jpg", "png", "tif", "gif", "webp"))
+    called = name if rng.random() < 0.9 else "called." + rng.choice(("jpg", "png", "tif", "gif", "webp"))
     return _made(what, called, data, command=rng.random() < 0.1)
 
 
@@ -135,7 +172,8 @@ def _chunks(rng):
     if rng.random() < 0.2:
         rng.shuffle(found)
     made = b"".join(
-        struct.pack(">I", len(inner)) + kind + inner + struct.pack(">I", zlib.crc32(kind + inner)) for kind, inner in found
+        struct.pack(">I", len(inner)) + kind + inner + struct.pack(">I", zlib.crc32(kind + inner))
+        for kind, inner in found
     )
     return _made(f"chunk {index}: {what}", name, data[:8] + made)
 

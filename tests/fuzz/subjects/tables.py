@@ -22,10 +22,16 @@ def _table(what, data, command):
 def _rows(draw):
     lines = bases.files("exits")["list.csv"].decode().splitlines()
     for _ in range(draw(st.integers(1, 3))):
-        path = draw(st.sampled_from(("photos/flowers_0/0.png", "photos", "list.csv", "/dev/null", "photos/*")) | texts.texts())
+        path = draw(
+            st.sampled_from(("photos/flowers_0/0.png", "photos", "list.csv", "/dev/null", "photos/*")) | texts.texts()
+        )
         label = draw(st.sampled_from(CLASSES) | texts.texts())
         mark = draw(st.sampled_from((",", ";", "\t", "|", ",,", '","')))
-        line = draw(st.sampled_from((f"{path}{mark}{label}", f'"{path}"{mark}"{label}', f'"{path}{mark}{label}', path, "path,path,label")))
+        line = draw(
+            st.sampled_from(
+                (f"{path}{mark}{label}", f'"{path}"{mark}"{label}', f'"{path}{mark}{label}', path, "path,path,label")
+            )
+        )
         lines.insert(draw(st.integers(0, len(lines))), line)
     end = draw(st.sampled_from(("\n", "\r\n", "\r", "\n\n")))
     encoding = draw(st.sampled_from(("utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1")))
@@ -61,15 +67,42 @@ def _record_bytes(rng):
 @st.composite
 def _paths(draw):
     """Paths on stdin, and folders of pictures that hold what is none."""
-    found = st.sampled_from(("photo.png", "photos", "photos/**", "list.csv", "bundle", "odd.png", "pipe.png", "loop", "loop/*", "[", "**/*.png"))
+    found = st.sampled_from(
+        (
+            "photo.png",
+            "photos",
+            "photos/**",
+            "list.csv",
+            "bundle",
+            "odd.png",
+            "pipe.png",
+            "loop",
+            "loop/*",
+            "[",
+            "**/*.png",
+        )
+    )
     lines = draw(st.lists(found | texts.texts(), min_size=1, max_size=4))
     data = "\n".join(lines).encode("utf-8", "surrogatepass")
     kind = draw(st.sampled_from(("plain", "plain", "bytes", "cut")))
     data = {"bytes": data + b"\n\xff\xfe.png", "cut": data[:-1]}.get(kind, data)
     entries = [cases.Entry("pipe.png", cases.PIPE, b"")] * draw(st.booleans())
     entries += [cases.Entry("loop/again", cases.LINK, b"..")] * draw(st.booleans())
-    entries += [cases.Entry("odd.png", cases.LINK, draw(st.sampled_from((b"/dev/zero", b"/dev/null", b"photos", b"odd.png"))))]
-    words = draw(st.sampled_from((("-",), ("-", "loop"), ("loop", "-"), ("pipe.png", "photo.png"), ("odd.png", "photo.png"), ("photos", "loop"))))
+    entries += [
+        cases.Entry("odd.png", cases.LINK, draw(st.sampled_from((b"/dev/zero", b"/dev/null", b"photos", b"odd.png"))))
+    ]
+    words = draw(
+        st.sampled_from(
+            (
+                ("-",),
+                ("-", "loop"),
+                ("loop", "-"),
+                ("pipe.png", "photo.png"),
+                ("odd.png", "photo.png"),
+                ("photos", "loop"),
+            )
+        )
+    )
     run = ("run-engine", *words, "-d", "flowers", "-b", "bundle", "--threads", "1", "--backend", "onnxruntime")
     return cases.case("paths", repr(lines)[:100], "exits", "command", run, entries, stdin=data)
 

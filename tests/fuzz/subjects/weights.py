@@ -1,4 +1,4 @@
-"""A backbone's weights, as .safetensors and as .pth (zipped and of before that), and files of options for `--config`."""
+"""A backbone's weights, as .safetensors and as .pth (zipped, and older), and files of options for `--config`."""
 
 import io
 import pickle
@@ -29,7 +29,9 @@ def _headers(draw):
 def _pickled(draw):
     """Pickles of what is no state dict, or of what must not be made: functions, classes, code to run."""
     value = draw(
-        st.sampled_from((_Called(print, ("x",)), _Called(open, ("made", "w")), _Called(eval, ("1",)), print, io.BytesIO, object))
+        st.sampled_from(
+            (_Called(print, ("x",)), _Called(open, ("made", "w")), _Called(eval, ("1",)), print, io.BytesIO, object)
+        )
         | texts.nested()
     )
     content = {"features.0.0.weight": value} if draw(st.booleans()) else value
@@ -82,7 +84,21 @@ def _in_the_pickle(data, rng):
     return zips.rebuilt(found, method=zipfile.ZIP_STORED), f"byte {place} of the pickle"
 
 
-_TYPED = ("domain", "epochs", "keep", "lr", "seed", "flip", "weights", "size", "micro-batch", "memory-budget", "train", "x", "engine")
+_TYPED = (
+    "domain",
+    "epochs",
+    "keep",
+    "lr",
+    "seed",
+    "flip",
+    "weights",
+    "size",
+    "micro-batch",
+    "memory-budget",
+    "train",
+    "x",
+    "engine",
+)
 
 
 @st.composite
@@ -93,8 +109,10 @@ def _options(draw):
         name = draw(st.sampled_from(_TYPED) | texts.texts())
         value = draw(
             texts.numbers().map(repr)
-            | texts.texts().map(lambda text: '"%s"' % text)
-            | st.sampled_from(("true", "[]", "{}", "[1, 2]", "{a = 1}", "1979-05-27", "nan", "0o17", "'''", "[[train]]", "[" * 5000))
+            | texts.texts().map(lambda text: f'"{text}"')
+            | st.sampled_from(
+                ("true", "[]", "{}", "[1, 2]", "{a = 1}", "1979-05-27", "nan", "0o17", "'''", "[[train]]", "[" * 5000)
+            )
         )
         line = draw(st.sampled_from((f"{name} = {value}", f"[{name}]", value, f"{name} =", f"{name}.a = {value}")))
         lines.insert(draw(st.integers(0, len(lines))), line)

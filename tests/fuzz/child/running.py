@@ -141,7 +141,7 @@ def _weights(words):
 
     def read():
         weights = load_weights(words[1], words[0])
-        check_fit(_network(words[0], weights.width), weights)
+        check_fit(network(words[0], weights.width), weights)
         return [weights.sha256(words[0]), weights.width, weights.padding, weights.input_range, weights.input_size]
 
     return _caught(read)
@@ -150,7 +150,8 @@ def _weights(words):
 _networks = {}
 
 
-def _network(arch, width):
+def network(arch, width):
+    """The network that weights must fit, without memory of its own; made once."""
     import torch
 
     from da3.toolchain.backbones.registry import build_network
@@ -184,10 +185,12 @@ def _labelled(words):
 
 def _caught(work):
     """What a command line makes of a piece of work: exit code 1 and a line where it raises what da3 raises."""
+    from da3.runtime.app import warnings_in_a_line
     from da3.runtime.errors import Da3Error
 
     try:
-        answer = work()
+        with warnings_in_a_line():
+            answer = work()
         json.dumps(answer)
         return 0, answer
     except (Da3Error, OSError) as error:

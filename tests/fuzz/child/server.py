@@ -78,10 +78,10 @@ def _import_everything(toolchain):
     if toolchain:
         import torch
 
-        from .running import RUNNERS
+        from .running import network
 
         torch.set_num_threads(1)
-        RUNNERS["weights"](("mobilenet_v2", "nowhere.safetensors"))
+        network("mobilenet_v2", 0.01)
 
 
 def _outcome(case, bases, place, limit):

@@ -26,6 +26,7 @@ class Servers:
 
     def __init__(self, python=sys.executable):
         self.python = str(python)
+        self._engine = "onnxruntime" if self.python == sys.executable else "reference"
         memory = Path("/dev/shm")
         usable = memory.is_dir() and os.access(memory, os.W_OK)
         self.folder = Path(tempfile.mkdtemp(prefix="da3-fuzz-", dir=memory if usable else None))
@@ -53,8 +54,9 @@ class Servers:
 
     def _ask(self, case, limit):
         kind = "toolchain" if case.runner in TOOLCHAIN else "runtime"
-        # Entries are plain tuples on the way: the other side may be another Python.
-        fields = case._replace(entries=[tuple(entry) for entry in case.entries])._asdict()
+        # Another Python has another engine, if any; and entries are plain tuples on the way there.
+        words = [self._engine if word == "onnxruntime" else word for word in case.words]
+        fields = case._replace(words=words, entries=[tuple(entry) for entry in case.entries])._asdict()
         request = pickle.dumps((dict(fields), limit), 2)
         for _ in range(2):
             process = self._server(kind)

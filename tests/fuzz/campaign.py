@@ -61,6 +61,8 @@ class Campaign:
 
     def undamaged(self, case):
         """The outcome of the same words on the base as it is."""
+        if case.runner == "stored":
+            case = case._replace(runner="command", words=case.words[2:])
         key = (case.base, case.runner, json.dumps(case.words), case.stdin)
         if case.subject.startswith("command line"):
             return None

@@ -42,6 +42,20 @@ def _adding(words):
     return code, None
 
 
+def _stored(words):
+    """A command run twice; between, what ONNX Runtime has stored in the bundle is damaged. words: a seed of the damage;
+    whether the hashes are made to fit it; the command's. What is stored is of this machine: no case can hold it."""
+    import contextlib
+    import io
+
+    from fuzz.damage.stored import damage
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        _command(words[2:])
+    damage(os.path.join("bundle", "engines"), int(words[0]), words[1] == "fits")
+    return _command(words[2:])
+
+
 def _toolchain(words):
     """A command that needs PyTorch."""
     from da3.toolchain.cli.commands import run
@@ -262,6 +276,7 @@ RUNNERS = {
     "command": _command,
     "adding": _adding,
     "writing": _writing,
+    "stored": _stored,
     "toolchain": _toolchain,
     "pictures": _pictures,
     "engines": _engines,

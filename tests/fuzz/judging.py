@@ -12,6 +12,8 @@ MOST_CHARACTERS = 500  # of an error
 
 # What commands print beside an error: files left out, and things that are worth a note.
 _REMARKS = ("skipped: ", "warning: ", "note: ", "cannot be read: ")
+# What C libraries write themselves, past Python: libtiff of the files it reads.
+_OTHERS = re.compile(r"^(JPEG|TIFF|LZW|ZIP|Fax|Packbits|LZMA|ZSTD|WebP|_?TIFF)\w*: .*\.$")
 _USAGE = re.compile(r"^(usage: |Usage: |\s|Try '|\[|error: )")
 
 
@@ -81,7 +83,7 @@ def _wrong_words(code, err, out):
         return (
             None if lines and all(_USAGE.match(line) or ": error: " in line for line in lines[:-1]) else "wrong usage"
         )
-    told = [line for line in lines if not line.startswith(_REMARKS)]
+    told = [line for line in lines if not line.startswith(_REMARKS) and not _OTHERS.match(line)]
     errors = [line for line in told if line.startswith("error: ")]
     if code == 0:
         if errors:

@@ -123,8 +123,12 @@ def test_an_index_that_says_something_else_is_not_used(bundle, made, change):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("x", [1, 100_000, 8, 8]), ("x", [1, -4, 8, 8]), ("x", [1, 4, 8]), ("x", [True, 4, 8, 8]), ("x", 5), ("x", None)]
-    + [("image", [1, 4, 16, 16]), ("logits", [1, "others"]), ("logits", [2, "classes"]), ("more", [1])],
+    [
+        *(("x", shape) for shape in ([1, 100_000, 8, 8], [1, -4, 8, 8], [1, 4, 8], [True, 4, 8, 8], 5, None)),
+        *(("logits", shape) for shape in ([1, "others"], [2, "classes"], [1, 3])),
+        ("image", [1, 4, 16, 16]),
+        ("more", [1]),
+    ],
 )
 def test_shapes_that_no_value_has_are_not_used(bundle, made, name, shape):
     """They would be set aside, or end in an error of numpy's, though their hash fits."""

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from pythons import VERSION, candidates, works
 
 from fuzz import bases
 from fuzz.campaign import Campaign
@@ -48,6 +49,21 @@ def test_more_damage(servers, subject):
     campaign = Campaign(servers)
     campaign.run(subject, 25 * subject.share, SEED + 1)
     assert told(campaign) == [], f"seed {SEED + 1}"
+
+
+@pytest.mark.slow
+def test_a_boards_python_and_numpy_do_as_well():
+    """Python 3.6, numpy and Pillow of those days, and no ONNX Runtime."""
+    found = [p for p in candidates() if p and works(p, VERSION) and works(p, "import numpy, PIL")]
+    if not found:
+        pytest.skip("no Python 3.6 with numpy and Pillow: put its path in DA3_PYTHON36")
+    with Servers(found[0]) as old:
+        campaign = Campaign(old)
+        for subject in all_subjects():
+            if subject.name not in (*WITH_PYTORCH, "stored graphs"):
+                campaign.run(subject, 10 * subject.share, SEED + 2)
+    assert told(campaign) == []
+    assert campaign.total(ANSWER) > 100
 
 
 @pytest.mark.parametrize("path", sorted(FOUND.glob("*.case")), ids=lambda path: path.stem)

@@ -1,7 +1,7 @@
 # make demo    create the environment and run the whole path on the embedded demo
 # make test    create the environment and run the tests (SLOW=1 runs the slow ones too)
 # make lint    ruff and mypy
-# make fuzz    damage what da3 reads, 50,000 times, and see what it says (CASES=1000 SEED=7)
+# make fuzz    damage what da3 reads, 50,000 times, and see what it says (CASES=1000 SEED=7 JOBS=4)
 # make bench   measure the demo's bundle: gated against all blocks on
 
 VENV := .venv
@@ -15,6 +15,7 @@ PIP_FLAGS ?=
 MARK := $(if $(SLOW),-m "not gpu",)
 CASES ?= 50000
 SEED ?= 1
+JOBS ?= 2
 
 .PHONY: demo test lint fuzz bench clean
 .DEFAULT_GOAL := help
@@ -54,7 +55,7 @@ lint: $(STAMP)
 
 fuzz: $(STAMP)
 	@# What is found stays in build/fuzz as files: python -m fuzz --replay FILE runs one again.
-	cd tests && PYTHONPATH=.:runtime ../$(BIN)/python -m fuzz --cases $(CASES) --seed $(SEED) --keep ../build/fuzz
+	cd tests && PYTHONPATH=.:runtime ../$(BIN)/python -m fuzz --cases $(CASES) --seed $(SEED) --jobs $(JOBS) --keep ../build/fuzz
 
 bench: $(STAMP)
 	@test -d demo-out/bundle || $(MAKE) --no-print-directory demo

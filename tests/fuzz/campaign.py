@@ -28,12 +28,13 @@ class Defect(NamedTuple):
 class Campaign:
     """``run(subject, count, seed)`` as often as one likes; then ``counts`` and ``defects`` say what came of it.
 
-    counts: by (subject, kind of verdict). defects: by (subject, name), the smallest case of each.
+    counts: by (subject, kind of verdict). defects: by (subject, name), the smallest case of each. slowest and largest:
+    the most CPU time, in seconds, and memory, in bytes, that a case took, and which.
     """
 
     def __init__(self, servers, told=lambda defect: None):
         self.servers, self.told = servers, told
-        self.counts, self.defects, self.errors = Counter(), {}, Counter()
+        self.counts, self.defects = Counter(), {}
         self.slowest, self.largest = (0.0, ""), (0, "")
         self._undamaged = {}
 
@@ -46,6 +47,17 @@ class Campaign:
         rng = random.Random(seed)
         for _ in range(count - by_structure):
             self.take(subject.by_bytes(rng))
+
+    def add(self, other):
+        """What came of another campaign's cases as well."""
+        self.counts.update(other.counts)
+        self.slowest, self.largest = max(self.slowest, other.slowest), max(self.largest, other.largest)
+        for key, defect in other.defects.items():
+            known = self.defects.get(key)
+            if known is None:
+                self.told(defect)
+            smallest = min((d for d in (known, defect) if d), key=lambda d: len(cases.to_bytes(d.case)))
+            self.defects[key] = smallest._replace(times=defect.times + (known.times if known else 0))
 
     def take(self, case):
         """Run a case, judge it, remember what came of it; returns the verdict."""
@@ -84,33 +96,26 @@ class Campaign:
         return "\n".join(lines)
 
     def _remember(self, case, verdict):
-        key = (case.subject, verdict.name)
-        known = self.defects.get(key)
-        if known is None or len(cases.to_bytes(case)) < len(cases.to_bytes(known.case)):
-            self.defects[key] = Defect(case, verdict.name, verdict.text, known.times + 1 if known else 1)
-            if known is None:
-                self.told(self.defects[key])
-        else:
-            self.defects[key] = known._replace(times=known.times + 1)
+        found = Campaign(self.servers)
+        found.defects[case.subject, verdict.name] = Defect(case, verdict.name, verdict.text, 1)
+        self.add(found)
 
 
 def _each(strategy, count, seed, take):
-    """Hand so many cases of a strategy on, in pieces: hypothesis remembers all that it has drawn."""
-    piece = 1000
-    for start in range(0, count, piece):
+    """Hand so many cases of a strategy on."""
 
-        @hypothesis.seed(seed + start)
-        @hypothesis.settings(
-            max_examples=min(piece, count - start),
-            phases=[Phase.generate],
-            database=None,
-            deadline=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @hypothesis.given(strategy)
-        def draw(case):
-            take(case)
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=count,
+        phases=[Phase.generate],
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @hypothesis.given(strategy)
+    def draw(case):
+        take(case)
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            draw()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        draw()

@@ -39,7 +39,7 @@ def planted(*words, what="planted"):
 @pytest.mark.parametrize("subject", [s for s in all_subjects() if s.name not in WITH_PYTORCH], ids=lambda s: s.name)
 def test_damage_is_answered_or_refused_in_a_line(servers, subject):
     campaign = Campaign(servers)
-    campaign.run(subject, 2 + 2 * subject.share, SEED)
+    campaign.run(subject, 2 + subject.share, SEED)
     assert told(campaign) == [], f"seed {SEED}"
 
 

@@ -273,7 +273,10 @@ def _read_safetensors(path: Path, arch: str) -> WeightsFile:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            _check_stored(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError) and reason.startswith("Weights only"):  # and then how to load it
@@ -284,3 +287,11 @@ def _read_pickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"weights file {path} is no state dict (a mapping of names to tensors)")
     return state
+
+
+def _check_stored(path: Path) -> None:
+    """Raise ValueError for a zip whose members are compressed: ``torch.save`` compresses none, and a small file could
+    unpack to more than there is memory."""
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is a zip with compressed members, which torch.save does not write")

@@ -3,6 +3,7 @@
 # make lint    ruff and mypy
 # make kills   commands killed at random moments and before single file operations (KILLS=200), an hour or less
 # make soak    a Runtime for MINUTES=10 in a crowd of threads, with domains that come and go
+# make fuzz    damage what da3 reads, 50,000 times, and see what it says (CASES=1000 SEED=7 JOBS=4)
 # make bench   measure the demo's bundle: gated against all blocks on
 
 VENV := .venv
@@ -14,8 +15,11 @@ STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | 
 RTX = $(VENV)/.rtx-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PIP_FLAGS ?=
 MARK := $(if $(SLOW),-m "not gpu",)
+CASES ?= 50000
+SEED ?= 1
+JOBS ?= 2
 
-.PHONY: demo test lint kills soak bench clean
+.PHONY: demo test lint fuzz kills soak bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +63,10 @@ kills: $(STAMP)
 
 soak: $(STAMP)
 	cd tests && OMP_NUM_THREADS=1 ../$(BIN)/python -m soak --minutes $(MINUTES)
+
+fuzz: $(STAMP)
+	@# What is found stays in build/fuzz as files: python -m fuzz --replay FILE runs one again.
+	cd tests && PYTHONPATH=.:runtime ../$(BIN)/python -m fuzz --cases $(CASES) --seed $(SEED) --jobs $(JOBS) --keep ../build/fuzz
 
 bench: $(STAMP)
 	@test -d demo-out/bundle || $(MAKE) --no-print-directory demo

@@ -2,6 +2,15 @@
 
 from .commands import COMMANDS, Command, is_for_the_runtime, main
 from .commands import parser as command_parser
+from .printing import warnings_in_a_line
 from .zipapp import write_run_engine
 
-__all__ = ["COMMANDS", "Command", "command_parser", "is_for_the_runtime", "main", "write_run_engine"]
+__all__ = [
+    "COMMANDS",
+    "Command",
+    "command_parser",
+    "is_for_the_runtime",
+    "main",
+    "warnings_in_a_line",
+    "write_run_engine",
+]

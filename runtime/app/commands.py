@@ -8,14 +8,21 @@ import argparse
 import json
 import os
 import sys
-from typing import Callable, List, NamedTuple, Optional
+from typing import Callable, List, NamedTuple, NoReturn, Optional
 
 from ..errors import Da3Error
 from ..execution.choice import NAMES
 from ..onnx_graph.subgraphs import PRECISIONS
 from ..system.versions import VERSION
-from .printing import say
+from .printing import printable, say, warnings_in_a_line
 from .program import bundle_beside, in_words_of, program_name
+
+
+class _Parser(argparse.ArgumentParser):
+    """One whose errors quote the words that were typed so that they harm no terminal."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
 
 
 class Command(NamedTuple):
@@ -43,7 +50,8 @@ def main(words: Optional[List[str]] = None, program: Optional[str] = None) -> in
     while words[:1] == ["--debug"]:
         words = words[1:]
     try:
-        code = _run_command(words, program)
+        with warnings_in_a_line():
+            code = _run_command(words, program)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
@@ -76,7 +84,7 @@ def is_for_the_runtime(words: List[str]) -> bool:
 
 def parser(command: Command, typed: str) -> argparse.ArgumentParser:
     """What the command takes. typed: what its help calls it, such as "da3 build"."""
-    made = argparse.ArgumentParser(
+    made = _Parser(
         prog=typed,
         description="%s\n\n%s" % (command.help, command.details.format(typed)),
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -20,7 +20,8 @@ from ..onnx_graph.writing import write_model
 from ..system.machine import usable_cpus
 
 _PROVIDERS = ["CPUExecutionProvider"]
-_SEVERITY_ERROR = 3
+# What ONNX Runtime logs as an error it also raises, and da3 says it in a line; its log would stand beside that.
+_SEVERITY_FATAL = 4
 _TELEMETRY = "ORT_DISABLE_TELEMETRY"
 # Of an arena: no limit; kSameAsRequested; begin with next to nothing; no limit for what a block may waste.
 _SHRINK = ("memory.enable_memory_arena_shrinkage", "cpu:0")  # of a run: hand back what the arena has free at its end
@@ -102,7 +103,7 @@ def open_step_session(model: Union[bytes, str], threads: Optional[int] = None, a
     """
     ort = import_onnxruntime()
     options = ort.SessionOptions()
-    options.log_severity_level = _SEVERITY_ERROR
+    options.log_severity_level = _SEVERITY_FATAL
     options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
     options.enable_mem_pattern = False
     options.add_session_config_entry("session.disable_prepacking", "1")  # a second copy of what ConvTranspose reads
@@ -159,7 +160,7 @@ def _session(
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     if save is not None:
         options.optimized_model_filepath = save
-    options.log_severity_level = _SEVERITY_ERROR
+    options.log_severity_level = _SEVERITY_FATAL
     if shared:
         options.use_per_session_threads = False
     else:

@@ -49,9 +49,16 @@ def decode(path: Path, at_least: Optional[int] = None) -> Array:
 
 
 def _decode_pillow(path: str, data: bytes, at_least: Optional[int]) -> Array:
+    import logging
+
     import PIL.Image
     import PIL.ImageOps
 
+    log = logging.getLogger("PIL")
+    if (
+        not log.handlers
+    ):  # else Python prints what Pillow logs of a damaged file, beside the error, where the host has none
+        log.addHandler(logging.NullHandler())
     if not hasattr(PIL.ImageOps, "exif_transpose"):
         raise ImportError("Pillow is older than 6")
     try:

@@ -3,6 +3,7 @@
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from ..errors import TrainingError
+from .kinds import check_each, check_kinds, check_numbers
 
 KEEP_PRECISIONS = ("fp32", "bf16", "int8")
 BACKBONE_PRECISIONS = ("fp32", "bf16")
@@ -20,6 +21,20 @@ FIRST = {"resnet18": 3, "resnet34": 4, "resnet50": 4}
 # was chosen on the other half. skipped_steps, where there were any: those whose gradients were more than the precision
 # holds that they were computed in.
 Row = Dict[str, float]
+
+
+# Of the fields of a RunConfig that are one value.
+_KINDS: Dict[str, type] = dict(
+    dict.fromkeys(("domain", "data", "method", "backbone", "weights_sha256"), str),
+    size=int,
+    epochs=int,
+    batch_size=int,
+    lr=float,
+    keep=float,
+    seed=int,
+    flip=bool,
+    label_smoothing=float,
+)
 
 
 class AdaptorSpec(NamedTuple):
@@ -48,7 +63,10 @@ class AdaptorSpec(NamedTuple):
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> "AdaptorSpec":
         """The reverse of `to_json`. Raises TypeError for what no `to_json` gives."""
-        return cls(**dict(data, exits=tuple(data.get("exits", ()))))
+        made = cls(**dict(data, exits=tuple(data.get("exits", ()))))
+        check_kinds(made._asdict(), {"grid": int, "mid": int, "first": int, "exit_width": int})
+        check_each("exits", made.exits, int)
+        return made
 
 
 class MemorySettings(NamedTuple):
@@ -117,6 +135,10 @@ class RunConfig(NamedTuple):
         values["adaptor"] = AdaptorSpec.from_json(values["adaptor"])
         # Checkpoints of format 1 say "lean", and the first of them nothing.
         values["memory"] = MemorySettings(**data.get("memory", data.get("lean", {})))
+        check_kinds(values, _KINDS)
+        check_kinds(values["memory"]._asdict(), dict.fromkeys(CHOICES, str))
+        check_each("micro_batch", [values["memory"].micro_batch], int)
+        check_each("classes", values["classes"], str)
         return cls(**values)
 
 
@@ -152,4 +174,9 @@ class Progress:
     @classmethod
     def from_json(cls, data: Dict[str, Any]) -> "Progress":
         """The reverse of `to_json`. Raises TypeError for what no `to_json` gives."""
-        return cls(**data)
+        made = cls(**data)
+        check_kinds(vars(made), {"epoch": int, "step": int})
+        check_numbers("sums", made.sums)
+        for row in list(made.history) + ([] if made.best is None else [made.best]):
+            check_numbers("history", row)
+        return made

@@ -40,11 +40,17 @@ def toml_lines(values: Dict[str, Any]) -> List[str]:
 
 
 def toml_value(value: Any) -> str:
-    """A string, number or truth value as TOML has it. A JSON string is one of TOML, but for the one control character
-    that JSON leaves as it is."""
+    """A string, number or truth value as TOML has it. A JSON string is one of TOML, but for what JSON leaves as it is
+    and a terminal would obey or not show: that is escaped, where it has an escape that is both JSON's and TOML's."""
     if isinstance(value, float):
         return repr(value)  # with a point or an exponent, which TOML wants too
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    text = json.dumps(value, ensure_ascii=False)
+    return "".join(_escaped(c) if not c.isprintable() and ord(c) < 1 << 16 else c for c in text)
+
+
+def _escaped(character: str) -> str:
+    """TOML has no halves of surrogate pairs."""
+    return "?" if "\ud800" <= character <= "\udfff" else "\\u%04x" % ord(character)
 
 
 _NAME = re.compile(r'\s*(?:([A-Za-z0-9_-]+)|"([^"\\]*)")\s*')

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from PIL import Image
 from synthetic_bundle import images
 
 from da3.runtime import Runtime
+from da3.runtime.app import commands
 from da3.runtime.app.commands import COMMANDS, main, parser
 from da3.runtime.bundle.packs import update_domain
 from da3.runtime.records import ExitRule
@@ -291,3 +293,24 @@ def test_interrupt(start):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert err.strip() == "interrupted" and out == "" and process.returncode == 130
+
+
+def test_words_that_nobody_knows_harm_no_terminal(da3, photos):
+    done = da3(photos, "--odd\x1b[2J\r")
+    assert done.returncode == 2 and "--odd\\x1b[2J\\r" in done.stderr and "\x1b" not in done.stderr
+
+
+def test_a_warning_is_one_line(monkeypatch, capsys):
+    def warned(options):
+        warnings.warn("da3: it\nis\tslower\x07", RuntimeWarning, stacklevel=1)
+        return 0
+
+    command = COMMANDS[0]._replace(run=warned, add_options=lambda parser: None)
+    monkeypatch.setitem(commands._BY_WORD, "warned", command)
+    before = warnings.formatwarning
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *told: sys.stderr.write(warnings.formatwarning(*told[:4]))  # pytest has its own
+        assert main(["warned"]) == 0
+    assert capsys.readouterr().err == "warning: da3: it is slower\\x07\n"
+    assert warnings.formatwarning is before

@@ -78,3 +78,53 @@ def test_slice_size(given, expected):
 def test_bad_slice_size(given):
     with pytest.raises(TrainingError, match="--micro-batch"):
         slice_size(given)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("epochs", "3"),
+        ("epochs", True),
+        ("epochs", 2.0),
+        ("seed", 2**63),
+        ("lr", None),
+        ("lr", 10**400),
+        ("flip", 1),
+        ("domain", ["x"]),
+        ("classes", ["a", 1]),
+        ("size", [32]),
+    ],
+)
+def test_a_configuration_of_other_kinds_is_refused(name, value):
+    with pytest.raises(TypeError, match=name):
+        RunConfig.from_json(dict(through_json(CONFIG.to_json()), **{name: value}))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("grid", "8"), ("exits", ["x"]), ("exits", [True]), ("micro_batch", None), ("gradient", 1)],
+)
+def test_what_a_configuration_holds_is_checked_as_well(name, value):
+    data = through_json(CONFIG.to_json())
+    part = "memory" if name in ("micro_batch", "gradient") else "adaptor"
+    with pytest.raises(TypeError, match=name):
+        RunConfig.from_json(dict(data, **{part: dict(data[part], **{name: value})}))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"epoch": "1"},
+        {"step": [0]},
+        {"sums": []},
+        {"sums": {"loss": "x"}},
+        {"history": [1]},
+        {"history": [{"lr": []}]},
+        {"best": {"epoch": True}},
+        {"best": "x"},
+        {"history": [{"seconds": 10**400}]},
+    ],
+)
+def test_progress_of_other_kinds_is_refused(damage):
+    with pytest.raises(TypeError):
+        Progress.from_json(dict(Progress(1, 0, {"loss": float("nan")}, [{"epoch": 1}]).to_json(), **damage))

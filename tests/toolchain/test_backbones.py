@@ -1,6 +1,7 @@
 """Every backbone: the frozen, split network computes what the whole one does, and its weights files are checked."""
 
 import importlib.util
+import zipfile
 from dataclasses import replace
 from functools import reduce
 
@@ -297,6 +298,22 @@ def test_bad_weights_files(kind, message, tmp_path):
         load_backbone("resnet18", load_weights(path, "resnet18"))
     assert path in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_that_would_take_the_memory_or_run_something(tmp_path):
+    torch.save({"x": torch.zeros(8)}, tmp_path / "stored.pth")
+    with zipfile.ZipFile(tmp_path / "stored.pth") as stored, zipfile.ZipFile(tmp_path / "w.pth", "w", 8) as packed:
+        for name in stored.namelist():
+            packed.writestr(name, stored.read(name))
+    assert list(load_weights(str(tmp_path / "stored.pth"), "resnet18").state) == ["x"]
+    with pytest.raises(WeightsError, match="compressed members"):
+        load_weights(str(tmp_path / "w.pth"), "resnet18")
+    torch.save({"x": print}, tmp_path / "program.pth")
+    with pytest.raises(WeightsError, match=r"other things than tensors, which could be a program, or it is damaged\)$"):
+        load_weights(str(tmp_path / "program.pth"), "resnet18")
+    save_file({f"x{i}": torch.zeros(0) for i in range(5001)}, tmp_path / "many.safetensors")
+    with pytest.raises(WeightsError, match="5001 tensors, more than any backbone has"):
+        load_weights(str(tmp_path / "many.safetensors"), "resnet18")
 
 
 def test_other_wrong_weights(tmp_path, weights_files):

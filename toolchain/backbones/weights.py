@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import pickle
 import urllib.error
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ _RANGES = {
     "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "127/128": ((127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)),
 }
+_MOST_TENSORS = 5000  # the header is read for every one of them; a ResNet-152 has some 900
 _CLASSIFIER = ("classifier.", "fc.")
 
 
@@ -241,6 +243,8 @@ def _read_safetensors(path: Path, arch: str) -> WeightsFile:
         with safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
         state = StoredTensors(path)
+        if len(state) > _MOST_TENSORS:
+            raise WeightsError(f"weights file {path} holds {len(state)} tensors, more than any backbone has")
         for _ in state.values():  # a truncated file fails here, not in the middle of a run
             pass
     except (SafetensorError, OSError) as error:
@@ -269,12 +273,25 @@ def _read_safetensors(path: Path, arch: str) -> WeightsFile:
 
 def _read_pickle(path: Path) -> dict[str, Tensor]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        zipped = zipfile.is_zipfile(path)
+        if zipped:
+            _check_stored(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # torch.load raises many kinds for a damaged file
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError) and reason.startswith("Weights only"):  # and then how to load it
+            reason = "it holds other things than tensors, which could be a program, or it is damaged"
         raise WeightsError(f"weights file {path} cannot be read as a state dict ({reason[:120]})") from error
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise WeightsError(f"weights file {path} is no state dict (a mapping of names to tensors)")
     return state
+
+
+def _check_stored(path: Path) -> None:
+    """Raise ValueError for a zip whose members are compressed: ``torch.save`` compresses none, and a small file could
+    unpack to more than there is memory."""
+    with zipfile.ZipFile(path) as archive:
+        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+            raise ValueError("it is a zip with compressed members, which torch.save does not write")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from da3.runtime.app import COMMANDS, Command
+from da3.runtime.app import COMMANDS, Command, warnings_in_a_line
 from da3.runtime.app import main as runtime_main
 from da3.runtime.errors import Da3Error
 from da3.toolchain.cli.bench import bench_app
@@ -38,7 +38,8 @@ def run() -> None:
     if debug:
         sys.argv.remove("--debug")
     try:
-        app()
+        with warnings_in_a_line():
+            app()
     except (Da3Error, OSError) as error:
         if debug:
             raise

@@ -68,7 +68,7 @@ def one_run(run: FoundRun) -> str:
         ("time", _time(run)),
         ("memory at most", _memory(run)),
         ("begun", _begun(run)),
-        ("command", run.provenance.get("command") or "-"),
+        ("command", str(run.provenance.get("command") or "-")),
         *((name, _value(name, value)) for name, value in run.settings().items() if value is not None),
     ]
     width = max(len(name) for name, _ in rows)

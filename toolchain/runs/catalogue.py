@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,27 +39,28 @@ class FoundRun:
     @property
     def accuracy(self) -> float | None:
         """On the validation photos, 0 to 1, all that is not closed running."""
-        return None if self.best is None else self.best["val_accuracy"]
+        return _figure(self.best, "val_accuracy")
 
     @property
     def kept_accuracy(self) -> float | None:
         """The same where photos leave at exits; None where nobody does."""
-        return None if self.best is None else self.best.get("kept_accuracy")
+        return _figure(self.best, "kept_accuracy")
 
     @property
     def flops_share(self) -> float | None:
         """Of the block FLOPs, 0 to 1, as deployed."""
-        return None if self.best is None else self.best.get("kept_share", self.best["val_share"])
+        kept = _figure(self.best, "kept_share")
+        return _figure(self.best, "val_share") if kept is None else kept
 
     @property
     def seconds(self) -> float | None:
-        history = self.progress.history
-        return sum(row["seconds"] for row in history) if history else None
+        took = [_figure(row, "seconds") or 0.0 for row in self.progress.history]
+        return sum(took) if took else None
 
     @property
     def memory_mb(self) -> float | None:
-        history = self.progress.history
-        return max(row["memory_mb"] for row in history) if history else None
+        held = [_figure(row, "memory_mb") or 0.0 for row in self.progress.history]
+        return max(held) if held else None
 
     def figures(self) -> dict[str, Any]:
         """What was reached and what it took, as JSON has it."""
@@ -69,11 +71,11 @@ class FoundRun:
             "accuracy": self.accuracy,
             "accuracy_with_exits": self.kept_accuracy,
             "flops_share": self.flops_share,
-            "best_epoch": None if self.best is None else int(self.best["epoch"]),
-            "val_loss": None if self.best is None else self.best["val_loss"],
+            "best_epoch": int(best) if (best := _figure(self.best, "epoch")) is not None else None,
+            "val_loss": _figure(self.best, "val_loss"),
             "seconds": self.seconds,
             "memory_mb": self.memory_mb,
-            "begun": self.provenance.get("begun"),
+            "begun": _plain(self.provenance.get("begun")),
         }
 
     def settings(self) -> dict[str, Any]:
@@ -83,13 +85,31 @@ class FoundRun:
         made.update(self.config.memory.to_json())
         made.update((f"adaptor {name}", value) for name, value in self.config.adaptor.to_json().items())
         told = self.provenance
-        photos = told.get("photos") or {}
-        made["photos"] = photos.get("sha256")
-        made["photos to train on"], made["photos to validate on"] = photos.get("train"), photos.get("val")
-        made["started from"] = (told.get("from") or {}).get("domain")
-        made["engine"], made["da3"], made["machine"] = told.get("engine"), told.get("da3"), told.get("machine")
-        made.update((f"version of {name}", version) for name, version in (told.get("versions") or {}).items())
+        photos = _object(told, "photos")
+        made["photos"] = _plain(photos.get("sha256"))
+        made["photos to train on"] = _plain(photos.get("train"))
+        made["photos to validate on"] = _plain(photos.get("val"))
+        made["started from"] = _plain(_object(told, "from").get("domain"))
+        made.update((name, _plain(told.get(name))) for name in ("engine", "da3", "machine"))
+        made.update((f"version of {name}", _plain(version)) for name, version in _object(told, "versions").items())
         return {name.replace("_", "-"): value for name, value in made.items()}
+
+
+def _figure(row: Row | None, name: str) -> float | None:
+    """A figure of an epoch; None where there is none, or no finite number: of a run that went wrong."""
+    value = None if row is None else row.get(name)
+    return None if value is None or not math.isfinite(value) else value
+
+
+def _object(told: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a run's origin says of something; nothing where it is not of the kind that da3 writes."""
+    found = told.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _plain(value: Any) -> str | int | None:
+    """A text or a count that a run's origin tells; None for what da3 does not write there."""
+    return value if isinstance(value, (str, int)) else None
 
 
 def find_runs(runs: Path) -> tuple[list[FoundRun], list[str]]:

@@ -150,6 +150,22 @@ def test_figures_are_those_of_the_record(made, page, record, undrawn):
     ]
 
 
+def test_what_looks_strange_is_told(page, record, undrawn):
+    found, put = record
+    one = found["evaluations"][0]
+    foreign = {"source": "others", "photos": 40, "known": 4, "area_under_curve": 0.9712, "unreadable": []}
+    for unknown, told in (
+        (None, None),
+        ({"limit": 0.05, "photos": 3, "correct": 2, "foreign": None}, "14.3 % of the photos are said to be unknown"),
+        ({"limit": 0.05, "photos": 3, "correct": 2, "foreign": foreign}, "90.0 % are said to be unknown (area under"),
+    ):
+        one["unknown"] = unknown
+        shown = page(put(f"{len(told or '')}.json"), pictures=0).text.replace("\u00a0", " ")
+        assert ("unknown" in shown) == (told is not None)
+        assert told is None or told in shown
+    assert "the curve 0.971)" in shown
+
+
 def test_a_runs_answers_are_those_of_its_last_epoch(made, page, undrawn):
     facts = read_run(str(made[2]), Path("runs"))
     validation = report_sources.run_answers()
@@ -414,6 +430,10 @@ def test_hostile_names_in_figures():
         (lambda e: e["classes"][0].update(blocks=["x"] * 5), "blocks must hold a share"),
         (lambda e: e.update(timing=3), "timing must be an object, not 3"),
         (lambda e: e.pop("bundle"), "bundle is missing"),
+        (
+            lambda e: e.update(unknown={"limit": 0.05, "photos": 22, "correct": 0}),
+            "photos must be from 0 to 21, not 22",
+        ),
     ],
 )
 def test_a_wrong_record_ends_in_one_line(change, told, record, tmp_path):

@@ -54,7 +54,7 @@ def headline(judged: Judged) -> tuple[Words, Cards]:
         f"{scores.correct:,} of {count(scores.photos, 'photo')} are named right: {percent(scores.top1)}. On other "
         f"photos like these expect {percent(low)} to {percent(high)} (95\u00a0% confidence interval)."
     ]
-    said += [text for text in (_weakest(judged), _early(judged), _trust(judged)) if text]
+    said += [text for text in (_weakest(judged), _early(judged), _trust(judged), _strange(judged)) if text]
     if judged.evaluation.unreadable:
         said.append(f"{count(len(judged.evaluation.unreadable), 'photo')} could not be read and had no part in this.")
     if scores.photos < _FEW:
@@ -107,6 +107,24 @@ def _trust(judged: Judged) -> str:
         return f"It is as sure as it is right: {percent(judged.scores.confidence)} sure on average."
     more = "surer than it is right" if gap > 0 else "less sure than it could be"
     return f"It is {more}: {percent(judged.scores.confidence)} sure on average, {points(gap)} from its accuracy."
+
+
+def _strange(judged: Judged) -> str:
+    found = judged.unknown
+    if found is None:
+        return ""
+    share = percent(found.photos / judged.scores.photos)
+    said = (
+        f"{share} of the photos are said to be unknown, where {percent(found.limit)} are expected of the domain's own; "
+        f"{found.correct:,} of these {found.photos:,} answers are right."
+    )
+    if found.foreign is None:
+        return said
+    asked, known, area = found.foreign
+    return (
+        f"{said} Of {count(asked, 'picture')} that are none of the domain's {percent(1 - known / asked)} are said to "
+        f"be unknown (area under the curve {area:.3f})."
+    )
 
 
 def commonest_mistakes(judged: Judged) -> list[tuple[int, str, str]]:

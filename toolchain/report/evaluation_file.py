@@ -16,7 +16,7 @@ from da3.runtime.errors import BundleError
 from da3.runtime.evaluation import Answered, Evaluation, LabelledPhotos, Settings, open_record, score
 from da3.runtime.records import Domain, ExitRule
 from da3.toolchain.errors import ReportError
-from da3.toolchain.report.judged import Judged, Timing
+from da3.toolchain.report.judged import Judged, Timing, Unknown
 
 _MOST_CLASSES = 4_000  # a matrix of labels by answers has the square of them
 
@@ -68,7 +68,18 @@ def _judged(one: Object, versions: dict[str, Any]) -> Judged:
             ("Photos", told),
             ("Versions", versions),
         ),
+        unknown=None if one.optional("unknown") is None else _unknown(one.object("unknown"), len(answered)),
     )
+
+
+def _unknown(told: Object, photos: int) -> Unknown:
+    unknown = _within(told, "photos", 0, photos)
+    foreign = None
+    if told.optional("foreign") is not None:
+        others = told.object("foreign")
+        asked = _within(others, "photos", 1, 1 << 40)
+        foreign = (asked, _within(others, "known", 0, asked), _share(others, "area_under_curve"))
+    return Unknown(_share(told, "limit"), unknown, _within(told, "correct", 0, unknown), foreign)
 
 
 def _domain(told: Object) -> Domain:

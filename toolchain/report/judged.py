@@ -24,10 +24,22 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """So many of the domain's own ``photos`` are said to be unknown, ``correct`` of them with right answers; ``limit`` is
+    the share of them that is taken for granted. ``foreign``: how many pictures that are none of the domain's were
+    asked about, how many of them pass for known, and the area under the curve."""
+
+    limit: float
+    photos: int
+    correct: int
+    foreign: tuple[int, int, float] | None = None
+
+
+@dataclass(frozen=True)
 class Judged:
     """``evaluation.answered`` has each photo by its path from ``folder``, where photos were when they were answered
     (None where nobody knows); ``nbytes`` their sizes then. Without ``timing`` the rows' engine_s mean nothing.
-    ``facts``: settings and versions to be listed."""
+    ``facts``: settings and versions to be listed. ``unknown``: None for a domain that cannot tell."""
 
     evaluation: Evaluation
     scores: Scores
@@ -35,6 +47,7 @@ class Judged:
     nbytes: tuple[int | None, ...]
     timing: Timing | None = None
     facts: tuple[tuple[str, dict[str, Any]], ...] = ()
+    unknown: Unknown | None = None
 
     @property
     def name(self) -> str:

@@ -25,8 +25,8 @@ class Timing:
 
 @dataclass(frozen=True)
 class Unknown:
-    """So many of the domain's own ``photos`` are said to be unknown, ``correct`` of them with right answers; ``limit`` is
-    the share of them that is taken for granted. ``foreign``: how many pictures that are none of the domain's were
+    """So many of the domain's own ``photos`` are said to be unknown, ``correct`` of them with right answers; ``limit``
+    is the share of them that is taken for granted. ``foreign``: how many pictures that are none of the domain's were
     asked about, how many of them pass for known, and the area under the curve."""
 
     limit: float

@@ -27,5 +27,5 @@ def warnings_in_a_line() -> Iterator[None]:
         warnings.formatwarning = before
 
 
-def _in_a_line(message: object, *place: object) -> str:
+def _in_a_line(message: object, *place: object, **more: object) -> str:
     return "warning: %s\n" % printable(" ".join(str(message).split())[:300])

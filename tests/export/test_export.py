@@ -469,7 +469,7 @@ def test_what_cannot_be_exported(trained, tmp_path):
     with pytest.raises(ExportError, match=r"samples\.npy is missing or damaged"):
         export_domain("signs", runs, tmp_path / "bundle")
     (runs / "signs" / "best.safetensors").unlink()
-    with pytest.raises(ExportError, match="no finished model yet.*--resume"):
+    with pytest.raises(ExportError, match=r"best\.safetensors is gone: train again .*--overwrite"):
         export_domain("signs", runs, tmp_path / "bundle")
     shutil.rmtree(runs / "backbones")
     (runs / "signs" / "last.safetensors").rename(runs / "signs" / "best.safetensors")

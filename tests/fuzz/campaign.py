@@ -6,9 +6,11 @@ import warnings
 import zlib
 from collections import Counter
 from typing import NamedTuple
+from unittest import mock
 
 import hypothesis
 from hypothesis import HealthCheck, Phase
+from hypothesis.internal.conjecture import providers
 
 from .child import case as cases
 from .judging import ANSWER, DEFECT, ERROR, OTHER, SKIPPED, judge
@@ -116,6 +118,8 @@ def _each(strategy, count, seed, take):
     def draw(case):
         take(case)
 
-    with warnings.catch_warnings():
+    # Hypothesis draws constants of our own modules, too, of those that are loaded: a seed would mean other cases after
+    # each import and each change of the code.
+    with warnings.catch_warnings(), mock.patch.object(providers, "is_local_module_file", return_value=False):
         warnings.simplefilter("ignore")
         draw()

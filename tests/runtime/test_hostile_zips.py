@@ -11,9 +11,9 @@ from synthetic_bundle import write_domain
 
 from da3.runtime import Bundle, BundleError, DomainError, Runtime
 from da3.runtime.bundle import add_pack, read_pack, remove_domain, update_domain, write_pack
+from da3.runtime.bundle.changing import put_file
 from da3.runtime.bundle.domain import read_domain_content
 from da3.runtime.bundle.files import Files
-from da3.runtime.bundle.writer import put_file
 
 
 def test_a_bomb_is_not_inflated(tmp_path):

@@ -303,6 +303,9 @@ class Overflows:
         self.count += 1
         return found
 
+    def run_side_by_side(self, feeds):
+        return [self.run(few) for few in feeds]
+
 
 @pytest.fixture
 def overflowing(monkeypatch):

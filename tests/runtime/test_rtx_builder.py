@@ -13,8 +13,9 @@ from onnx import helper, numpy_helper
 from da3.export.domain import DomainFacts, trained_domain
 from da3.export.segments import deploy
 from da3.runtime.bundle.bundle import Bundle
+from da3.runtime.bundle.changing import put_file
 from da3.runtime.bundle.plan import closable, exit_steps
-from da3.runtime.bundle.writer import put_file, to_json, write_files
+from da3.runtime.bundle.writer import to_json, write_files
 from da3.runtime.errors import BackendError
 from da3.runtime.images.preprocess import Preprocessing
 from da3.runtime.onnx_graph.int8_places import convolved, summed

@@ -6,7 +6,8 @@ import pytest
 import synthetic_bundle
 
 from da3.runtime.bundle.bundle import Bundle
-from da3.runtime.bundle.writer import put_file, to_json
+from da3.runtime.bundle.changing import put_file
+from da3.runtime.bundle.writer import to_json
 from da3.runtime.onnx_graph.int8_ranges import INT8_FILE
 from da3.runtime.onnx_graph.subgraphs import PRECISIONS, cpu_subgraph, ingredients, subgraph_identity
 from da3.runtime.onnx_graph.writing import write_model

@@ -78,7 +78,8 @@ def test_checkpoints_of_before_are_read(tmp_path):
     write(path, CONFIG, Progress(), MODEL, {}, {"x": 1})
     data = path.read_bytes()
     old = data.replace(b', \\"provenance\\": {\\"x\\": 1}', b"")
-    assert len(old) < len(data)
+    old = re.sub(rb', ?"sha256": ?"[0-9a-f]{64}"|"sha256": ?"[0-9a-f]{64}", ?', b"", old)  # nor had they this
+    assert len(data) - len(old) > 90
     length = int.from_bytes(old[:8], "little") - (len(data) - len(old))
     path.write_bytes(length.to_bytes(8, "little") + old[8:])
     assert read(path).provenance == read_facts(path).provenance == {}

@@ -192,6 +192,7 @@ def test_a_domain_is_learnt_killed_and_resumed(python36, pillow36, package_root,
     assert len(right) == 12 and sum(right) >= 10
 
 
+@pytest.mark.slow
 def test_stock_jetpack_learns_with_tensorrt(python36, pillow36, backbone_alone, photos, tmp_path):
     """Python 3.6, numpy 1.13, TensorRT 8.2 and pycuda, no ONNX Runtime, and run_engine.pyz: engines are built apart,
     found again, and run.

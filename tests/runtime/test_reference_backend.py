@@ -125,9 +125,7 @@ def test_closed(built):
 def test_an_operator_it_lacks_is_told_when_opening(bundle):
     x = ["batch", 4, 8, 8]
     (bundle / "backbone" / "skip.onnx").write_bytes(
-        graph(
-            [("Add", ["x", "a"], ["s"], {}), ("Sqrt", ["s"], ["y"], {})], {"x": x, "a": [*x[:2], 1, 1]}, {"y": x}
-        )
+        graph([("Add", ["x", "a"], ["s"], {}), ("Sqrt", ["s"], ["y"], {})], {"x": x, "a": [*x[:2], 1, 1]}, {"y": x})
     )
     content = read_manifest(bundle)
     content["files"]["backbone/skip.onnx"] = file_entry(bundle / "backbone" / "skip.onnx")

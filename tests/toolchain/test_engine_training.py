@@ -96,6 +96,7 @@ def test_a_run_is_as_pytorchs_in_form_and_its_first_steps_in_figures(asked, smal
         assert run.best["val_accuracy"] > 0.8  # a third by chance
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_and_a_stopped_run_goes_on_to_it(asked, tmp_path):
     straight = learnt(asked())[0]
     again = learnt(asked(runs=str(tmp_path / "again")))[0]

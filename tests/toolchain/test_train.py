@@ -29,8 +29,8 @@ from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
-# The deeper EfficientNet-Lites differ from the first in numbers alone.
-_LIKE_ANOTHER = ("efficientnet_lite1", "efficientnet_lite2", "resnet34")  # with more or wider blocks, no others
+# EfficientNet-Lites have the blocks of MobileNetV2, and ResNet-34 those of ResNet-18; a ResNet-50 takes its time.
+_LIKE_ANOTHER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet34", "resnet50")
 ARCHS = [pytest.param(n, marks=pytest.mark.slow if n in _LIKE_ANOTHER else ()) for n in NAMES]
 
 
@@ -112,7 +112,9 @@ def test_stopped_while_choosing_what_to_close(small_run):
     assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [pytest.param(m, marks=() if m in ("da3", "finetune") else pytest.mark.slow) for m in METHODS]
+)
 def test_every_method_trains_resumes_and_evaluates(method, small_run):
     """Stopped at the first step, in the middle of an epoch, and between its last step and its evaluation."""
     whole = train(small_run("whole", method=method, epochs=3), SilentReporter())

@@ -118,11 +118,8 @@ def _bomb(data, rng):
     method = rng.choice((8, 8, 8, 12, 14))
     size = rng.choice((50, 1100) if method == 8 else (50, 50, 300)) << 20
     packed = _packed(method, size)
-    made, done = io.BytesIO(), []
-    with zipfile.ZipFile(made, "w") as archive:
-        for number, (name, inner) in enumerate(found):
-            archive.writestr(name, packed if number == at else inner)
-    made = bytearray(made.getvalue())
+    done = []
+    made = bytearray(rebuilt([(name, packed if n == at else inner) for n, (name, inner) in enumerate(found)]))
     said = rng.choice((len(found[at][1]), 1000, size))
     for signature, fields in ((b"PK\x03\x04", _LOCAL), (b"PK\x01\x02", _ENTRY)):
         where = _records(made, signature)[at]
@@ -171,11 +168,8 @@ def _renamed(data, rng):
     found = members(data)
     at, name = rng.randrange(len(found)), rng.choice(_NAMES)
     placeholder = "y" * len(name)
-    made = io.BytesIO()
-    with zipfile.ZipFile(made, "w") as archive:
-        for number, (old, inner) in enumerate(found):
-            archive.writestr((placeholder or "z") if number == at else old, inner)
-    made = bytearray(made.getvalue())
+    named = [((placeholder or "z") if n == at else old, inner) for n, (old, inner) in enumerate(found)]
+    made = bytearray(rebuilt(named))
     where = {"local": _records(made, b"PK\x03\x04")[at] + 30, "entry": _records(made, b"PK\x01\x02")[at] + 46}
     for place in rng.choice((("local", "entry"), ("entry",), ("local",))):
         made[where[place] : where[place] + len(name)] = name

@@ -5,6 +5,7 @@ import io
 import pytest
 
 from da3.runtime.errors import ImageError
+from da3.runtime.images.inputs import Input, in_batches
 from da3.runtime.images.paths import expand, list_labelled
 
 
@@ -94,3 +95,11 @@ def test_list_labelled_refuses(tree):
     (tree / "c" / "d").mkdir()
     with pytest.raises(ImageError, match="hold no pictures"):
         list_labelled(tree / "c")
+
+
+def test_one_picture_is_not_copied():
+    one, other = (Input(name, np.zeros((3, 4, 4), np.float32), 0.0) for name in ("a", "b"))
+    (alone,) = in_batches([one], 1)
+    (both,) = in_batches([one, other], 2)
+    assert alone.images.shape == (1, 3, 4, 4) and np.shares_memory(alone.images, one.pixels)
+    assert both.images.shape == (2, 3, 4, 4) and both.names == ["a", "b"]

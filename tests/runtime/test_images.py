@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 
 from da3.runtime.errors import ImageError

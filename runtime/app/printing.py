@@ -20,7 +20,7 @@ def say(text: str) -> None:
 def warnings_in_a_line() -> Iterator[None]:
     """Python's warnings as a command line prints them: one line on stderr, not where in whose file they arose."""
     before = warnings.formatwarning
-    warnings.formatwarning = _in_a_line  # type: ignore[assignment]
+    warnings.formatwarning = _in_a_line
     try:
         yield
     finally:

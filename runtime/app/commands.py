@@ -10,11 +10,11 @@ import os
 import sys
 from typing import Callable, List, NamedTuple, NoReturn, Optional
 
-from ..errors import Da3Error
+from ..errors import Da3Error, printable
 from ..execution.choice import NAMES
 from ..onnx_graph.subgraphs import PRECISIONS
 from ..system.versions import VERSION
-from .printing import printable, say, warnings_in_a_line
+from .printing import say, warnings_in_a_line
 from .program import bundle_beside, in_words_of, program_name
 
 

@@ -7,8 +7,6 @@ from typing import Iterator
 
 from ..errors import printable
 
-__all__ = ["printable", "say", "warnings_in_a_line"]
-
 
 def say(text: str) -> None:
     """Print to stdout; what its encoding does not have, as on a board whose locale is C, is written as escapes."""

@@ -55,9 +55,8 @@ def _decode_pillow(path: str, data: bytes, at_least: Optional[int]) -> Array:
     import PIL.ImageOps
 
     log = logging.getLogger("PIL")
-    if (
-        not log.handlers
-    ):  # else Python prints what Pillow logs of a damaged file, beside the error, where the host has none
+    # Without one Python prints what Pillow logs of a damaged file, beside the error.
+    if not log.handlers:
         log.addHandler(logging.NullHandler())
     if not hasattr(PIL.ImageOps, "exif_transpose"):
         raise ImportError("Pillow is older than 6")

@@ -57,12 +57,6 @@ def when(utc: Any) -> str:
     return NONE if not utc else str(utc).replace("T", " ").replace("Z", " UTC")
 
 
-def ordinal(position: int) -> str:
-    """1 -> 1st."""
-    ending = "th" if 10 < position % 100 < 20 else {1: "st", 2: "nd", 3: "rd"}.get(position % 10, "th")
-    return f"{position}{ending}"
-
-
 def where_left(exit_number: int | None) -> str:
     """An exit, counted from 0, by its place; None is the end."""
     return "the end" if exit_number is None else f"exit {exit_number + 1}"

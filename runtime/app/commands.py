@@ -443,6 +443,30 @@ def _evaluate(options: argparse.Namespace) -> int:
     return evaluate_and_say(options)
 
 
+def _add_pack(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--triton", required=True, metavar="REPO", help="folder of the repository, made where it is not there")
+    add("-b", "--bundle", help="bundle folder or zip (default: %s)" % (bundle_beside() or "bundle"))
+    help_text = "a domain of the bundle, or a .da3 pack; may be repeated (default: all of the bundle)"
+    add("-d", "--domain", action="append", default=[], help=help_text)
+    add("--remove", action="append", default=[], metavar="DOMAIN", help="take it out of the repository")
+    add("--backend", choices=NAMES, help="of the server: default as of run-engine")
+    add("--precision", choices=PRECISIONS, help="default: fp32 on a CPU, the engines built last on a GPU")
+    add("--threads", type=_at_least(1), metavar="N", help="CPU threads of the engine (default: the backend's choice)")
+    add(
+        "--batch-size", type=_at_least(1), metavar="B", help="pictures of one domain per run of the engine (default: 8)"
+    )
+    help_text = "domains in memory; others are read when they are asked for (default: all)"
+    add("--hold", dest="domains_held", type=_at_least(1), metavar="N", help=help_text)
+    _add_debug(parser)
+
+
+def _pack(options: argparse.Namespace) -> int:
+    from .pack import pack_and_say
+
+    return pack_and_say(options, bundle_beside() or "bundle")
+
+
 def _add_bundle(parser: argparse.ArgumentParser, what: str) -> None:
     default = bundle_beside() or "bundle"
     parser.add_argument("-b", "--bundle", default=default, help="%s (default: %%(default)s)" % what)
@@ -578,5 +602,17 @@ EVALUATE = Command(
     _add_evaluate,
     _evaluate,
 )
-COMMANDS = (RUN_ENGINE, EVALUATE, DOMAINS, BUILD, LEARN, DOCTOR, SELFTEST, PYZ)
+PACK = Command(
+    "pack",
+    "--triton REPO",
+    "Write domains as models for Triton Inference Server.",
+    "REPO/models is the model repository: a model for each domain, and da3_runtime, which\n"
+    "they share. A server that runs sees what is added, replaced or removed when it polls, or is\n"
+    "told to load it. Settings that are not given stay as they were.\n\n"
+    "Example: {0} --triton served --bundle bundle\n"
+    "Example: {0} --triton served --domain mushrooms.da3",
+    _add_pack,
+    _pack,
+)
+COMMANDS = (RUN_ENGINE, EVALUATE, DOMAINS, BUILD, LEARN, DOCTOR, SELFTEST, PYZ, PACK)
 _BY_WORD = dict({command.name: command for command in COMMANDS}, run=RUN_ENGINE)

@@ -40,13 +40,18 @@ def write_run_engine(path: Union[str, "os.PathLike[str]"]) -> str:
     path = os.fspath(path)
     if os.path.isdir(path):
         path = os.path.join(path, NAME)
-    data = _zip(dict(_sources(), **{"__main__.py": _MAIN, "da3/__init__.py": b""}))
+    data = run_engine()
     try:
         if not _is(path, data):
             replace_file(path, lambda file: file.write(data))
     except OSError as error:
         raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
     return path
+
+
+def run_engine() -> bytes:
+    """This runtime as one file."""
+    return _zip(dict(_sources(), **{"__main__.py": _MAIN, "da3/__init__.py": b""}))
 
 
 def _sources() -> Dict[str, bytes]:

@@ -19,6 +19,7 @@ from .familiar import familiar_file
 from .files import Files
 from .format import DESCRIPTION, DOMAINS, FAMILIAR, FORMAT, GATED_FORMAT, JSON_LIMIT, domain_prefix
 from .jsonfile import read_json
+from .manifest import Manifest
 from .placing import put_folder, remove_folder
 from .writer import decisions, domain_files, file_entry, to_json
 
@@ -185,11 +186,30 @@ def write_pack(bundle: Path, name: str, out: Path) -> str:
         read_domain(opened, name)  # never hand on what would be refused
         domain, content = steadily(opened, name, lambda prefix: read_domain_content(opened.files, prefix))
         fitted(domain, opened.manifest)
+    _write_zip(path, content)
+    return path
+
+
+def copy_pack(pack: Path, manifest: Manifest, out: str) -> Domain:
+    """Verify a pack, or a folder with domain.json, and write what was verified to `out` as a pack; returns the domain.
+
+    Raises DomainError where it does not fit the manifest's bundle. The same domain gives the same bytes.
+    """
+    source = Files(pack, DESCRIPTION, "domain pack")
+    try:
+        domain, content = read_domain_content(source, "")
+    finally:
+        source.close()
+    domain = fitted(domain, manifest)
+    _write_zip(out, content)
+    return domain
+
+
+def _write_zip(path: str, content: Dict[str, bytes]) -> None:
     try:
         replace_file(path, lambda file: _zip(file, content))
     except OSError as error:
         raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
-    return path
 
 
 def _twin(folder: str, name: str) -> Optional[str]:

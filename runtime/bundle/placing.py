@@ -23,30 +23,41 @@ _WRITING = ".adding-"
 _LEFT = (_WRITING, ".removed-", ".replaced-")  # what processes that were killed have left, those of older da3 too
 
 
-def put_folder(folder: str, name: str, files: Dict[str, bytes]) -> None:
+def put_folder(folder: str, name: str, files: Dict[str, bytes], working: Optional[str] = None) -> None:
     """Write `files` as `folder`/`name`, in the place of what is there, whose modes and owner they get.
 
-    The caller has the lock. Raises OSError; all is as it was then.
+    working: a folder of the same file system where what is in writing lies, and what is set aside, if nothing but whole
+    folders may ever be seen in `folder`. The caller has the lock. Raises OSError; all is as it was then.
     """
     os.makedirs(folder, exist_ok=True)
     place = os.path.join(folder, name)
-    with scratch_folder(folder, _WRITING) as scratch:
+    with scratch_folder(working or folder, _WRITING) as scratch:
         fresh = os.path.join(scratch, name)
         write_files(fresh, files)
         _keep_modes(fresh, place)
         if not os.path.lexists(place):
             os.rename(fresh, place)
         elif not exchange(fresh, place):
-            _replace_by_two(fresh, place, os.path.join(scratch, "old"))
+            aside = os.path.join(working or folder, ASIDE + name)
+            _replace_by_two(fresh, place, aside, os.path.join(scratch, "old"))
         sync_folder(folder)
 
 
-def remove_folder(folder: str, name: str) -> None:
-    """Take `folder`/`name` away. The caller has the lock. Raises OSError."""
+def remove_folder(folder: str, name: str, working: Optional[str] = None) -> None:
+    """Take `folder`/`name` away; working: as of `put_folder`. The caller has the lock. Raises OSError."""
     place = os.path.join(folder, name)
-    with scratch_folder(folder, _WRITING) as scratch:
+    with scratch_folder(working or folder, _WRITING) as scratch:
         os.rename(place, os.path.join(scratch, name))
         sync_folder(folder)
+
+
+def settle_folders(folder: str, working: str) -> None:
+    """Put back into `folder`, or remove, what processes that were killed have left in `working`, where `put_folder` was
+    given one. The caller has the lock. Raises OSError."""
+    for left in sorted(os.listdir(working)):
+        if left.startswith(ASIDE):
+            _put_back(os.path.join(working, left), os.path.join(folder, left[len(ASIDE) :]))
+    remove_abandoned(working, _WRITING)
 
 
 def settle_domains(folder: str) -> None:
@@ -82,10 +93,10 @@ def _put_back_of_older(old: str, folder: str) -> None:
         os.rename(old, os.path.join(folder, name))
 
 
-def _replace_by_two(fresh: str, place: str, old: str) -> None:
-    """old: what the replaced one is called before it is removed, so that nobody reads what is half gone."""
-    folder, name = os.path.split(place)
-    aside = os.path.join(folder, ASIDE + name)
+def _replace_by_two(fresh: str, place: str, aside: str, old: str) -> None:
+    """aside: what the replaced one is called for a moment; old: before it is removed, so that nobody reads what is half
+    gone."""
+    folder = os.path.dirname(place)
     if os.path.lexists(aside):
         _remove(aside)  # it was killed as it removed what it had replaced
     os.rename(place, aside)

@@ -35,6 +35,18 @@ def decode(path: Path, at_least: Optional[int] = None) -> Array:
         raise ImageError("cannot read %s: %s" % (path, error.strerror or error))
     except MemoryError:
         raise _too_little_memory(path)
+    return _decoded(path, data, at_least, True)
+
+
+def decode_bytes(data: bytes, name: str, at_least: Optional[int] = None) -> Array:
+    """What a picture file holds -> uint8 (H, W, 3) RGB, as `decode` does it. name: what errors call it."""
+    if len(data) > _MOST_BYTES:
+        raise ImageError("%s has %d bytes, more than the %d allowed" % (name, len(data), _MOST_BYTES))
+    return _decoded(name, data, at_least, False)
+
+
+def _decoded(path: str, data: bytes, at_least: Optional[int], is_file: bool) -> Array:
+    """is_file: whether `path` is where the data was read from, and not merely what to call it."""
     if not data:
         raise ImageError("%s is empty (0 bytes)" % path)
     size = stored_size(data)
@@ -43,7 +55,7 @@ def decode(path: Path, at_least: Optional[int] = None) -> Array:
     try:
         return _decode_pillow(path, data, at_least)
     except ImportError:
-        return _decode_cv2(path, data, at_least, size)
+        return _decode_cv2(path, data, at_least, size, is_file)
     except MemoryError:
         raise _too_little_memory(path)
 
@@ -106,15 +118,21 @@ def _to_rgb(image: Any) -> Any:
     return image.convert("RGB")
 
 
-def _decode_cv2(path: str, data: bytes, at_least: Optional[int], size: Size) -> Array:
+def _decode_cv2(path: str, data: bytes, at_least: Optional[int], size: Size, is_file: bool) -> Array:
     cv2 = _opencv(path)
     if size is None:  # OpenCV has no limit of its own where somebody loaded it before
         raise ImageError("%s is not a readable picture: unknown format" % path)
     # OpenCV fills the missing part of a truncated JPEG with grey and only prints a warning.
     cut = data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9", len(data) // 2) < 0
-    # The file is read again: imdecode knows no reduced sizes before OpenCV 4.2. It applies the EXIF orientation.
+    # A file is read again: imdecode knows no reduced sizes before OpenCV 4.2. Both apply the EXIF orientation.
+    flags = getattr(cv2, "IMREAD_" + _reduced(data, size, at_least))
     try:
-        image = None if cut else cv2.imread(path, getattr(cv2, "IMREAD_" + _reduced(data, size, at_least)))
+        if cut:
+            image = None
+        elif is_file:
+            image = cv2.imread(path, flags)
+        else:
+            image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         if _OPENCV_LIMIT in str(error):
             raise _too_many_pixels(path)

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..errors import ImageError
 from ..records import Array, Path
-from .decode import decode
+from .decode import decode, decode_bytes
 from .resize import resize_bilinear, resize_window
 
 # A picture is resized to so many pixels as a whole; of a longer strip nothing is computed but what is cropped.
@@ -61,6 +61,10 @@ class Preprocessing(NamedTuple):
         # JPEG's own scaling does the first halvings of a large photo; ours does the last one, which is visible, so it
         # gets twice the side.
         return self.resize_and_crop(decode(path, at_least=2 * self.side))
+
+    def load_bytes(self, data: bytes, name: str) -> Array:
+        """What a picture file holds -> what `load` gives of that file. name: what errors call it."""
+        return self.resize_and_crop(decode_bytes(data, name, at_least=2 * self.side))
 
 
 def round_half_up(value: float) -> int:

@@ -1,11 +1,12 @@
 """Requests of many domains answered together: those that may share a run of the engine are put into one."""
 
+from collections import OrderedDict
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from ..engine import Runtime
-from ..errors import Da3Error, DomainError, ImageError
+from ..errors import Da3Error, ImageError
 from ..records import Array, Prediction
 from ..system.ahead import done_ahead
 from .held import Held, held_name
@@ -38,28 +39,28 @@ class Answerer:
 
     def answer(self, requests: Sequence[Asked]) -> List[Answered]:
         """One for each request, in their order. What is wrong with one does nothing to the others."""
-        names: List[Optional[str]] = [None] * len(requests)
-        errors: Dict[int, Da3Error] = {}
-        groups: Dict[Tuple[int, Options], List[_Place]] = {}
+        groups: "OrderedDict[Tuple[int, Options], List[_Place]]" = OrderedDict()
         for i, asked in enumerate(requests):
-            try:
-                names[i] = self._held.take(asked.number)
-            except Da3Error as error:
-                errors[i] = error
-                continue
             places = [_Place(i, n) for n in range(len(asked.pictures))]
             groups.setdefault((asked.number, asked.options), []).extend(places)
         found: Dict[_Place, Prediction] = {}
+        errors: Dict[int, Da3Error] = {}
+        names: Dict[int, str] = {}
         ahead = self._pixels(requests, [place for places in groups.values() for place in places])
         try:
             for (number, options), places in groups.items():
+                try:
+                    # Not before: with few domains in memory, those that are taken for others would push it out.
+                    names[number] = self._held.take(number)
+                except Da3Error as error:
+                    errors.update((place.request, error) for place in places)
                 self._answer_group(number, options, len(places), ahead, found, errors)
         finally:
             ahead.close()
         answered: List[Answered] = []
         for i, asked in enumerate(requests):
             own: Answer = errors[i] if i in errors else [found[_Place(i, n)] for n in range(len(asked.pictures))]
-            answered.append(Answered(names[i], own))
+            answered.append(Answered(names.get(asked.number), own))
         return answered
 
     def _answer_group(
@@ -71,13 +72,13 @@ class Answerer:
         found: Dict[_Place, Prediction],
         errors: Dict[int, Da3Error],
     ) -> None:
-        """Take the next `count` pictures, which are of one domain, and run those that can be read."""
+        """Take the next `count` pictures, which are of one domain, and run those of requests with nothing wrong."""
         waiting: List[Tuple[_Place, Array]] = []
         for left in reversed(range(count)):
             place, pixels = next(ahead)
             if isinstance(pixels, Da3Error):
                 errors.setdefault(place.request, _of_picture(pixels, place))
-            else:
+            elif place.request not in errors:
                 waiting.append((place, pixels))
             if waiting and (left == 0 or len(waiting) == self._batch_size):
                 self._run(number, options, waiting, found, errors)

@@ -42,7 +42,7 @@ def runtime_config(settings: Settings, made_of: str) -> bytes:
 
 
 def read_settings(config: Dict[str, Any], where: str) -> Settings:
-    """The settings from a configuration as Triton hands it to the model. Raises BundleError for what is none of ours."""
+    """The settings from a configuration as Triton hands it to the model. Raises BundleError for what is not ours."""
     found: Dict[str, Any] = {}
     for key, value in config.get("parameters", {}).items():
         found[key] = value.get("string_value", "")
@@ -53,7 +53,7 @@ def read_settings(config: Dict[str, Any], where: str) -> Settings:
         found.get("precision"),
         _count(found, "threads", where),
         _count(found, "batch_size", where) or Settings().batch_size,
-        _count(found, "domains_held", where),
+        _count(found, "domains_held", where) or Settings().domains_held,
     )
 
 
@@ -61,7 +61,7 @@ def _count(found: Dict[str, Any], key: str, where: str) -> Optional[int]:
     text = found.get(key)
     if text is None:
         return None
-    if not text.isdigit() or not 0 < int(text[:9]) or len(text) > 9:
+    if not text.isdigit() or len(text) > 9 or int(text) < 1:
         raise BundleError("%s: %s must be a positive number, not %r" % (where, key, text[:40]))
     return int(text)
 
@@ -121,7 +121,7 @@ def _lines(fields: _Fields, indent: str) -> List[str]:
 def _scalar(value: Union[bool, int, str]) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, _Word) or isinstance(value, int):
+    if isinstance(value, (_Word, int)):
         return str(value)
     # Names of domains are letters, digits, "_" and "-", and settings are ours: nothing in them needs to be escaped.
     return '"%s"' % value.replace("\\", "\\\\").replace('"', '\\"')

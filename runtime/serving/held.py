@@ -2,7 +2,6 @@
 
 import os
 from collections import OrderedDict
-from typing import Optional
 
 from ..bundle.domain import read_pack
 from ..engine import Runtime
@@ -13,8 +12,8 @@ from .layout import pack_name
 class Held:
     """Domains of the store in a Runtime. A number always means the same pack, so what is held never grows old."""
 
-    def __init__(self, runtime: Runtime, packs: str, most: Optional[int]) -> None:
-        """packs: the folder of the packs; most: how many are held at a time (None: all)."""
+    def __init__(self, runtime: Runtime, packs: str, most: int) -> None:
+        """packs: the folder of the packs; most: how many domains are held at a time."""
         self._runtime, self._packs, self._most = runtime, packs, most
         self._names: "OrderedDict[int, str]" = OrderedDict()  # the domains' own names, the longest unused first
 
@@ -30,7 +29,7 @@ class Held:
         domain = read_pack(path)
         # Two packs of one domain may be held, the one before and the one that replaces it.
         self._runtime.load(domain._replace(name=held_name(number)))
-        while self._most is not None and len(self._names) >= self._most:
+        while len(self._names) >= self._most:
             self._runtime.unload(held_name(self._names.popitem(last=False)[0]))
         self._names[number] = domain.name
         return domain.name

@@ -29,14 +29,14 @@ MOST_PICTURES = 64  # that one request may have, and that Triton may put togethe
 
 class Settings(NamedTuple):
     """How the runtime runs. backend, precision, threads: see Runtime; batch_size: pictures of one domain per run of the
-    engine; domains_held: how many domains are in memory, the others are read
-    again when they are asked for (None: all)."""
+    engine; domains_held: how many domains are in memory; the
+    others are read when they are asked for, which takes less than half of what answering a picture does."""
 
     backend: str = "auto"
     precision: Optional[str] = None
     threads: Optional[int] = None
     batch_size: int = 8
-    domains_held: Optional[int] = None
+    domains_held: int = 32
 
 
 def pack_name(number: int) -> str:

@@ -13,7 +13,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "run
 class TritonPythonModel:
     def initialize(self, args):
         if sys.version_info < (3, 6):
-            raise pb_utils.TritonModelException("da3 needs Python 3.6 or newer, and Triton has %s" % sys.version.split()[0])
+            found = sys.version.split()[0]
+            raise pb_utils.TritonModelException("da3 needs Python 3.6 or newer, and Triton has %s" % found)
         try:
             import numpy
         except ImportError as error:

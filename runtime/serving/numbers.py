@@ -1,10 +1,10 @@
 """How a request says which domain it is for.
 
-Triton hands a request on from an ensemble to the model of its step, with its parameters, and without the ensemble's name.
-What differs from one ensemble to the next is which of the step's outputs it asks for. So the runtime has some of its
-outputs 64 times, `label_0` to `label_63` beside `probability_0` ... and `exit_0` ..., and the three that an ensemble asks
-for are the digits of its domain's number, to the base of 64. Inputs would do as well, but Triton's dynamic batcher puts
-only requests with the same inputs into one batch, and domains are to be batched together.
+Triton hands a request on from an ensemble to the model of its step, with its parameters, and without the ensemble's
+name. What differs from one ensemble to the next is which of the step's outputs it asks for. So the runtime has some of
+its outputs 64 times, `label_0` to `label_63` beside `probability_0` ... and `exit_0` ..., and the three that an
+ensemble asks for are the digits of its domain's number, to the base of 64. Inputs would do as well, but Triton's
+dynamic batcher puts only requests with the same inputs into one batch, and domains are to be batched together.
 """
 
 from typing import Dict, Iterable, List, Optional

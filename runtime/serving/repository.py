@@ -1,14 +1,14 @@
 """A repository for Triton on disk: written, and changed while a server reads it. See layout.py for what lies where.
 
-One process at a time changes it. What Triton may see appears whole, in one step: a domain's folder is made elsewhere and
-then moved. A domain that is replaced gets a new number and a new pack, so Triton goes on with the old one until it loads
-the new configuration; the pack before stays for that long, which is until the domain is replaced again.
+One process at a time changes it. What Triton may see appears whole, in one step: a domain's folder is made elsewhere
+and then moved. A domain that is replaced gets a new number and a new pack, so Triton goes on with the old one until it
+loads the new configuration; the pack before stays until the domain is replaced again.
 """
 
 import hashlib
 import os
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 from ..bundle.bundle import Bundle
 from ..bundle.domain import fitted, read_pack
@@ -250,15 +250,14 @@ class Repository:
         if number < 0:
             raise BundleError("%s: next must not be negative" % path)
         settings = found.object("settings")
-        optional: Dict[str, Any] = {
-            key: None if settings.optional(key) is None else getter(key)
-            for key, getter in (
-                ("precision", settings.text),
-                ("threads", settings.integer),
-                ("domains_held", settings.integer),
-            )
-        }
-        return Settings(backend=settings.text("backend"), batch_size=settings.integer("batch_size"), **optional), number
+        read = Settings(
+            settings.text("backend"),
+            None if settings.optional("precision") is None else settings.text("precision"),
+            None if settings.optional("threads") is None else settings.integer("threads"),
+            settings.integer("batch_size"),
+            settings.integer("domains_held"),
+        )
+        return read, number
 
     def _write_state(self, settings: Settings, number: int) -> None:
         data = to_json({"format": FORMAT, "next": number, "settings": settings._asdict()})

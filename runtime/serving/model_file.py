@@ -1,4 +1,6 @@
-"""model.py, which Triton's Python backend imports: it finds the runtime that lies beside it, and hands over."""
+"""What Triton's Python backend imports, model.py: it finds the runtime that lies beside it, and hands over."""
+
+from typing import Dict
 
 _TEXT = '''"""da3 in Triton's Python backend. Written by `da3 pack --triton`, which replaces it: do not edit."""
 
@@ -32,5 +34,11 @@ class TritonPythonModel:
 '''
 
 
-def model_file() -> bytes:
-    return _TEXT.encode("ascii")
+# Python would put a folder of that name beside model.py, and Triton would take the model for changed and load it again,
+# with all domains. Where a file is in the place of that folder, Python leaves it alone.
+_NO_CACHE = "Python must write nothing here: Triton would take it for a change of the model, and load it again.\n"
+
+
+def model_files() -> Dict[str, bytes]:
+    """Files of the folder of the model's version, by name."""
+    return {"model.py": _TEXT.encode("ascii"), "__pycache__": _NO_CACHE.encode("ascii")}

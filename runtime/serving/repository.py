@@ -38,7 +38,7 @@ from .layout import (
     Settings,
     pack_name,
 )
-from .model_file import model_file
+from .model_file import model_files
 from .numbers import MOST
 
 _SMALL = 1 << 20  # bytes of a config.pbtxt or a da3.json
@@ -97,11 +97,8 @@ class Repository:
             self._write_state(settings, number)
             with Bundle(self.bundle) as opened:
                 made_of = hashlib.sha256(opened.files.read(MANIFEST, limit=JSON_LIMIT)).hexdigest()
-            files = {
-                CONFIG: runtime_config(settings, made_of),
-                VERSION + "/model.py": model_file(),
-                VERSION + "/run_engine.pyz": run_engine,
-            }
+            files = {CONFIG: runtime_config(settings, made_of), VERSION + "/run_engine.pyz": run_engine}
+            files.update((VERSION + "/" + name, data) for name, data in model_files().items())
             if not self._is(RUNTIME, files):
                 self._put_model(RUNTIME, files)
 

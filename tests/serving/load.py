@@ -68,7 +68,10 @@ def measure(triton, runtime, files, expected, options):
         served.append(found["pictures"] / found["seconds"])
         latencies += found["latencies"]
         wrong, answers = wrong + found["wrong"], answers + found["pictures"]
-        print(f"turn {turn + 1} of {turns}: Triton {served[-1]:.1f}, Runtime.run {direct[-1]:.1f} pictures/s", file=sys.stderr)
+        print(
+            f"turn {turn + 1} of {turns}: Triton {served[-1]:.1f}, Runtime.run {direct[-1]:.1f} pictures/s",
+            file=sys.stderr,
+        )
     direct.append(_direct(runtime, files, options.batch_size, min(seconds / 2, 20.0)))
     p50, p99 = (float(np.percentile(latencies, p)) * 1e3 for p in (50, 99))
     return {
@@ -132,7 +135,9 @@ def _wrong(answer, expected):
         return len(expected)
     count = 0
     for probabilities, end, one in zip(found, ends, expected, strict=True):
-        same = np.abs(probabilities - one.probabilities).max() <= TOLERANCE and end == (-1 if one.exit is None else one.exit)
+        same = np.abs(probabilities - one.probabilities).max() <= TOLERANCE and end == (
+            -1 if one.exit is None else one.exit
+        )
         count += not same
     return count
 

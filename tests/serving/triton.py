@@ -43,8 +43,9 @@ def _stub(folder):
 class Triton:
     """A server, started and ready. http, grpc, metrics: addresses."""
 
-    def __init__(self, models, work, mode="explicit", options=(), most_seconds=300):
-        """models: the model repository; work: a folder for its log and its backends; options: further ones."""
+    def __init__(self, models, work, mode="explicit", options=(), most_seconds=300, packages=None):
+        """models: the model repository; work: a folder for its log and its backends; options: further ones; packages:
+        the folder of what is installed in the server's Python, in the place of what is in this one."""
         folder = server_folder()
         work = Path(work)
         backend = work / "backends" / "python"
@@ -69,8 +70,9 @@ class Triton:
         env = dict(os.environ, LD_LIBRARY_PATH=f"{libraries}:{sysconfig.get_config_var('LIBDIR')}")
         # The backend's process is a Python of its own, which is told where this one has its packages. da3 is not among
         # them: what is tested is the runtime that lies in the repository.
-        env["PYTHONPATH"] = sysconfig.get_path("purelib")
-        env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
+        env["PYTHONPATH"] = str(packages or sysconfig.get_path("purelib"))
+        home = Path(sys.executable).parent if packages is None else Path(sys.base_prefix) / "bin"
+        env["PATH"] = f"{home}:{env['PATH']}"
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
                 ["timeout", "--signal=KILL", str(most_seconds), *command],

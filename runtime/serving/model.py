@@ -4,10 +4,13 @@
 https://github.com/triton-inference-server/python_backend
 """
 
+import importlib.util
 import os
+import sys
 import traceback
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Callable, Dict, List, Optional, Sequence
 
+from ..bundle.bundle import Bundle
 from ..bundle.jsonfile import read_json
 from ..engine import Runtime
 from ..errors import BackendError, Da3Error, printable
@@ -20,6 +23,7 @@ from .metrics import Metrics
 from .requests import Asked, read_request
 from .tensors import output_values
 
+_ENGINES = ("onnxruntime", "tensorrt")
 _NEEDED = ("MetricFamily", "InferenceRequest", "InferenceResponse", "Tensor", "TritonError", "get_input_tensor_by_name")
 
 
@@ -43,9 +47,12 @@ class ServedModel:
                     "-v REPO:/repo, and --model-repository=/repo/models" % STORE
                 )
             store = os.path.realpath(store)
-            self._runtime = Runtime(os.path.join(store, BUNDLE), settings.backend, settings.threads, settings.precision)
+            _check_packages(settings.backend, self._log)
+            bundle = Bundle(os.path.join(store, BUNDLE))
+            bundle.verify()  # most of it is read when the first domain is asked for, and only then
+            self._runtime = Runtime(bundle, settings.backend, settings.threads, settings.precision)
         except (Da3Error, ValueError, OSError) as error:
-            raise pb_utils.TritonModelException("da3: %s" % printable(str(error)))
+            raise pb_utils.TritonModelException(printable("da3: %s" % error))
         held = Held(self._runtime, os.path.join(store, PACKS), settings.domains_held)
         self._answerer = Answerer(self._runtime, held, settings.batch_size, default_workers())
         self._metrics = Metrics(pb_utils)
@@ -115,6 +122,18 @@ class ServedModel:
         logger = getattr(self._pb_utils, "Logger", None)
         if logger is not None:
             logger.log_error(text)
+
+
+def _check_packages(backend: str, warn: Callable[[str], None]) -> None:
+    """Raises BackendError where Triton's Python lacks what the domains cannot do without."""
+    here = "Triton's Python %d.%d" % sys.version_info[:2]
+    there = {name for name in ("onnxruntime", "tensorrt", "PIL", "cv2") if importlib.util.find_spec(name) is not None}
+    if (backend == "onnxruntime" and "onnxruntime" not in there) or (backend == "auto" and not there & set(_ENGINES)):
+        raise BackendError(
+            "%s has no onnxruntime: pip install onnxruntime pillow, with that Python, where Triton runs" % here
+        )
+    if not there & {"PIL", "cv2"}:
+        warn("da3: %s can decode no pictures, and takes `pixels` alone: pip install pillow" % here)
 
 
 def check_triton(pb_utils: Any) -> None:

@@ -90,9 +90,11 @@ class Repository:
         """
         if bundle is None and not self.exists:
             raise BundleError("there is no repository at %s yet: name the bundle it is to be made of" % self.path)
+        source = None if bundle is None else Bundle(bundle)
         with self._changing(True):
-            if bundle is not None:
-                self._put_bundle(bundle)
+            if source is not None:
+                with source:
+                    self._put_bundle(source)
             number = self._state()[1] if self.exists else 0
             self._write_state(settings, number)
             with Bundle(self.bundle) as opened:
@@ -182,20 +184,19 @@ class Repository:
             raise DomainError("unknown domain %r; %s has: %s" % (text, bundle, ", ".join(known) or "none yet"))
         raise DomainError("no domain pack at %s: name one that is there, or a bundle with the domain" % text)
 
-    def _put_bundle(self, path: Path) -> None:
+    def _put_bundle(self, source: Bundle) -> None:
         """Copy a bundle without its domains into the store, unless it is there."""
-        with Bundle(path) as source:
-            manifest = source.files.read(MANIFEST, limit=JSON_LIMIT)
-            if os.path.isdir(self.bundle):
-                with Bundle(self.bundle) as there:
-                    if there.files.read(MANIFEST, limit=JSON_LIMIT) == manifest:
-                        return
-                for name in self.domains:
-                    numbers = self._numbers(name)
-                    if numbers is not None:
-                        fitted(read_pack(self._pack(numbers.number)), source.manifest)
-            files = {name: source.read(name) for name in sorted(source.manifest.files)}
-            put_folder(self.store, BUNDLE, dict(files, **{MANIFEST: manifest}))
+        manifest = source.files.read(MANIFEST, limit=JSON_LIMIT)
+        if os.path.isdir(self.bundle):
+            with Bundle(self.bundle) as there:
+                if there.files.read(MANIFEST, limit=JSON_LIMIT) == manifest:
+                    return
+            for name in self.domains:
+                numbers = self._numbers(name)
+                if numbers is not None:
+                    fitted(read_pack(self._pack(numbers.number)), source.manifest)
+        files = {name: source.read(name) for name in sorted(source.manifest.files)}
+        put_folder(self.store, BUNDLE, dict(files, **{MANIFEST: manifest}))
 
     def _put_model(self, name: str, files: Dict[str, bytes]) -> None:
         put_folder(self.models, name, files, self.store)

@@ -75,7 +75,9 @@ def _pictures(request: Any, pb_utils: Any) -> List[Union[bytes, Array]]:
             raise ImageError("pictures of %d x %d pixels are too large: make them smaller first" % pixels.shape[1:3])
         pictures: List[Union[bytes, Array]] = list(pixels)
     else:
-        pictures = [item if isinstance(item, bytes) else bytes(item) for item in given[PICTURE.name].ravel()]
+        pictures = list(given[PICTURE.name].ravel())
+        if not all(isinstance(item, bytes) for item in pictures):
+            raise ImageError("`picture` must be bytes: what a picture file holds")
     if not 0 < len(pictures) <= MOST_PICTURES:
         raise ImageError("a request has 1 to %d pictures, not %d" % (MOST_PICTURES, len(pictures)))
     return pictures

@@ -99,12 +99,12 @@ def measure(triton, runtime, files, expected, options):
 
 def _direct(runtime, files, batch_size, seconds):
     """Pictures a second of `Runtime.run`, domains in turn, a run of the engine each."""
-    batches = _batches(files, batch_size)
+    batches = itertools.cycle(_batches(files, batch_size))
     count, start = 0, time.perf_counter()
-    for name, paths in itertools.cycle(batches):
+    while time.perf_counter() - start < seconds:
+        name, paths = next(batches)
         count += len(runtime.run(paths, domain=name, batch_size=batch_size))
-        if time.perf_counter() - start >= seconds:
-            return count / (time.perf_counter() - start)
+    return count / (time.perf_counter() - start)
 
 
 async def _load(address, jobs, expected, clients, seconds):

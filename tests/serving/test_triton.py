@@ -329,7 +329,7 @@ def test_a_server_that_polls_sees_what_changes(bundle, repository, tmp_path):
 
 @pytest.mark.parametrize("mode", ["explicit", "poll"])
 def test_a_runtime_whose_process_was_killed_is_back_when_its_file_is_touched(bundle, repository, tmp_path, mode):
-    """From 24.06 on Triton starts no process again by itself (github.com/triton-inference-server/server/issues/8604)."""
+    """Triton from 24.06 on starts none again: github.com/triton-inference-server/server/issues/8604."""
     given = pictures(2)
     options = [f"--load-model={name}" for name in NAMES] if mode == "explicit" else ["--repository-poll-secs=1"]
     with triton.Triton(repository.models, tmp_path / "work", mode, options) as server:
@@ -390,7 +390,7 @@ def test_what_a_server_lacks_is_said_in_a_line(packed, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONNOUSERSITE", "1")
     with triton.Triton(packed.models, tmp_path / "two", packages=bare) as server:
         refusal(server)
-        assert "da3: no engine is installed: pip install" in server.text()
+        assert "has no onnxruntime: pip install onnxruntime pillow" in server.text()
 
 
 def test_a_domain_whose_pack_is_damaged_or_gone(repository, tmp_path):

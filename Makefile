@@ -4,6 +4,8 @@
 # make kills   commands killed at random moments and before single file operations (KILLS=200), an hour or less
 # make soak    a Runtime for MINUTES=10 in a crowd of threads, with domains that come and go
 # make fuzz    damage what da3 reads, 50,000 times, and see what it says (CASES=1000 SEED=7 JOBS=4)
+# make triton-test  the tests that ask a real Triton Inference Server, in an environment of their own (x86-64 Linux)
+# make triton-load  32 clients at once for MINUTES=5: TRITON_BUNDLE=bundle TRITON_PHOTOS=photos
 # make bench   measure the demo's bundle: gated against all blocks on
 
 VENV := .venv
@@ -19,7 +21,7 @@ CASES ?= 50000
 SEED ?= 1
 JOBS ?= 2
 
-.PHONY: demo test lint fuzz kills soak bench clean
+.PHONY: demo test lint fuzz kills soak triton-test triton-load bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -68,9 +70,28 @@ fuzz: $(STAMP)
 	@# What is found stays in build/fuzz as files: python -m fuzz --replay FILE runs one again.
 	cd tests && PYTHONPATH=.:runtime ../$(BIN)/python -m fuzz --cases $(CASES) --seed $(SEED) --jobs $(JOBS) --keep ../build/fuzz
 
+# Triton's Python package wants an older numpy than the other environment has.
+TRITON := .venv-triton
+TRITON_STAMP = $(TRITON)/.installed-$(shell cksum < pyproject.toml | cut -d' ' -f1)
+TRITON_BUNDLE ?= bundle
+TRITON_PHOTOS ?= photos
+
+$(TRITON_STAMP):
+	@echo "creating the environment in $(TRITON) (a minute or so, once)"
+	@$(PYTHON) -m venv $(TRITON)
+	@$(TRITON)/bin/pip install --quiet --disable-pip-version-check --no-compile $(PIP_FLAGS) -e '.[triton-test]'
+	@rm -f $(TRITON)/.installed-*
+	@touch $@
+
+triton-test: $(TRITON_STAMP)
+	$(TRITON)/bin/python -m pytest -m "slow or not slow" --confcutdir=tests/serving tests/serving
+
+triton-load: $(TRITON_STAMP)
+	$(TRITON)/bin/python tests/serving/load.py $(TRITON_BUNDLE) $(TRITON_PHOTOS) --minutes $(MINUTES)
+
 bench: $(STAMP)
 	@test -d demo-out/bundle || $(MAKE) --no-print-directory demo
 	@for domain in digits glyphs; do $(BIN)/da3 bench run demo-out/bundle --domain $$domain --images demo-out/photos/$$domain/val; done
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) $(TRITON) build *.egg-info .pytest_cache .ruff_cache .mypy_cache

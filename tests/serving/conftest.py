@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import triton
-from served_pictures import pictures
+import triton_server
+from served_domains import NAMES, pictures
 from synthetic_bundle import write_exits_bundle
 
 from da3.runtime import Runtime
@@ -14,8 +14,6 @@ from da3.runtime.app.zipapp import run_engine
 from da3.runtime.bundle import update_domain
 from da3.runtime.records import ExitRule
 from da3.runtime.serving import Repository, Settings
-
-NAMES = ("flowers", "signs", "letters")
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +43,7 @@ def repository(packed, tmp_path):
 def served(packed, tmp_path_factory):
     """A Triton that serves the shared repository, all of its domains loaded."""
     loads = [f"--load-model={name}" for name in NAMES]
-    with triton.Triton(packed.models, tmp_path_factory.mktemp("served"), options=loads) as server:
+    with triton_server.Triton(packed.models, tmp_path_factory.mktemp("served"), options=loads) as server:
         yield server
 
 

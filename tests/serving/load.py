@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import tritonclient.grpc.aio as aio
-from triton import Triton
+from triton_server import Triton
 from tritonclient.grpc import InferInput
 
 from da3.runtime import Runtime

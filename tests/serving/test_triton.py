@@ -11,15 +11,14 @@ import urllib.request
 
 import numpy as np
 import pytest
-import triton
-from served_pictures import encoded, pictures
+import triton_server
+from served_domains import NAMES, encoded, pictures
 
-reason = triton.why_not()
+reason = triton_server.why_not()
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(reason is not None, reason=str(reason))]
 if reason is None:
     import tritonclient.grpc
     import tritonclient.http
-    from conftest import NAMES
     from synthetic_bundle import random_weights, write_exits_domain
     from tritonclient.utils import InferenceServerException
 
@@ -203,7 +202,7 @@ def test_what_is_skipped_is_in_the_metrics(bundle, served):
 
 
 def test_index_load_and_unload(packed, tmp_path):
-    with triton.Triton(packed.models, tmp_path) as server:
+    with triton_server.Triton(packed.models, tmp_path) as server:
         for protocol in ("http", "grpc"):
             client = client_of(server, protocol)
 
@@ -285,7 +284,7 @@ def test_a_domain_is_added_and_replaced_while_clients_run(bundle, repository, tm
     given = pictures(3)
     one, other = (new_pack(tmp_path / str(seed), "moss", seed) for seed in (11, 12))
     loads = [f"--load-model={name}" for name in NAMES]
-    with triton.Triton(repository.models, tmp_path / "work", options=loads) as server:
+    with triton_server.Triton(repository.models, tmp_path / "work", options=loads) as server:
         client = client_of(server)
         with Clients(server, bundle, NAMES) as clients:
             process = server.stubs
@@ -311,7 +310,7 @@ def test_a_server_that_polls_sees_what_changes(bundle, repository, tmp_path):
     given = pictures(3)
     one, other = (new_pack(tmp_path / str(seed), "moss", seed) for seed in (11, 12))
     options = ["--repository-poll-secs=1"]
-    with triton.Triton(repository.models, tmp_path / "work", "poll", options) as server:
+    with triton_server.Triton(repository.models, tmp_path / "work", "poll", options) as server:
         client = client_of(server)
         with Clients(server, bundle, NAMES) as clients:
             process = server.stubs
@@ -332,7 +331,7 @@ def test_a_runtime_whose_process_was_killed_is_back_when_its_file_is_touched(bun
     """Triton from 24.06 on starts none again: github.com/triton-inference-server/server/issues/8604."""
     given = pictures(2)
     options = [f"--load-model={name}" for name in NAMES] if mode == "explicit" else ["--repository-poll-secs=1"]
-    with triton.Triton(repository.models, tmp_path / "work", mode, options) as server:
+    with triton_server.Triton(repository.models, tmp_path / "work", mode, options) as server:
         client = client_of(server)
         wait_for(lambda: client.is_model_ready("letters"))
         ask(client, "letters", np.stack(given))
@@ -356,7 +355,7 @@ def test_a_runtime_whose_process_was_killed_is_back_when_its_file_is_touched(bun
 
 
 def test_other_settings_while_clients_run(bundle, repository, tmp_path):
-    with triton.Triton(repository.models, tmp_path / "work", "poll", ["--repository-poll-secs=1"]) as server:
+    with triton_server.Triton(repository.models, tmp_path / "work", "poll", ["--repository-poll-secs=1"]) as server:
         client = client_of(server)
         wait_for(lambda: all(client.is_model_ready(name) for name in NAMES))
         with Clients(server, bundle, NAMES) as clients:
@@ -379,7 +378,7 @@ def refusal(server, name="signs"):
 
 def test_what_a_server_lacks_is_said_in_a_line(packed, tmp_path, monkeypatch):
     alone = shutil.copytree(packed.models, tmp_path / "alone" / "models")
-    with triton.Triton(alone, tmp_path / "one") as server:
+    with triton_server.Triton(alone, tmp_path / "one") as server:
         refusal(server)
         assert "there is no folder store beside models/" in server.text()
     # A Python with numpy and nothing else.
@@ -388,7 +387,7 @@ def test_what_a_server_lacks_is_said_in_a_line(packed, tmp_path, monkeypatch):
     for name in ("numpy", "numpy.libs"):
         (bare / name).symlink_to(os.path.join(os.path.dirname(np.__file__), "..", name))
     monkeypatch.setenv("PYTHONNOUSERSITE", "1")
-    with triton.Triton(packed.models, tmp_path / "two", packages=bare) as server:
+    with triton_server.Triton(packed.models, tmp_path / "two", packages=bare) as server:
         refusal(server)
         assert "has no onnxruntime: pip install onnxruntime pillow" in server.text()
 
@@ -401,7 +400,7 @@ def test_a_domain_whose_pack_is_damaged_or_gone(repository, tmp_path):
         file.write(b"\0" * 100)
     os.remove(os.path.join(packs, f"{numbers['letters']}.da3"))
     loads = [f"--load-model={name}" for name in NAMES]
-    with triton.Triton(repository.models, tmp_path / "work", options=loads) as server:
+    with triton_server.Triton(repository.models, tmp_path / "work", options=loads) as server:
         client = client_of(server)
         with pytest.raises(InferenceServerException, match="removed or replaced"):
             ask(client, "letters", np.stack(pictures(1)))

@@ -1,9 +1,11 @@
-"""Pictures to ask for."""
+"""Which domains are served, and pictures to ask them for."""
 
 import io
 
 import numpy as np
 from PIL import Image
+
+NAMES = ("flowers", "signs", "letters")
 
 
 def pictures(count, seed=0, size=(20, 24)):

@@ -36,7 +36,7 @@ class Settings(NamedTuple):
     precision: Optional[str] = None
     threads: Optional[int] = None
     batch_size: int = 8
-    domains_held: int = 32
+    domains_held: int = 24
 
 
 def pack_name(number: int) -> str:

@@ -62,9 +62,17 @@ def measure(triton, runtime, files, expected, options):
     _direct(runtime, files, options.batch_size, 3.0)
     turns = max(1, round(options.minutes))
     seconds, served, direct, latencies, wrong, answers = options.minutes * 60 / turns, [], [], [], 0, 0
+    cpu = dict.fromkeys((*_cpu(triton), "runtime_run"), 0.0)
+    asked_directly = 0.0
     for turn in range(turns):
+        before = time.process_time()
         direct.append(_direct(runtime, files, options.batch_size, min(seconds / 2, 20.0)))
+        cpu["runtime_run"] += time.process_time() - before
+        asked_directly += direct[-1] * min(seconds / 2, 20.0)
+        before = _cpu(triton)
         found = asyncio.run(_load(triton.grpc, jobs, expected, options.clients, seconds))
+        for who, used in _cpu(triton).items():
+            cpu[who] += used - before[who]
         served.append(found["pictures"] / found["seconds"])
         latencies += found["latencies"]
         wrong, answers = wrong + found["wrong"], answers + found["pictures"]
@@ -82,6 +90,9 @@ def measure(triton, runtime, files, expected, options):
         "p99_ms": p99,
         "answers": answers,
         "wrong": wrong,
+        "cpu_ms_per_picture": {
+            who: 1e3 * used / (asked_directly if who == "runtime_run" else answers) for who, used in cpu.items()
+        },
         "turns": {"triton": served, "runtime_run": direct},
         "conditions": {
             "minutes": options.minutes,
@@ -95,6 +106,17 @@ def measure(triton, runtime, files, expected, options):
             "clients_on": "the same machine, one process",
         },
     }
+
+
+def _cpu(triton):
+    """Seconds of CPU time so far: of Triton's own process, of the one that runs the domains, of this one."""
+    found = {"triton_server": 0.0, "triton_runtime": 0.0, "clients": time.process_time()}
+    stubs = triton.stubs
+    for pid in triton.processes:
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        found["triton_runtime" if pid in stubs else "triton_server"] += used
+    return found
 
 
 def _direct(runtime, files, batch_size, seconds):

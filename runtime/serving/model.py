@@ -24,7 +24,6 @@ from .requests import Asked, read_request
 from .tensors import output_values
 
 _ENGINES = ("onnxruntime", "tensorrt")
-_NEEDED = ("MetricFamily", "InferenceRequest", "InferenceResponse", "Tensor", "TritonError", "get_input_tensor_by_name")
 
 
 class ServedModel:
@@ -93,10 +92,8 @@ class ServedModel:
         return self._pb_utils.InferenceResponse(output_tensors=tensors)
 
     def _refused(self, reason: str) -> Any:
-        error = self._pb_utils.TritonError
-        code = getattr(error, "INVALID_ARG", None)  # since 23.09
-        made = error(reason) if code is None else error(reason, code)
-        return self._pb_utils.InferenceResponse(output_tensors=[], error=made)
+        error = self._pb_utils.TritonError(reason, self._pb_utils.TritonError.INVALID_ARG)
+        return self._pb_utils.InferenceResponse(output_tensors=[], error=error)
 
     def _count(self, asked: Sequence[Asked], answered: Sequence[Answered]) -> None:
         """Once for each domain, since each counter costs a message to Triton's process."""
@@ -137,11 +134,7 @@ def _check_packages(backend: str, warn: Callable[[str], None]) -> None:
 
 
 def check_triton(pb_utils: Any) -> None:
-    """Raises BackendError where Triton's Python backend is too old for what da3 takes from it."""
-    missing = [name for name in _NEEDED if not hasattr(pb_utils, name)]
-    if not missing and not hasattr(pb_utils.InferenceRequest, "parameters"):
-        missing = ["InferenceRequest.parameters"]
-    if missing:
-        raise BackendError(
-            "this Triton is too old (its Python backend has no %s): take one of 23.05 or newer" % missing[0]
-        )
+    """Raises BackendError where Triton is older than 23.10, from which on ensembles hand on what a request's parameters
+    say. No version is told to a model; that release's Python backend has other things that those before have not."""
+    if not hasattr(pb_utils, "MetricFamily") or not hasattr(pb_utils.InferenceRequest, "is_cancelled"):
+        raise BackendError("this Triton is older than 23.10: its ensembles hand no parameters on; take a newer one")

@@ -530,8 +530,8 @@ def test_a_server_goes_on_with_the_domain_that_it_has_until_it_loads_another(rep
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda a, r: delattr(a, "MetricFamily"), "too old.*MetricFamily.*23.05"),
-        (lambda a, r: setattr(a, "InferenceRequest", object), "too old.*InferenceRequest.parameters"),
+        (lambda a, r: delattr(a, "MetricFamily"), "older than 23.10"),
+        (lambda a, r: setattr(a, "InferenceRequest", object), "older than 23.10"),
         (lambda a, r: shutil.rmtree(r.store), "no folder store beside models/"),
         (lambda a, r: shutil.rmtree(r.bundle), "no bundle at"),
         (lambda a, r: os.remove(os.path.join(r.bundle, "backbone", "stem.onnx")), "stem.onnx is missing"),

@@ -36,6 +36,9 @@ class InferenceRequest:
     def parameters(self):
         return self._parameters
 
+    def is_cancelled(self):
+        return False
+
 
 class TritonError:
     INVALID_ARG = 3

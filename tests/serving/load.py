@@ -10,6 +10,7 @@ many answers differ from those of `Runtime.run`.
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import json
 import os
@@ -113,9 +114,10 @@ def _cpu(triton):
     found = {"triton_server": 0.0, "triton_runtime": 0.0, "clients": time.process_time()}
     stubs = triton.stubs
     for pid in triton.processes:
-        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        found["triton_runtime" if pid in stubs else "triton_server"] += used
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            found["triton_runtime" if pid in stubs else "triton_server"] += used
     return found
 
 

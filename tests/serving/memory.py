@@ -2,8 +2,8 @@
 
     python tests/serving/memory.py BUNDLE --domains 100
 
-The domains are the bundle's own, again and again under other names. Of the server and of all processes it has started, the
-resident set and the proportional one (a page that two share is half of each) are summed, in MiB.
+The domains are the bundle's own, again and again under other names. The resident sets of the server and of all its
+processes are summed, in MiB, and the proportional ones: there a page that two share is half of each.
 """
 
 import argparse

@@ -101,7 +101,11 @@ class Triton:
         found = list(children.get(self.process.pid, []))
         for pid in found:
             found += children.get(pid, [])
-        return {pid: Path(f"/proc/{pid}/comm").read_text().strip() for pid in found}
+        names = {}
+        for pid in found:
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                names[pid] = Path(f"/proc/{pid}/comm").read_text().strip()
+        return names
 
     @property
     def stubs(self):

@@ -12,7 +12,7 @@ from ..system.ahead import done_ahead
 from .held import Held, held_name
 from .requests import Asked, Options, preprocessed
 
-Answer = Union[List[Prediction], Da3Error]
+Answer = Union[List[Prediction], Exception]
 
 
 class _Place(NamedTuple):
@@ -44,7 +44,7 @@ class Answerer:
             places = [_Place(i, n) for n in range(len(asked.pictures))]
             groups.setdefault((asked.number, asked.options), []).extend(places)
         found: Dict[_Place, Prediction] = {}
-        errors: Dict[int, Da3Error] = {}
+        errors: Dict[int, Exception] = {}
         names: Dict[int, str] = {}
         ahead = self._pixels(requests, [place for places in groups.values() for place in places])
         try:
@@ -70,7 +70,7 @@ class Answerer:
         count: int,
         ahead: Iterator[Tuple[_Place, Union[Array, Da3Error]]],
         found: Dict[_Place, Prediction],
-        errors: Dict[int, Da3Error],
+        errors: Dict[int, Exception],
     ) -> None:
         """Take the next `count` pictures, which are of one domain, and run those of requests with nothing wrong."""
         waiting: List[Tuple[_Place, Array]] = []
@@ -90,7 +90,7 @@ class Answerer:
         options: Options,
         waiting: List[Tuple[_Place, Array]],
         found: Dict[_Place, Prediction],
-        errors: Dict[int, Da3Error],
+        errors: Dict[int, Exception],
     ) -> None:
         images = self._runtime.preprocessing.normalise(np.stack([pixels for _, pixels in waiting]))
         try:
@@ -101,7 +101,7 @@ class Answerer:
                 leave_at=options.leave_at,
             )
             predictions = self._runtime.predictions(result, options.unknown_below)
-        except Da3Error as error:
+        except Exception as error:  # what happens to one domain, whatever it is, is no business of the others
             for place, _ in waiting:
                 errors.setdefault(place.request, error)
             return

@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence
 from ..bundle.bundle import Bundle
 from ..bundle.jsonfile import read_json
 from ..engine import Runtime
-from ..errors import BackendError, Da3Error, printable
+from ..errors import BackendError, Da3Error, DomainError, ImageError, printable
 from ..system.ahead import default_workers
 from .answering import Answered, Answerer
 from .config_text import read_settings
@@ -65,25 +65,25 @@ class ServedModel:
             try:
                 asked.append(read_request(request, self._pb_utils))
                 places.append(i)
-            except Da3Error as error:
-                responses[i] = self._refused(str(error))
+            except Exception as error:
+                responses[i] = self._refused(error)
         try:
             answered = self._answerer.answer(asked)
             for i, one, own in zip(places, asked, answered):
                 responses[i] = self._response(one, own)
             self._count(asked, answered)
         except Exception as error:  # whatever it is, the process must go on: others' requests come
-            self._log(traceback.format_exc())
-            reason = "da3 failed (%s), see Triton's log" % printable(repr(error))[:200]
-            responses = [self._refused(reason) if response is None else response for response in responses]
+            left = [i for i, response in enumerate(responses) if response is None]
+            for i in left:
+                responses[i] = self._refused(error, log=i == left[0])
         return responses
 
     def close(self) -> None:
         self._runtime.close()
 
     def _response(self, asked: Asked, own: Answered) -> Any:
-        if isinstance(own.answer, Da3Error):
-            return self._refused(str(own.answer))
+        if isinstance(own.answer, Exception):
+            return self._refused(own.answer)
         tensors = []
         for name in asked.outputs:
             carrier, _, digit = name.rpartition("_")
@@ -91,9 +91,16 @@ class ServedModel:
             tensors.append(self._pb_utils.Tensor(name, value))
         return self._pb_utils.InferenceResponse(output_tensors=tensors)
 
-    def _refused(self, reason: str) -> Any:
-        error = self._pb_utils.TritonError(reason, self._pb_utils.TritonError.INVALID_ARG)
-        return self._pb_utils.InferenceResponse(output_tensors=[], error=error)
+    def _refused(self, error: Exception, log: bool = True) -> Any:
+        """A response that says what is wrong: with the request, or here."""
+        kinds = self._pb_utils.TritonError
+        reason = str(error)
+        if not isinstance(error, Da3Error):
+            reason = "da3 failed (%s), see Triton's log" % printable(repr(error))[:200]
+            if log:
+                self._log("".join(traceback.format_exception(type(error), error, error.__traceback__)))
+        code = kinds.INVALID_ARG if isinstance(error, (ImageError, DomainError)) else kinds.INTERNAL
+        return self._pb_utils.InferenceResponse(output_tensors=[], error=kinds(reason, code))
 
     def _count(self, asked: Sequence[Asked], answered: Sequence[Answered]) -> None:
         """Once for each domain, since each counter costs a message to Triton's process."""
@@ -102,7 +109,7 @@ class ServedModel:
             if own.domain is None:
                 continue
             of_domain = counts.setdefault(own.domain, {})
-            if isinstance(own.answer, Da3Error):
+            if isinstance(own.answer, Exception):
                 of_domain["refused"] = of_domain.get("refused", 0) + len(one.pictures)
                 continue
             for key, count in (

@@ -9,21 +9,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
 import triton_double
 from familiar_domains import with_familiar
+from hypothesis import strategies as st
 from PIL import Image
 from synthetic_bundle import random_weights, write_exits_bundle, write_exits_domain
 from triton_double import InferenceRequest
 
-from da3.runtime import BundleError, Da3Error, DomainError, Runtime
+from da3.runtime import BundleError, Da3Error, DomainError, ImageError, Runtime
 from da3.runtime.app.commands import main
 from da3.runtime.bundle import list_domains, read_pack, update_domain, write_pack
 from da3.runtime.records import ExitRule
 from da3.runtime.serving import RUNTIME, Repository, ServedModel, Settings
 from da3.runtime.serving.numbers import BASE, CARRIERS, MOST, asked_names, asked_number
-from da3.runtime.serving.requests import preprocessed
+from da3.runtime.serving.requests import preprocessed, read_request
 from da3.runtime.serving.tensors import FAMILIAR_OUTPUTS, OUTPUTS
 
 NAMES = ("flowers", "signs")
@@ -459,15 +461,54 @@ def test_who_asks_for_the_runtime_itself_is_told(asker):
 
 
 def test_what_nobody_thought_of_does_not_end_the_process(asker, monkeypatch):
-    def fail(*a, **k):
-        raise ZeroDivisionError("never")
+    """Nor does it harm other domains that are asked at the same time."""
+    run_batch, name_of = Runtime.run_batch, {name: number_of(asker.repository, name)["number"] for name in NAMES}
+
+    def fail(self, images, domain, **options):
+        if domain == f"number-{name_of['flowers']}":
+            raise ZeroDivisionError("never")
+        return run_batch(self, images, domain, **options)
 
     monkeypatch.setattr(Runtime, "run_batch", fail)
-    (wrong,) = asker.ask(("flowers", {"pixels": pictures(1)}, {}))
+    wrong, other = asker.ask(*((name, {"pixels": pictures(1)}, {}) for name in NAMES))
     assert "see Triton's log" in wrong and "ZeroDivisionError" in asker.pb_utils.Logger.lines[0]
+    assert isinstance(other, dict)
     monkeypatch.undo()
     (answer,) = asker.ask(("flowers", {"pixels": pictures(1)}, {}))
     assert isinstance(answer, dict)
+
+
+def test_whose_fault_it_was_is_in_the_code(asker, monkeypatch):
+    requests = [asker.request("flowers", {"pixels": pictures(1)}, **p)[0] for p in ({"top_k": 0}, {"leave_at": 9}, {})]
+    monkeypatch.setattr(Runtime, "predictions", lambda *a: 1 / 0)
+    kinds = triton_double.TritonError
+    codes = [response.error().code() for response in asker.model.execute(requests)]
+    assert codes == [kinds.INVALID_ARG, kinds.INVALID_ARG, kinds.INTERNAL]
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@hypothesis.settings(max_examples=300, deadline=None, derandomize=True)
+@hypothesis.given(
+    st.dictionaries(st.sampled_from(("top_k", "leave_at", "force_all_blocks", "unknown_below", "x")), ANYTHING)
+    | ANYTHING
+)
+def test_parameters_of_any_kind_are_taken_or_refused_in_a_line(parameters):
+    request = InferenceRequest({"pixels": pictures(1)}, asked_names(0).values())
+    request._parameters = json.dumps(parameters)
+    try:
+        asked = read_request(request, triton_double.pb_utils())
+    except ImageError as error:
+        assert str(error).isprintable() and len(str(error)) < 500
+    else:
+        assert asked.top_k >= 1 and isinstance(asked.options.force_all_blocks, bool)
+        assert asked.options.leave_at is None or asked.options.leave_at >= 0
+        assert asked.options.unknown_below is None or 0 <= asked.options.unknown_below <= 1
 
 
 def test_counters(asker, source):

@@ -41,13 +41,16 @@ class InferenceRequest:
 
 
 class TritonError:
-    INVALID_ARG = 3
+    INTERNAL, INVALID_ARG = 1, 3
 
     def __init__(self, message, code=None):
         self._message, self._code = message, code
 
     def message(self):
         return self._message
+
+    def code(self):
+        return self._code
 
 
 class InferenceResponse:

@@ -54,7 +54,7 @@ class Answerer:
                     names[number] = self._held.take(number)
                 except Da3Error as error:
                     errors.update((place.request, error) for place in places)
-                self._answer_group(number, options, len(places), ahead, found, errors)
+                self._answer_group(number, names, options, len(places), ahead, found, errors)
         finally:
             ahead.close()
         answered: List[Answered] = []
@@ -66,6 +66,7 @@ class Answerer:
     def _answer_group(
         self,
         number: int,
+        names: Dict[int, str],
         options: Options,
         count: int,
         ahead: Iterator[Tuple[_Place, Union[Array, Da3Error]]],
@@ -81,12 +82,13 @@ class Answerer:
             elif place.request not in errors:
                 waiting.append((place, pixels))
             if waiting and (left == 0 or len(waiting) == self._batch_size):
-                self._run(number, options, waiting, found, errors)
+                self._run(number, names[number], options, waiting, found, errors)
                 waiting = []
 
     def _run(
         self,
         number: int,
+        name: str,
         options: Options,
         waiting: List[Tuple[_Place, Array]],
         found: Dict[_Place, Prediction],
@@ -103,7 +105,7 @@ class Answerer:
             predictions = self._runtime.predictions(result, options.unknown_below)
         except Exception as error:  # what happens to one domain, whatever it is, is no business of the others
             for place, _ in waiting:
-                errors.setdefault(place.request, error)
+                errors.setdefault(place.request, _by_its_name(error, number, name))
             return
         found.update((place, prediction) for (place, _), prediction in zip(waiting, predictions))
 
@@ -122,3 +124,10 @@ class Answerer:
 
 def _of_picture(error: Da3Error, place: _Place) -> Da3Error:
     return ImageError("picture %d of the request: %s" % (place.picture, error))
+
+
+def _by_its_name(error: Exception, number: int, name: str) -> Exception:
+    """What the Runtime says of a domain, with the name that the domain has outside."""
+    if isinstance(error, Da3Error):
+        return type(error)(str(error).replace(held_name(number), name))
+    return error

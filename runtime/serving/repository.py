@@ -103,6 +103,7 @@ class Repository:
             files.update((VERSION + "/" + name, data) for name, data in model_files().items())
             if not self._is(RUNTIME, files):
                 self._put_model(RUNTIME, files)
+            self._remove_lost_packs()
 
     def put(self, name: Path, bundle: Optional[Path] = None) -> Packed:
         """Put a domain into the repository, in the place of one of its name: a domain of `bundle` by name, or a pack.
@@ -197,6 +198,15 @@ class Repository:
                     fitted(read_pack(self._pack(numbers.number)), source.manifest)
         files = {name: source.read(name) for name in sorted(source.manifest.files)}
         put_folder(self.store, BUNDLE, dict(files, **{MANIFEST: manifest}))
+
+    def _remove_lost_packs(self) -> None:
+        """Remove packs that no domain has: those of a process that was killed before it had put the domain."""
+        folder = os.path.join(self.store, PACKS)
+        found = [self._numbers(name) for name in self.domains]
+        wanted = {pack_name(n) for numbers in found if numbers is not None for n in numbers if n is not None}
+        for file in os.listdir(folder) if os.path.isdir(folder) else ():
+            if file not in wanted:
+                _remove(os.path.join(folder, file))
 
     def _put_model(self, name: str, files: Dict[str, bytes]) -> None:
         put_folder(self.models, name, files, self.store)

@@ -273,6 +273,13 @@ def test_a_replaced_domain_has_another_number_and_the_one_before_stays_for_a_whi
     assert number_of(repository, "moss")["number"] not in numbers, "a server may have the domain that had it"
 
 
+def test_a_zipped_bundle_does_as_well(packed, source, tmp_path):
+    zipped = shutil.make_archive(str(tmp_path / "zipped"), "zip", source)
+    made = packed_into(tmp_path / "repository", zipped)
+    assert files_of(made.models) == files_of(packed.models)
+    assert files_of(made.bundle) == files_of(packed.bundle)
+
+
 def test_other_settings_and_another_runtime(repository, source):
     before = config_of(repository, RUNTIME)
     repository.write_runtime(None, repository.settings._replace(batch_size=3), PYZ)
@@ -352,7 +359,9 @@ def test_what_a_killed_process_left_is_put_back_or_removed(repository, source):
     """As where two folders cannot change places in one step."""
     os.rename(os.path.join(repository.models, "flowers"), os.path.join(repository.store, "_replaced-flowers"))
     Path(repository.store, ".adding-0123abcd", "signs").mkdir(parents=True)
-    repository.put("signs", source)
+    Path(repository.store, "packs", "99.da3").write_bytes(b"of a domain that was never put")
+    repository.write_runtime(None, repository.settings, PYZ)
+    assert len(os.listdir(os.path.join(repository.store, "packs"))) == 2
     assert repository.domains == sorted(NAMES)
     assert sorted(os.listdir(repository.store)) == ["bundle", "packs", "repository.json"]
 
@@ -432,7 +441,7 @@ BROKEN = np.array([[b"\x89PNG\r\n\x1a\nno more"]], np.object_)
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"top_k": True}, "top_k"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"top_k": 1.5}, "top_k"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"leave_at": -1}, "leave_at"),
-        ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"leave_at": 2}, "exit"),
+        ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"leave_at": 2}, "of domain flowers can leave at exit 2"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"force_all_blocks": 1}, "true or false"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"unknown_below": "NaN"}, "from 0 to 1"),
     ],

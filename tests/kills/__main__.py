@@ -44,6 +44,7 @@ def main():
         os.environ["DA3_KILLS"] = str(made / "made")
     chosen = {name: kinds for name, kinds in scenarios.SCENARIOS.items() if given.only in (None, name)}
     shares = {"train": 0.15, "learn": 0.1, "export": 0.1, "add --replace": 0.25, "calibrate": 0.15, "build": 0.25}
+    shares["pack --triton"] = 0.15  # beside the others', which add up to 1
     whole = sum(shares[name] for name in chosen)
     problems, total = [], 0
     for name, kinds in chosen.items():

@@ -19,8 +19,9 @@ from simulation import simulated  # noqa: E402
 
 from da3.calib import calibrate, calibrate_int8  # noqa: E402
 from da3.export import export_backbone, export_domain  # noqa: E402
-from da3.runtime.bundle import Bundle, add_pack, put_domain, read_domain, write_pack  # noqa: E402
+from da3.runtime.bundle import Bundle, add_pack, put_domain, read_domain, read_pack, write_pack  # noqa: E402
 from da3.runtime.learning import LearnOptions, learn  # noqa: E402
+from da3.runtime.serving import RUNTIME, Repository, Settings  # noqa: E402
 from da3.runtime.training import RUN_FILES, Reporter  # noqa: E402
 from da3.runtime.training.checkpoint import read  # noqa: E402
 from da3.runtime.trt.build import build_engines  # noqa: E402
@@ -266,6 +267,54 @@ class BuildNew(Build):
                 read_plan(found, identity)
 
 
+class PackTriton(Scenario):
+    """A served domain replaced, and what all share written anew."""
+
+    def begin(self, home):
+        shutil.copytree(self.made / "bundle", home / "bundle")
+        with Bundle(home / "bundle") as bundle:
+            put_domain(bundle, read_domain(bundle, "earlier")._replace(name="signs"))
+        self._pack(home, home / "bundle", b"a runtime")
+
+    def command(self, home):
+        self._pack(home, self.made / "bundle", b"a newer runtime")
+
+    def _pack(self, home, bundle, run_engine):
+        repository = Repository(home / "served")
+        repository.write_runtime(bundle, Settings(threads=1), run_engine)
+        for name in ("earlier", "signs"):
+            repository.put(name, bundle)
+
+    def killed(self, home):
+        self._packs(home)
+
+    def result(self, home):
+        served = home / "served"
+        shared = tree(served / "models" / RUNTIME), tree(served / "store" / "bundle", NOT_KEPT)
+        labels = {name: (served / "models" / name / "labels.txt").read_text() for name in ("earlier", "signs")}
+        return shared, labels, self._packs(home)
+
+    def left(self, home):
+        # A number that was used up is given no more: packs may be called otherwise.
+        names = [name for name in super().left(home) if not name.endswith(".da3")]
+        return names, len(os.listdir(home / "served" / "store" / "packs"))
+
+    def _packs(self, home):
+        """Triton finds whole models alone, each with its pack."""
+        repository = Repository(home / "served")
+        assert sorted(os.listdir(repository.models)) == [RUNTIME, "earlier", "signs"]
+        assert {path.name for path in Path(repository.models, RUNTIME).iterdir()} == {"1", "config.pbtxt"}
+        with Bundle(repository.bundle) as bundle:
+            bundle.verify()
+        found = {}
+        for name in ("earlier", "signs"):
+            number = json.loads(Path(repository.models, name, "1", "da3.json").read_text())["number"]
+            pack = Path(repository.store, "packs", f"{number}.da3")
+            assert read_pack(pack).name == name
+            found[name] = pack.read_bytes()
+        return found
+
+
 SCENARIOS = {
     "train": (Train, TrainOverwrite),
     "learn": (Learn,),
@@ -273,4 +322,5 @@ SCENARIOS = {
     "add --replace": (AddReplace,),
     "calibrate": (CalibrateExits, CalibrateInt8),
     "build": (BuildNew, Build),
+    "pack --triton": (PackTriton,),
 }

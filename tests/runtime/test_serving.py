@@ -21,7 +21,7 @@ from triton_double import InferenceRequest
 
 from da3.runtime import BundleError, Da3Error, DomainError, ImageError, Runtime
 from da3.runtime.app.commands import main
-from da3.runtime.bundle import list_domains, read_pack, update_domain, write_pack
+from da3.runtime.bundle import list_domains, placing, read_pack, update_domain, write_pack
 from da3.runtime.records import ExitRule
 from da3.runtime.serving import RUNTIME, Repository, ServedModel, Settings
 from da3.runtime.serving.numbers import BASE, CARRIERS, MOST, asked_names, asked_number
@@ -273,6 +273,20 @@ def test_a_replaced_domain_has_another_number_and_the_one_before_stays_for_a_whi
     assert number_of(repository, "moss")["number"] not in numbers, "a server may have the domain that had it"
 
 
+def test_triton_finds_nothing_that_is_in_writing(repository, source, tmp_path, monkeypatch):
+    """It takes every folder beside the models for one."""
+    seen, write_files = [], placing.write_files
+
+    def watched(folder, files):
+        write_files(folder, files)
+        seen.append(sorted(os.listdir(repository.models)))
+
+    monkeypatch.setattr(placing, "write_files", watched)
+    repository.put(pack_of(tmp_path / "moss", "moss", 1))
+    repository.put(pack_of(tmp_path / "other", "moss", 2))
+    assert seen == [sorted((*NAMES, RUNTIME)), sorted((*NAMES, RUNTIME, "moss"))]
+
+
 def test_a_zipped_bundle_does_as_well(packed, source, tmp_path):
     zipped = shutil.make_archive(str(tmp_path / "zipped"), "zip", source)
     made = packed_into(tmp_path / "repository", zipped)
@@ -440,6 +454,9 @@ BROKEN = np.array([[b"\x89PNG\r\n\x1a\nno more"]], np.object_)
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"top_k": 0}, "top_k must be an integer of at least 1"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"top_k": True}, "top_k"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"top_k": 1.5}, "top_k"),
+        ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"top_k": "NaN"}, "top_k must"),
+        ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"leave_at": "Infinity"}, "leave_at must"),
+        ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"unknown_below": -0.5}, "from 0 to 1"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"leave_at": -1}, "leave_at"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"leave_at": 2}, "of domain flowers can leave at exit 2"),
         ({"pixels": np.zeros((1, 2, 2, 3), np.uint8)}, {"force_all_blocks": 1}, "true or false"),
@@ -545,13 +562,20 @@ def test_domains_that_memory_has_no_room_for_are_read_again(repository, source, 
     repository.write_runtime(None, repository.settings._replace(domains_held=2), PYZ)
     asker = Asker(repository)
     given = pictures(2)
-    order = [f"moss-{i}" for i in (0, 1, 2, 3, 4, 0, 4, 2)]
+    order = [f"moss-{i}" for i in (0, 1, 3, 0, 2, 4, 2)]
+
+    def held(*names):
+        return sorted(f"number-{number_of(repository, name)['number']}" for name in names)
+
     with Runtime(source, threads=1) as runtime:
         for seed in range(5):
             runtime.load(tmp_path / str(seed))
         for answer, name in zip(asker.ask(*((name, {"pixels": given}, {}) for name in order)), order, strict=True):
             expect(answer, runtime.run(given, domain=name))
-    assert len(asker.model._runtime.loaded) == 2
+    assert asker.model._runtime.loaded == held("moss-2", "moss-4"), "those that were asked last"
+    for name in ("moss-4", "moss-0"):
+        asker.ask((name, {"pixels": given}, {}))
+    assert asker.model._runtime.loaded == held("moss-4", "moss-0")
     asker.model.close()
 
 
@@ -657,9 +681,8 @@ import da3.runtime
 print(json.dumps([da3.runtime.__file__, sorted(answer.outputs())]))
 """
     text = code.format(double=str(Path(__file__).parent), folder=str(folder), config=str(config))
-    done = subprocess.run(
-        [sys.executable, "-c", text], cwd=tmp_path, env=dict(os.environ, PYTHONPATH=""), capture_output=True, text=True
-    )
+    env = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run([sys.executable, "-c", text], cwd=tmp_path, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     where, outputs = json.loads(done.stdout)
     assert where.startswith(str(folder / "run_engine.pyz"))

@@ -44,6 +44,7 @@ SAYS = {
     "selftest": "0 FAIL",
     "doctor": "onnxruntime",
     "pyz": "run_engine.pyz",
+    "pack": "tritonserver --model-repository=",
     "bench": "monolithic",
     "demo": "glyphs",
 }

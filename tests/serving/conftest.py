@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import triton_server
+from familiar_domains import with_familiar
 from served_domains import NAMES, pictures
 from synthetic_bundle import write_exits_bundle
 
@@ -18,11 +19,13 @@ from da3.runtime.serving import Repository, Settings
 
 @pytest.fixture(scope="session")
 def bundle(tmp_path_factory):
-    """A bundle; half of `pictures` leave at the first exit of flowers. Shared, so never write into it."""
+    """A bundle; half of `pictures` leave at the first exit of flowers, and signs knows its own. Shared, so never write
+    into it."""
     folder = tmp_path_factory.mktemp("bundle") / "bundle"
     write_exits_bundle(folder, NAMES)
     with Runtime(folder) as runtime:
         first = [one.probability for one in runtime.run(pictures(60), domain="flowers", leave_at=0)]
+    with_familiar(folder, "signs")
     update_domain(folder, "flowers", exits=[ExitRule(float(np.median(first))), ExitRule(None)])
     return folder
 

@@ -106,6 +106,38 @@ def test_answers_are_those_of_the_runtime(bundle, served, protocol):
     assert len(left) > 1, "no picture left, or all did: nothing is shown"
 
 
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_a_domain_that_can_tell_says_what_is_none_of_its_pictures(bundle, served, protocol):
+    given = pictures(5)
+    client = client_of(served, protocol)
+    with Runtime(bundle) as runtime:
+        predictions = runtime.run(given, domain="signs")
+    answer = ask(client, "signs", np.stack(given), protocol)
+    alike = [one.familiarity for one in predictions]
+    np.testing.assert_allclose(answer.as_numpy("familiarity")[:, 0], alike, atol=1e-5)
+    assert answer.as_numpy("known")[:, 0].tolist() == [one.known for one in predictions]
+    limit = float(np.median(alike))
+    answer = ask(client, "signs", np.stack(given), protocol, unknown_below=limit if protocol == "grpc" else str(limit))
+    assert answer.as_numpy("known").sum() == sum(one >= limit for one in alike)
+    with pytest.raises(InferenceServerException, match="familiarity"):
+        ask(client, "flowers", np.stack(given), protocol, outputs={"familiarity": {}})
+
+
+def test_pictures_of_several_sizes_and_many_megabytes(bundle, served):
+    """At once: those of one run need not be alike, and the memory that Triton shares with the runtime grows."""
+    given = [
+        np.stack(pictures(n, size=size)) for n, size in ((1, (20, 24)), (2, (31, 47)), (16, (600, 800)), (64, (9, 9)))
+    ]
+    with Runtime(bundle) as runtime:
+        expected = [runtime.run(list(images), domain="letters") for images in given]
+    client = client_of(served)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for i, answer in enumerate(pool.map(lambda i: ask(client, "letters", given[i % 4]), range(16))):
+            expect(answer, expected[i % 4])
+    with pytest.raises(InferenceServerException, match="64"):
+        ask(client, "letters", np.zeros((65, 4, 4, 3), np.uint8))
+
+
 def test_triton_itself_names_the_best_classes(bundle, served):
     """The protocol's classification extension."""
     given = pictures(2)

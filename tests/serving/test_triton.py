@@ -261,6 +261,15 @@ def test_index_load_and_unload(packed, tmp_path):
                 ask(client, "signs", np.stack(pictures(1)), protocol)
 
 
+@pytest.mark.parametrize(("mode", "options"), [("none", ()), ("explicit", ("--load-model=*",))])
+def test_all_domains_are_there_at_the_start(packed, tmp_path, mode, options):
+    with triton_server.Triton(packed.models, tmp_path, mode, options) as server:
+        client = client_of(server)
+        wait_for(client.is_server_ready)
+        for name in NAMES:
+            ask(client, name, np.stack(pictures(1)))
+
+
 class Clients:
     """Threads that ask for domains all the time; `failed` has what went wrong."""
 

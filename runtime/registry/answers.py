@@ -42,7 +42,7 @@ def refusal(reference: Reference, action: str, response: Any, url: str) -> Regis
                 "%s has the manifest of %s and no longer its layer (%s): it was replaced or deleted meanwhile: "
                 "pull again, or push it again" % (where, reference, said)
             )
-        return RegistryError("%s has no %s (%s)" % (where, reference, said))
+        return RegistryError("there is no %s (%s)" % (reference, said))
     if status in (405, 415) and action == PUSH:
         return RegistryError("%s takes nothing: it is read-only, or takes no artifacts (%s)" % (where, said))
     if status == 413:

@@ -8,7 +8,7 @@ import base64
 import binascii
 import os
 import re
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, Optional
 
 from ..bundle.jsonfile import read_json
 from ..errors import RegistryError, quoted
@@ -21,16 +21,12 @@ _NONE_KNOWN = "credentials not found"  # what helpers answer for a registry they
 _DOCKER_HUB = ("docker.io", "index.docker.io", "registry-1.docker.io")
 
 
-class Credentials(NamedTuple):
-    """Not to be printed: its own text says nothing."""
+class Credentials:
+    """Printed, it says nothing of them."""
 
-    user: str
-    password: str
-
-    def __repr__(self) -> str:
-        return "Credentials(...)"
-
-    __str__ = __repr__
+    def __init__(self, user: str, password: str) -> None:
+        self.user = user
+        self.password = password
 
 
 def configuration_file() -> str:
@@ -82,18 +78,18 @@ def _inline(entry: Dict[str, Any], path: str, host: str) -> Optional[Credentials
         return Credentials(user, password)
     if not both:
         return None  # a store has it
-    try:
-        if not isinstance(both, str):
-            raise ValueError
-        user, colon, password = base64.b64decode(both.encode("ascii"), validate=True).decode("utf-8").partition(":")
-    except (ValueError, binascii.Error):
-        colon = ""
-    if not colon or not user:
+    found = None
+    if isinstance(both, str):
+        try:
+            found = base64.b64decode(both.encode("ascii"), validate=True).decode("utf-8").partition(":")
+        except (ValueError, binascii.Error):
+            pass
+    if found is None or not found[0] or not found[1]:
         raise RegistryError(
             "Docker's configuration %s: auth of %s is not the base64 of user:password: `docker login %s` writes it"
             % (path, host, host)
-        ) from None
-    return Credentials(user, password.rstrip("\0"))
+        )
+    return Credentials(found[0], found[2].rstrip("\0"))
 
 
 def _ask(helper: Any, key: str, path: str) -> Optional[Credentials]:

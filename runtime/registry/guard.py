@@ -1,7 +1,7 @@
 """Where requests to a registry may go, what they carry, how long they wait, and how large an answer may be.
 
-oras 0.2 leaves this to requests, which waits for ever, reads answers of any size, follows a redirect from HTTPS to HTTP,
-and takes passwords from ~/.netrc; and it sends its token wherever the Location of an upload points.
+oras 0.2 leaves this to requests, which waits for ever, reads answers of any size, follows a redirect from HTTPS to
+HTTP, and takes passwords from ~/.netrc; and it sends its token wherever the Location of an upload points.
 """
 
 import io

@@ -64,8 +64,8 @@ class Partial:
 @contextmanager
 def kept_partial(bundle: Bundle, digest: str) -> Iterator[Partial]:
     """What there is of the layer `digest`, to be gone on with. It stays where this ends by an error, unless it was
-    discarded; where this ends well it is removed. Raises InUseError where another process pulls the same layer, BundleError where nothing can be
-    written."""
+    discarded; where this ends well it is removed. Raises InUseError where another process pulls the same layer, and
+    BundleError where nothing can be written."""
     name = digest.partition(":")[2]
     bundle.files.refuse_links("%s/%s" % (PULLING, name))
     folder = os.path.join(bundle.path, PULLING)

@@ -115,20 +115,21 @@ def _fetch(registry: Registry, artifact: Artifact, partial: Partial, progress: O
 
 def _fetch_on(registry: Registry, artifact: Artifact, partial: Partial, came: Callable[[int], None]) -> None:
     """One request for what is missing, which brings all of it, or raises BrokenOff."""
+    anew = partial.size == 0
     first, pieces = registry.layer(artifact.digest, artifact.size, partial.size)
-    if first == 0:
-        partial.start_anew()
+    there = partial.size - first  # what a registry that gives no parts sends once more
     try:
         for piece in pieces:
+            came(len(piece))
+            there, piece = max(0, there - len(piece)), piece[there:]
             if partial.size + len(piece) > artifact.size:
                 raise _other_bytes(registry, partial, "more than the %d bytes that the manifest says" % artifact.size)
             partial.append(piece)
-            came(len(piece))
     finally:
         partial.flush()
     if partial.size < artifact.size:
         raise BrokenOff("the registry %s: the connection ended before the layer did" % registry.reference.host)
-    if first == 0 and partial.digest != artifact.digest:
+    if anew and partial.digest != artifact.digest:
         raise _other_bytes(registry, partial, "other bytes (%s...) than their digest says" % partial.digest[:19])
 
 

@@ -81,6 +81,8 @@ def failure(reference: Reference, error: BaseException) -> RegistryError:
         return BrokenOff("%s fell silent: nothing for %d s" % (where, SILENCE_S))
     if isinstance(error, exceptions.TooManyRedirects):
         return RegistryError("%s redirects in a circle" % where)
+    if isinstance(error, (exceptions.InvalidSchema, exceptions.InvalidURL, exceptions.MissingSchema)):
+        return RegistryError("%s leads to what is no address of HTTP" % where)
     below = _socket_error(error)
     if isinstance(below, socket.gaierror):
         return RegistryError("%s cannot be reached: no host of this name is known" % where)

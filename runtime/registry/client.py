@@ -66,7 +66,7 @@ class Registry:
         layer: Dict[str, Any] = {"digest": digest, "size": size}
         if self._client.blob_exists(layer, self._container):
             return False
-        self._check_stored(self._client.put_upload(path, self._container, layer), digest)
+        self._put(path, layer)
         return True
 
     def upload_config(self, folder: str) -> None:
@@ -75,7 +75,7 @@ class Registry:
             path = "%s/config.json" % folder
             with open(path, "wb") as file:
                 file.write(EMPTY)
-            self._check_stored(self._client.put_upload(path, self._container, EMPTY_CONFIG), EMPTY_CONFIG["digest"])
+            self._put(path, EMPTY_CONFIG)
 
     def put_manifest(self, data: bytes) -> None:
         """Make the reference's tag stand for this manifest."""
@@ -85,6 +85,15 @@ class Registry:
 
     def close(self) -> None:
         self._client.session.close()
+
+    def _put(self, path: str, layer: Dict[str, Any]) -> None:
+        try:
+            response = self._client.put_upload(path, self._container, layer)
+        except ValueError:  # of oras, for a Location that is missing, or none
+            raise RegistryError(
+                "the registry %s does not say where to upload to: is it one?" % self.reference.host
+            ) from None
+        self._check_stored(response, layer["digest"])
 
     def _check_stored(self, response: Any, digest: str) -> None:
         if response.status_code != 201:

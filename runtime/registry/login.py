@@ -53,10 +53,10 @@ def registry_auth(reference: Reference, session: Any, trusted: Set[Origin]) -> A
             try:
                 ask = self.request_token if hasattr(self, "_basic_auth") else self.request_anonymous_token
                 token = ask(challenge)
+            except (ValueError, AttributeError, TypeError):  # among them what requests raises for what is no JSON
+                raise RegistryError("the token service of %s answers with no token" % reference.host) from None
             except RequestException as error:
                 raise failure(reference._replace(host=service[1]), error) from None
-            except (ValueError, AttributeError, TypeError):
-                raise RegistryError("the token service of %s answers with no token" % reference.host) from None
             finally:
                 trusted.difference_update(added)
             return token if isinstance(token, str) and token and token.isprintable() else None

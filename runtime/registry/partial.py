@@ -63,9 +63,9 @@ class Partial:
 
 @contextmanager
 def kept_partial(bundle: Bundle, digest: str) -> Iterator[Partial]:
-    """What there is of the layer `digest`, to be gone on with. It stays where this ends by an error, unless it was
-    discarded; where this ends well it is removed. Raises InUseError where another process pulls the same layer, and
-    BundleError where nothing can be written."""
+    """What there is of the layer `digest`, to be gone on with. Where this ends by an error it stays, unless it was
+    discarded or is empty; where this ends well it is removed. Raises InUseError where another process pulls the same
+    layer, and BundleError where nothing can be written."""
     name = digest.partition(":")[2]
     bundle.files.refuse_links("%s/%s" % (PULLING, name))
     folder = os.path.join(bundle.path, PULLING)
@@ -81,7 +81,7 @@ def kept_partial(bundle: Bundle, digest: str) -> Iterator[Partial]:
         finally:
             if sys.platform == "win32":  # there, nothing can be removed that is open
                 partial.close()
-            if done or partial.useless:
+            if done or partial.useless or not partial.size:
                 os.remove(path)
             partial.close()
             _remove_empty(folder)

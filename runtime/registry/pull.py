@@ -120,11 +120,12 @@ def _fetch_on(registry: Registry, artifact: Artifact, partial: Partial, came: Ca
     there = partial.size - first  # what a registry that gives no parts sends once more
     try:
         for piece in pieces:
-            came(len(piece))
-            there, piece = max(0, there - len(piece)), piece[there:]
-            if partial.size + len(piece) > artifact.size:
+            new = piece[there:]
+            there = max(0, there - len(piece))
+            if partial.size + len(new) > artifact.size:
                 raise _other_bytes(registry, partial, "more than the %d bytes that the manifest says" % artifact.size)
-            partial.append(piece)
+            partial.append(new)
+            came(len(piece))
     finally:
         partial.flush()
     if partial.size < artifact.size:

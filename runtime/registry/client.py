@@ -184,7 +184,7 @@ def _oras() -> Any:
     try:
         import oras.client
     except ImportError as error:
-        if getattr(error, "name", None) in ("oras", "requests", "jsonschema"):
+        if (getattr(error, "name", None) or "").split(".")[0] in ("oras", "requests", "jsonschema"):
             raise RegistryError("registries need the package oras: %s" % way_out) from None
         raise RegistryError("the package oras does not load (%s): %s" % (str(error).split("\n")[0], way_out)) from None
     version = distribution_version("oras") or "0"

@@ -20,7 +20,8 @@ from .format import ASIDE, DESCRIPTION, is_domain_name
 from .writer import write_files
 
 _WRITING = ".adding-"
-_LEFT = (_WRITING, ".removed-", ".replaced-")  # what processes that were killed have left, those of older da3 too
+_OLDER = ".replaced-"  # of an older da3, in which the old domain is called `old`
+_LEFT = (_WRITING, ".removed-", _OLDER)  # what processes that were killed have left, those of older da3 too
 
 
 def put_folder(folder: str, name: str, files: Dict[str, bytes]) -> None:
@@ -49,17 +50,18 @@ def remove_folder(folder: str, name: str) -> None:
         sync_folder(folder)
 
 
-def settle_domains(folder: str) -> None:
-    """Put back, or remove, what processes that were killed have left. The caller has the lock. Raises OSError."""
+def settle_domains(folder: str, changed: Optional[str]) -> None:
+    """Put back, or remove, what processes that were killed have left: folders, and files of the domain `changed`. The
+    caller has the lock. Raises OSError."""
     if not os.path.isdir(folder):
         return
-    for left in sorted(os.listdir(folder)):
+    for left in sorted(name for name in os.listdir(folder) if name.startswith((ASIDE, _OLDER))):
         if left.startswith(ASIDE):
             _put_back(os.path.join(folder, left), os.path.join(folder, left[len(ASIDE) :]))
-        elif left.startswith(".replaced-"):  # of an older da3, in which the old domain is called so
+        else:
             _put_back_of_older(os.path.join(folder, left, "old"), folder)
-        elif is_domain_name(left) and not os.path.islink(os.path.join(folder, left)):
-            remove_unfinished(os.path.join(folder, left))
+    if changed is not None and is_domain_name(changed) and not os.path.islink(os.path.join(folder, changed)):
+        remove_unfinished(os.path.join(folder, changed))
     for prefix in _LEFT:
         remove_abandoned(folder, prefix)
 

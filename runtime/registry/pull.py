@@ -63,7 +63,7 @@ def pull_domain(bundle: Path, reference: str, replace: bool = False, progress: O
 
 def _has(bundle: Bundle, artifact: Artifact) -> bool:
     """Has the bundle this very pack?"""
-    if bundle.prefix_of(artifact.domain) is None:
+    if not bundle.has(artifact.domain):
         return False
     with temporary_folder("pull") as folder:
         try:
@@ -81,7 +81,7 @@ def _check_wanted(bundle: Bundle, artifact: Artifact, place: Reference, replace:
             "%s: domain %s was trained on another backbone (%s...) than %s has (%s...): export it for this one"
             % (place, artifact.domain, artifact.backbone_sha256[:12], bundle.path, ours[:12])
         )
-    if not replace and bundle.prefix_of(artifact.domain) is not None:
+    if not replace and bundle.has(artifact.domain):
         raise DomainError(
             "%s already has a domain %s; replace it (--replace), or remove it first" % (bundle.path, artifact.domain)
         )

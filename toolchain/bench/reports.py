@@ -96,9 +96,9 @@ class HeldDomains(TypedDict):
 
 class ScaleRow(HeldDomains):
     """A bundle with so many ``domains``. ``add_ms``, ``load_ms``, ``switch_us``, ``push_ms``, ``pull_ms``: medians of
-    one domain's. ``disk_bytes``: what the bundle's domains take on this file system. ``names_ms``: to open the bundle and
-    list them. ``push_bytes``, ``pull_bytes``: on the wire, both ways, of one domain; ``poll_bytes``:
-    of a pull of what is there already. None without a registry."""
+    one domain's. ``disk_bytes``: what the bundle's domains take on this file system. ``names_ms``: to open the bundle
+    and list them. ``push_bytes``, ``pull_bytes``: on the wire, both ways, of one domain; ``poll_bytes``: of a pull of
+    what is there already. None without a registry."""
 
     domains: int
     pack_bytes: float
@@ -140,6 +140,7 @@ class Scaled(TypedDict):
     roll_out_seconds_at_link: float
     board_add_seconds: float | None
     board_disk_bytes: float | None
+    board_resident_bytes: float | None
     one_changed_bytes: float
     poll_bytes_an_hour: float
     polls_a_second: float

@@ -11,14 +11,26 @@ import re
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from da3.runtime.bundle import Bundle, add_pack, list_domains, put_domain, read_domain, read_goldens, write_pack
+from da3.runtime.bundle import (
+    WEIGHTS,
+    Bundle,
+    add_pack,
+    domain_prefix,
+    list_domains,
+    parse_safetensors,
+    put_domain,
+    read_domain,
+    read_goldens,
+    write_pack,
+)
 from da3.runtime.errors import DomainError, RegistryError
 from da3.runtime.records import Domain
 from da3.runtime.registry import parse_reference, pull_domain, push_domain
@@ -99,6 +111,10 @@ class _Work:
             opened.require_directory()
             self.original = read_domain(opened, _only(opened, plan.domain))
             self._goldens = read_goldens(opened, self.original.name)
+            stored = opened.files.read(domain_prefix(self.original.name) + WEIGHTS)
+            self._stored = set(
+                parse_safetensors(stored, WEIGHTS)[0]
+            )  # others follow from the bundle, and are in no pack
         for folder in (self._source, self._added, self._pulled):
             shutil.copytree(plan.bundle, folder, ignore=shutil.ignore_patterns("domains", "engines", ".*"))
         self.backbone_bytes = _bytes_in(self._source)
@@ -112,7 +128,7 @@ class _Work:
         fresh = [f"copy-{number:05d}" for number in range(len(self._names), count)]
         packs = [self._make(name) for name in fresh]
         pushes = self._pushes(fresh)
-        adds = [self._timed(f"adding {pack.name}", lambda pack=pack: add_pack(self._added, pack)) for pack in packs]
+        adds = [self._timed(f"adding {pack.name}", partial(add_pack, self._added, pack)) for pack in packs]
         pulls = self._pulls(fresh)
         self._names += fresh
         openings = []
@@ -142,7 +158,7 @@ class _Work:
         """A pack of the original under another name, with other weights."""
         self._step(f"making {name}")
         with Bundle(self._source) as opened:
-            put_domain(opened, _copy(self.original, name), self._goldens)
+            put_domain(opened, _copy(self.original, name, self._stored), self._goldens)
         return Path(write_pack(self._source, name, self._packs))
 
     def _pushes(self, names: Sequence[str]) -> list[tuple[float, int]]:
@@ -163,7 +179,7 @@ class _Work:
         for name in names:
             before = self._counted.bytes_in_all
             place = f"{self._registry}/{name}:v1"
-            seconds = self._timed(f"{what} {name}", lambda name=name, place=place: do(name, place))
+            seconds = self._timed(f"{what} {name}", partial(do, name, place))
             found.append((seconds, self._counted.bytes_in_all - before))
         return found
 
@@ -205,11 +221,12 @@ def _only(bundle: Bundle, domain: str | None) -> str:
     return names[0]
 
 
-def _copy(domain: Domain, name: str) -> Domain:
+def _copy(domain: Domain, name: str, stored: Container[str]) -> Domain:
     rng = np.random.RandomState(int(name.rpartition("-")[2]))
     weights = {
         key: (array * (1.0 + 0.01 * rng.standard_normal(array.shape))).astype(np.float32)
         for key, array in domain.weights.items()
+        if key in stored
     }
     return domain._replace(name=name, weights=weights)
 

@@ -75,6 +75,7 @@ def scaled(rows: Sequence[ScaleRow], backbone_bytes: int, assumed: ScaleAssumpti
         "roll_out_seconds_at_link": polls * pull / link,
         "board_add_seconds": None if add_ms is None else held * add_ms / 1e3,
         "board_disk_bytes": at(rows, "disk_bytes", held),
+        "board_resident_bytes": at(rows, "resident_bytes", held),
         "one_changed_bytes": boards * pull,
         "poll_bytes_an_hour": polls * poll,
         "polls_a_second": polls / 3600.0,

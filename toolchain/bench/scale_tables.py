@@ -21,12 +21,12 @@ _NAMES = {
     "push_bytes": "  on the wire",
     "pull_ms": "pull",
     "pull_bytes": "  on the wire",
-    "poll_bytes": "  of what is there, on the wire",
+    "poll_bytes": "  if it is there, on the wire",
     "disk_bytes": "all on disk",
     "names_ms": "open, and list names",
     "one_bytes": "resident, one in memory",
     "resident_bytes": "resident, all in memory",
-    "layout_bytes": "  one that closes other blocks",
+    "layout_bytes": "  with other blocks closed",
     "layout_ms": "  its first answer",
 }
 _MODEL = {
@@ -37,6 +37,7 @@ _MODEL = {
     "roll_out_seconds_at_link": "  over one link of the registry's",
     "board_add_seconds": "a board adds its domains, as fast as here",
     "board_disk_bytes": "  on its disk, beside the backbone",
+    "board_resident_bytes": "  resident, all of its in memory",
     "one_changed_bytes": "one domain that all boards have changes, on the wire",
     "poll_bytes_an_hour": "every board asks for each domain once an hour, on the wire",
     "polls_a_second": "  requests a second",
@@ -52,11 +53,11 @@ def scale_table(report: ScaleReport) -> Group:
     """Three tables, of which only the first two were measured."""
     rows, foretold = report["rows"], {found["figure"]: found for found in report["foretold"]}
     measured = Table(title=f"copies of {report['domain']} in one bundle, measured", box=box.SIMPLE_HEAD)
-    measured.add_column("domains", min_width=31)
+    measured.add_column("domains", no_wrap=True)
     for row in rows:
         measured.add_column(f"{row['domains']:,}", justify="right", no_wrap=True)
     if foretold:
-        measured.add_column(f"{rows[-1]['domains']:,} foretold", justify="right", no_wrap=True)
+        measured.add_column("foretold", justify="right", no_wrap=True)
     for figure, name in _NAMES.items():
         cells = [_cell(figure, figures(row).get(figure)) for row in rows]
         if foretold:
@@ -82,7 +83,7 @@ def _cell(figure: str, value: float | None) -> str:
     if "bytes" in figure:
         return size(value)
     if "seconds" in figure:
-        return duration(value)
+        return f"{digits(value)} s" if value < 60 else duration(value)
     if figure.endswith("_ms"):
         return f"{digits(value)} ms"
     return f"{digits(value)} us" if figure.endswith("_us") else digits(value)

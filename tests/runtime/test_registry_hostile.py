@@ -459,6 +459,17 @@ def test_refusals_say_why_and_show_no_password(status, code, says, board, capsys
     assert not any(secret in out + err for secret in (PASSWORD, BASIC, USER))
 
 
+def test_a_signed_address_is_not_shown(board, capsys):
+    """A storage behind a registry is led to with a signature in the address, which is as good as a password."""
+    with fake_registry(lambda *asked: Answer()) as (gone, _):
+        pass
+    location = f"http://{gone}/blob?Signature={PASSWORD}"
+    with fake_registry(lambda *asked: Answer(307, b"", {"Location": location})) as (host, _):
+        code = main(["domains", "pull", f"oci://{host}/plants/flowers:v1", "-b", str(board), "--debug"], program="da3")
+    out, err = capsys.readouterr()
+    assert code == 1 and "nothing listens there" in err and "Traceback" in err and PASSWORD not in out + err
+
+
 def test_a_silent_registry_is_not_waited_for(board, capsys, monkeypatch):
     monkeypatch.setattr(guard, "SILENCE_S", 0.2)
     waiting = threading.Event()

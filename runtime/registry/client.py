@@ -12,7 +12,7 @@ from .guard import Origin, guarded_session, header, origin_of, pieces
 from .login import registry_auth
 from .reference import Reference
 
-_OLDEST = (0, 2, 30)  # of oras
+_OLDEST = (0, 2, 40)  # of oras
 Sent = Callable[[int], None]  # told how many bytes of a layer are out
 
 

@@ -271,6 +271,43 @@ def test_what_was_kept_and_is_damaged_is_fetched_again(manifest, pack, board):
         (board / ".pulling").mkdir(exist_ok=True)
 
 
+def test_ctrl_c_keeps_what_came(manifest, pack, board):
+    """In the middle of the layer; the next pull fetches the rest."""
+    sent = []
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with fake_registry(serving(manifest, parts_of(pack, sent))) as (host, _):
+        place = f"oci://{host}/plants/flowers:v1"
+        with pytest.raises(KeyboardInterrupt):
+            pull_domain(board, place, progress=stop)
+        assert list_domains(board) == []
+        assert (board / ".pulling" / digest_of(pack)[7:]).read_bytes() == pack[:1000]
+        assert pull_domain(board, place).fetched == len(pack) - 1000
+
+
+def test_a_full_disk_is_said(manifest, pack, board, capsys, monkeypatch):
+    import errno
+
+    from da3.runtime.registry.partial import Partial
+
+    def full(self, piece):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Partial, "append", full)
+    with fake_registry(serving(manifest, pack)) as (host, _):
+        assert "No space left" in one_line(capsys, "pull", f"oci://{host}/plants/flowers:v1", "-b", board)
+    assert untouched(board)
+
+
+def test_a_zipped_bundle_is_not_pulled_into(board, tmp_path, capsys):
+    import shutil
+
+    archive = shutil.make_archive(str(tmp_path / "zipped"), "zip", board)
+    assert "unzip it first" in one_line(capsys, "pull", "oci://127.0.0.1:9/plants/flowers:v1", "-b", archive)
+
+
 def test_two_pulls_of_one_layer_do_not_meet(manifest, pack, board):
     from da3.runtime.bundle import Bundle
 

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 
@@ -285,6 +287,41 @@ def test_ctrl_c_keeps_what_came(manifest, pack, board):
         assert list_domains(board) == []
         assert (board / ".pulling" / digest_of(pack)[7:]).read_bytes() == pack[:1000]
         assert pull_domain(board, place).fetched == len(pack) - 1000
+
+
+def test_a_killed_pull_goes_on(manifest, board, capsys):
+    """kill -9 amid the layer; what had come and was written is not asked for again. The layer is a large one that is no
+    pack: buffers are smaller than it."""
+    layer, asked = os.urandom(200_000), []
+    said = changed(changed(manifest, "layers", 0, "digest", to=digest_of(layer)), "layers", 0, "size", to=len(layer))
+    kept = board / ".pulling" / digest_of(layer)[7:]
+    ended = threading.Event()
+
+    def drip():
+        for at in range(0, 100_000, 10_000):
+            yield layer[at : at + 10_000]
+        ended.wait(20)
+
+    def slowly(headers):
+        asked.append(headers.get("Range"))
+        if asked[1:]:
+            start = int(asked[-1][len("bytes=") : -1])
+            told = {"Content-Range": f"bytes {start}-{len(layer) - 1}/{len(layer)}"}
+            return Answer(206, layer[start:], told)
+        return Answer(200, drip())
+
+    with fake_registry(serving(said, slowly)) as (host, _):
+        words = ["-m", "da3.runtime", "domains", "pull", f"oci://{host}/plants/flowers:v1", "-b", str(board)]
+        pulling = subprocess.Popen([sys.executable, *words], env=dict(os.environ, PYTHONPATH=os.pathsep.join(sys.path)))
+        until = time.monotonic() + 30
+        while not (kept.exists() and kept.stat().st_size > 50_000) and time.monotonic() < until:
+            time.sleep(0.01)
+        pulling.kill()
+        pulling.wait(10)
+        ended.set()
+        there = kept.stat().st_size
+        assert "is no pack that da3 takes" in one_line(capsys, "pull", f"oci://{host}/plants/flowers:v1", "-b", board)
+    assert asked == [None, f"bytes={there}-"] and there > 50_000
 
 
 def test_a_full_disk_is_said(manifest, pack, board, capsys, monkeypatch):

@@ -1,30 +1,11 @@
-"""How far work on many images, or many bytes, has come, while it takes longer than a moment."""
+"""How far long work has come, while it takes longer than a moment."""
 
 import time
 from typing import TextIO
 
-from ..system.sizes import render_bytes
-
 _AFTER_S = 2.0
 _REDRAWN_EVERY_S = 0.2
 _LINE_EVERY_S = 10.0  # where nothing can be redrawn: in a log
-
-
-class TransferProgress:
-    """A line on stderr that says how many bytes are there, once the work takes more than two seconds: one that changes
-    on a terminal, a new one every ten seconds elsewhere."""
-
-    def __init__(self, err: TextIO, what: str) -> None:
-        """what: "pulled", say."""
-        self._line = _Line(err, logged=True)
-        self._what = what
-
-    def show(self, done: int, total: int) -> None:
-        self._line.draw("%s %s of %s" % (self._what, render_bytes(done), render_bytes(total)))
-
-    def end(self) -> None:
-        """Take the line off a terminal, so that what comes next stands alone."""
-        self._line.end()
 
 
 class Progress:
@@ -35,7 +16,7 @@ class Progress:
 
     def __init__(self, err: TextIO, total: int, what: str, logged: bool = False) -> None:
         """total: how many there are of `what`: paths, photos."""
-        self._line = _Line(err, logged)
+        self._line = ProgressLine(err, logged)
         self._total = total
         self._what = what
 
@@ -47,10 +28,11 @@ class Progress:
         self._line.end()
 
 
-class _Line:
-    """One line, drawn now and then."""
+class ProgressLine:
+    """A line on stderr, once the work takes more than two seconds: one that changes on a terminal; with `logged`, a new
+    one every ten seconds elsewhere."""
 
-    def __init__(self, err: TextIO, logged: bool) -> None:
+    def __init__(self, err: TextIO, logged: bool = True) -> None:
         self._err = err
         self._start = time.time()
         self._drawn = 0.0
@@ -67,5 +49,6 @@ class _Line:
         self._err.flush()
 
     def end(self) -> None:
+        """Take the line off a terminal, so that what comes next stands alone."""
         if self._drawn and self._live:
             self._err.write("\r%s\r" % (" " * 60))

@@ -19,10 +19,10 @@ Sent = Callable[[int], None]  # told how many bytes of a layer are out
 class Registry:
     """The registry of one reference. Everything raises RegistryError, in one line that repeats nothing secret."""
 
-    def __init__(self, reference: Reference, action: str, sent: Optional[Sent] = None) -> None:
+    def __init__(self, reference: Reference, action: str) -> None:
         """action: PUSH or PULL, for errors."""
         self.reference = reference
-        self._client, self._container = _oras_client(reference, action, sent)
+        self._client, self._container = _oras_client(reference, action)
         self._base = "%s://" % reference.scheme
 
     def manifest(self) -> Tuple[bytes, str]:
@@ -61,12 +61,14 @@ class Registry:
             raise self._unexpected(response)
         return first, pieces(response, self.reference)
 
-    def upload(self, path: str, digest: str, size: int) -> bool:
-        """Put the file at `path` there as a layer; False where the registry has it."""
+    def upload(self, path: str, digest: str, size: int, sent: Optional[Sent] = None) -> bool:
+        """Put the file at `path` there as a layer; False where the registry has it. sent: is told how much is out."""
         layer: Dict[str, Any] = {"digest": digest, "size": size}
         if self._client.blob_exists(layer, self._container):
             return False
+        self._client.sent = sent
         self._put(path, layer)
+        self._client.sent = None
         return True
 
     def upload_config(self, folder: str) -> None:
@@ -113,7 +115,7 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def _oras_client(reference: Reference, action: str, sent: Optional[Sent]) -> Tuple[Any, Any]:
+def _oras_client(reference: Reference, action: str) -> Tuple[Any, Any]:
     """(client, container): oras's, of which `do_request` asks once, or once more with what a challenge wants. It raises
     RegistryError for an answer of 400 or more, except for 404 to a HEAD."""
     oras = _oras()
@@ -123,6 +125,8 @@ def _oras_client(reference: Reference, action: str, sent: Optional[Sent]) -> Tup
     trusted: Set[Origin] = {origin}
 
     class Client(oras.client.OrasClient):  # type: ignore[name-defined]
+        sent: Optional[Sent] = None
+
         # oras's own tries again whatever the error is, five times, for two minutes.
         def do_request(
             self,
@@ -146,7 +150,7 @@ def _oras_client(reference: Reference, action: str, sent: Optional[Sent]) -> Tup
             return response
 
         def _ask(self, method: str, url: str, data: Any, headers: Dict[str, str], stream: bool) -> Any:
-            body = _Body(data, sent) if isinstance(data, bytes) else data
+            body = _Body(data, self.sent) if isinstance(data, bytes) else data
             try:
                 return self.session.request(method, url, data=body, headers=headers, stream=stream)
             except (RequestException, ValueError) as error:  # ValueError: of a redirect to what is no address

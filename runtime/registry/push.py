@@ -48,13 +48,13 @@ def push_domain(
         manifest = write_artifact(domain, digest, size)
 
         def sent(count: int) -> None:
-            if progress is not None and size > count:  # of the manifest and the config there is nothing to tell
+            if progress is not None:
                 progress(count, size)
 
-        registry = Registry(place, PUSH, sent)
+        registry = Registry(place, PUSH)
         try:
             registry.upload_config(folder)
-            uploaded = size if registry.upload(path, digest, size) else 0
+            uploaded = size if registry.upload(path, digest, size, sent) else 0
             before = registry.manifest_or_none()
             if before != manifest:
                 registry.put_manifest(manifest)

@@ -96,6 +96,20 @@ def test_pushed_and_pulled_it_is_the_same_pack(registry, source, board, tmp_path
     assert not [path for _, path in registry.requests()[before:] if "/blobs/" in path]
 
 
+def test_long_ones_say_how_far_they_are(registry, source, board, monkeypatch, capsys):
+    from da3.runtime.app import progress
+
+    for name in ("_AFTER_S", "_LINE_EVERY_S"):
+        monkeypatch.setattr(progress, name, -1.0)
+    place = f"oci://{registry}/progress/flowers:v1"
+    assert main(["domains", "push", "flowers", place, "-b", str(source)], program="da3") == 0
+    assert set(capsys.readouterr().err.splitlines()) == {"pushed 3 KiB of 3 KiB"}
+    assert main(["domains", "pull", place, "-b", str(board)], program="da3") == 0
+    assert "pulled 3 KiB of 3 KiB\n" in capsys.readouterr().err
+    assert main(["domains", "list", "-b", str(board)], program="da3") == 0
+    assert capsys.readouterr().err == "read 0 of 1 domains\n"
+
+
 def test_what_lies_in_the_registry_is_an_oci_artifact(pushed, source, tmp_path):
     """As the specification's own clients read it."""
     with ask(pushed, "manifests/v1") as answer:

@@ -20,8 +20,7 @@ from .format import ASIDE, DESCRIPTION, is_domain_name
 from .writer import write_files
 
 _WRITING = ".adding-"
-_OLDER = ".replaced-"  # of an older da3, in which the old domain is called `old`
-_LEFT = (_WRITING, ".removed-", _OLDER)  # what processes that were killed have left, those of older da3 too
+_LEFT = (_WRITING, ".removed-", ".replaced-")  # what processes that were killed have left, those of older da3 too
 
 
 def put_folder(folder: str, name: str, files: Dict[str, bytes]) -> None:
@@ -55,10 +54,10 @@ def settle_domains(folder: str, changed: Optional[str]) -> None:
     caller has the lock. Raises OSError."""
     if not os.path.isdir(folder):
         return
-    for left in sorted(name for name in os.listdir(folder) if name.startswith((ASIDE, _OLDER))):
+    for left in sorted(os.listdir(folder)):
         if left.startswith(ASIDE):
             _put_back(os.path.join(folder, left), os.path.join(folder, left[len(ASIDE) :]))
-        else:
+        elif left.startswith(".replaced-"):  # of an older da3, in which the old domain is called so
             _put_back_of_older(os.path.join(folder, left, "old"), folder)
     if changed is not None and is_domain_name(changed) and not os.path.islink(os.path.join(folder, changed)):
         remove_unfinished(os.path.join(folder, changed))

@@ -105,7 +105,7 @@ class Runtime:
             return self._bind(opened, fitted(name, opened.bundle.manifest))
         text = os.fspath(name)
         with enough_memory("load domain %s" % text):
-            if text in opened.bundle.domains:
+            if opened.bundle.has(text):
                 domain = read_domain(opened.bundle, text)
             elif os.path.isfile(text) or os.path.isfile(os.path.join(text, "domain.json")):
                 domain = fitted(read_pack(text), opened.bundle.manifest)
@@ -298,7 +298,7 @@ class Runtime:
             name = self._only()
         with self._lock:
             if name not in self._loaded:
-                if name not in opened.bundle.domains:
+                if not opened.bundle.has(name):
                     raise DomainError(unknown_domain(name, self.domains))
                 self.load(name)
             return self._loaded[name]

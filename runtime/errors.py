@@ -88,6 +88,10 @@ class TrainingError(Da3Error):
     """Training cannot start or go on with these options."""
 
 
+class RegistryError(Da3Error):
+    """A registry cannot be reached, refuses, or has no domain of da3's there."""
+
+
 class InUseError(Da3Error):
     """Another process is changing the same thing."""
 

@@ -19,7 +19,7 @@ FACES = {
     "runtime": {"__init__.py", "__main__.py", "engine.py", "errors.py", "records.py"},
     "toolchain": {"__init__.py", "errors.py"},
 }
-RUNTIME_INSIDE_FUNCTIONS = {"onnxruntime", "PIL", "cv2", "pkg_resources"}
+RUNTIME_INSIDE_FUNCTIONS = {"onnxruntime", "PIL", "cv2", "pkg_resources", "oras", "requests"}
 
 
 def rooms():

@@ -233,7 +233,7 @@ def _predict_photos(options: argparse.Namespace) -> int:
 
 
 def _add_domains(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", metavar="list|info|add|remove|pack")
+    actions = parser.add_subparsers(dest="action", metavar="list|info|add|remove|pack|push|pull")
     actions.required = True
     added = {
         name: actions.add_parser(name, help=text, description=text)
@@ -243,6 +243,8 @@ def _add_domains(parser: argparse.ArgumentParser) -> None:
             ("add", "add a domain pack to a bundle; one made for another backbone is refused"),
             ("remove", "delete a domain from a bundle"),
             ("pack", "write a domain of a bundle as NAME.da3, to be added to a bundle on a device"),
+            ("push", "put a domain of a bundle into an OCI registry, as Docker's are; prints its digest"),
+            ("pull", "add a domain of a registry to a bundle; goes on where an earlier pull broke off"),
         )
     }
     for action in added.values():
@@ -254,6 +256,10 @@ def _add_domains(parser: argparse.ArgumentParser) -> None:
     added["add"].add_argument("--replace", action="store_true", help="replace a domain of the same name")
     added["remove"].add_argument("name", help="domain to delete from the bundle")
     added["pack"].add_argument("name", help="domain of the bundle")
+    added["push"].add_argument("name", help="domain of the bundle")
+    added["push"].add_argument("reference", help="oci://HOST/REPOSITORY:TAG")
+    added["pull"].add_argument("reference", help="oci://HOST/REPOSITORY:TAG, or ...@sha256:DIGEST for those very bytes")
+    added["pull"].add_argument("--replace", action="store_true", help="replace a domain of the same name")
     added["pack"].add_argument("--out", default=".", help="file or folder to write (default: ./NAME.da3)")
 
 
@@ -273,8 +279,12 @@ def _domains(options: argparse.Namespace) -> int:
     elif options.action == "remove":
         remove_domain(options.bundle, options.name)
         say("removed %s" % options.name)
-    else:
+    elif options.action == "pack":
         say("wrote %s" % write_pack(options.bundle, options.name, options.out))
+    else:
+        from .registry import pull_and_say, push_and_say
+
+        (push_and_say if options.action == "push" else pull_and_say)(options)
     return 0
 
 
@@ -533,9 +543,12 @@ RUN_ENGINE = Command(
 )
 DOMAINS = Command(
     "domains",
-    "list|info|add|remove|pack",
-    "List, describe, add, remove or pack the domains of a bundle.",
-    "Example: {0} add flowers.da3 --bundle bundle",
+    "list|info|add|remove|pack|push|pull",
+    "List, describe, add, remove or pack a bundle's domains; push and pull them.",
+    "push and pull speak to an OCI registry, such as Docker's, and need pip install 'da3[oci]'.\n\n"
+    "Example: {0} add flowers.da3 --bundle bundle\n"
+    "Example: {0} push flowers oci://registry.example.com/plants/flowers:v3\n"
+    "Example: {0} pull oci://registry.example.com/plants/flowers:v3 --replace",
     _add_domains,
     _domains,
 )

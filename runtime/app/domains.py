@@ -1,11 +1,13 @@
 """What `domains list` prints: a line for each domain of a bundle."""
 
 import os
+import sys
 from typing import Any, Tuple, Union
 
 from ..bundle.bundle import Bundle, read_domain
 from ..errors import Da3Error, printable
 from ..records import Domain
+from .progress import ProgressLine
 
 _CLASSES_SHOWN = 6
 
@@ -16,8 +18,14 @@ def describe_domains(bundle: Union[str, "os.PathLike[str]"]) -> str:
 
     A domain that cannot be read gets a line that says why, so that it can be found and removed.
     """
+    rows = []
+    line = ProgressLine(sys.stderr)
     with Bundle(bundle) as opened:
-        rows = [_row(opened, name) for name in opened.domains]
+        names = opened.domains
+        for number, name in enumerate(names):
+            line.draw("read %d of %d domains" % (number, len(names)))
+            rows.append(_row(opened, name))
+    line.end()
     widths = [max([len(row[i]) for row in rows if i < len(row) - 1] or [0]) for i in range(6)]
     lines = ["  ".join("%-*s" % pair for pair in zip(widths, row)).rstrip() for row in rows]
     return "\n".join(lines) or "no domains yet"

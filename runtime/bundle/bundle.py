@@ -74,6 +74,10 @@ class Bundle(BundleContents):
         names = {name for name in folders if is_domain_name(name)}.union(set_aside(folders))
         return sorted(name for name in names if self.prefix_of(name) is not None)
 
+    def has(self, name: str) -> bool:
+        """Is there a domain of that name? Asked so, the others are not looked at."""
+        return is_domain_name(name) and self.prefix_of(name) is not None
+
     def prefix_of(self, name: str) -> Optional[str]:
         """What the names of a domain's files start with; None where there is no such domain."""
         # More than once, since what was set aside at one moment may be back the next.

@@ -3,7 +3,7 @@
 import hashlib
 import os
 from contextlib import contextmanager
-from typing import Iterator
+from typing import Iterator, Optional
 
 from ..errors import BundleError
 from ..system.atomic import remove_unfinished, replace_file, sync_folder
@@ -17,16 +17,17 @@ from .writer import file_entry, to_json
 
 
 @contextmanager
-def changing(bundle: Bundle, what: str) -> Iterator[None]:
+def changing(bundle: Bundle, what: str, domain: Optional[str] = None) -> Iterator[None]:
     """Nobody else changes the bundle while this holds; what a killed process left unfinished is finished first.
 
-    what: is written in it, for the BundleError that says why it cannot be. Raises InUseError too, which says who
-    changes it.
+    what: is written in it, for the BundleError that says why it cannot be. domain: the one that is changed, if it is
+    one: unfinished files of others are left to whoever changes those, since a bundle may have ten thousand. Raises
+    InUseError too, which says who changes it.
     """
     try:
         with exclusive(bundle.path) as alone:
             if alone:
-                _settle(bundle)
+                _settle(bundle, domain)
             yield
     except OSError as error:
         raise BundleError("cannot write %s: %s" % (os.path.join(bundle.path, what), error.strerror or error))
@@ -54,9 +55,9 @@ def put_file(bundle: Bundle, name: str, data: bytes) -> None:
         _take_place(pending, path)
 
 
-def _settle(bundle: Bundle) -> None:
+def _settle(bundle: Bundle, domain: Optional[str]) -> None:
     """Finish, or undo, what a process that was killed has begun. Raises OSError."""
-    settle_domains(_path(bundle, DOMAINS))
+    settle_domains(_path(bundle, DOMAINS), domain)
     remove_unfinished(bundle.path)
     listed = read_json(bundle.files.read(MANIFEST, limit=JSON_LIMIT))["files"]
     for folder in sorted({os.path.dirname(_path(bundle, name)) for name in listed}):

@@ -57,7 +57,7 @@ def put_domain(bundle: Bundle, domain: Domain, goldens: Optional[bytes] = None) 
 
 def _put(bundle: Bundle, name: str, files: Dict[str, bytes], replace: bool) -> None:
     folder = os.path.join(bundle.path, DOMAINS)
-    with changing(bundle, os.path.join(DOMAINS, name)):
+    with changing(bundle, os.path.join(DOMAINS, name), name):
         bundle.files.refuse_links(DOMAINS)
         twin = _twin(folder, name)
         if twin is not None:
@@ -76,8 +76,8 @@ def remove_domain(bundle: Path, name: str) -> None:
     """Delete a domain from a bundle directory."""
     with Bundle(bundle) as opened:
         opened.require_directory()
-        with changing(opened, os.path.join(DOMAINS, name)):
-            if name not in opened.domains:
+        with changing(opened, os.path.join(DOMAINS, name), name):
+            if not opened.has(name):
                 raise DomainError(unknown_domain(name, opened.domains))
             opened.files.refuse_links(DOMAINS)  # a domain that is a link may be removed, and what it leads to stays
             remove_folder(os.path.join(opened.path, DOMAINS), name)
@@ -111,7 +111,7 @@ def update_domain(
     changes = {key: value for key, value in changes.items() if value is not None}
     with Bundle(bundle) as opened:
         opened.require_directory()
-        with changing(opened, os.path.join(DOMAINS, name, DESCRIPTION)):
+        with changing(opened, os.path.join(DOMAINS, name, DESCRIPTION), name):
             return _updated(opened, name, theta, metrics or {}, changes, measured)
 
 
@@ -158,7 +158,7 @@ def update_familiar(bundle: Path, name: str, familiar: Optional[Familiar]) -> Do
     out. In one step, as if the domain were added again. Returns the domain as it is now."""
     with Bundle(bundle) as opened:
         opened.require_directory()
-        with changing(opened, os.path.join(DOMAINS, name)):
+        with changing(opened, os.path.join(DOMAINS, name), name):
             before = read_domain(opened, name)
             if before.gated and familiar is not None:
                 raise DomainError("domain %s has gates of format 1: train and export it again" % name)

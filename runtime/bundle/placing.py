@@ -60,8 +60,9 @@ def settle_folders(folder: str, working: str) -> None:
     remove_abandoned(working, _WRITING)
 
 
-def settle_domains(folder: str) -> None:
-    """Put back, or remove, what processes that were killed have left. The caller has the lock. Raises OSError."""
+def settle_domains(folder: str, changed: Optional[str]) -> None:
+    """Put back, or remove, what processes that were killed have left: folders, and files of the domain `changed`. The
+    caller has the lock. Raises OSError."""
     if not os.path.isdir(folder):
         return
     for left in sorted(os.listdir(folder)):
@@ -69,8 +70,8 @@ def settle_domains(folder: str) -> None:
             _put_back(os.path.join(folder, left), os.path.join(folder, left[len(ASIDE) :]))
         elif left.startswith(".replaced-"):  # of an older da3, in which the old domain is called so
             _put_back_of_older(os.path.join(folder, left, "old"), folder)
-        elif is_domain_name(left) and not os.path.islink(os.path.join(folder, left)):
-            remove_unfinished(os.path.join(folder, left))
+    if changed is not None and is_domain_name(changed) and not os.path.islink(os.path.join(folder, changed)):
+        remove_unfinished(os.path.join(folder, changed))
     for prefix in _LEFT:
         remove_abandoned(folder, prefix)
 

@@ -7,7 +7,7 @@ from .interrupt import stop_on_interrupt
 from .locking import LOCK, exclusive
 from .machine import conditions, cpu_features, processor, usable_cpus
 from .malloc import keep_little
-from .memory import available_bytes, peak_bytes, total_bytes
+from .memory import available_bytes, peak_bytes, resident_bytes, total_bytes
 from .percentiles import percentiles_ms
 from .regular import open_regular, read_regular
 from .scratch import scratch_folder, temporary_folder
@@ -33,6 +33,7 @@ __all__ = [
     "read_regular",
     "render_bytes",
     "replace_file",
+    "resident_bytes",
     "scratch_folder",
     "stop_on_interrupt",
     "sync_folder",

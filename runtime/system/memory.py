@@ -20,6 +20,19 @@ def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
+def resident_bytes() -> int:
+    """The memory, in bytes, that is resident for this process now; where the system does not say, the most that ever
+    was."""
+    try:
+        with open("/proc/self/statm") as file:
+            pages = int(file.read().split()[1])
+    except OSError:
+        return peak_bytes()
+    import resource  # Windows has none
+
+    return pages * resource.getpagesize()
+
+
 def available_bytes() -> Optional[int]:
     """The memory, in bytes, that the machine can give without swapping; None where the system does not say."""
     return _of_machine("MemAvailable:")

@@ -11,7 +11,7 @@ from fuzz.child import case as cases
 from fuzz.child.running import TOOLCHAIN
 from fuzz.judging import ANSWER, DEFECT, ERROR, judge
 from fuzz.servers import Servers
-from fuzz.subjects import all_subjects, arrays, bundles, checkpoints, packs, photos, tables
+from fuzz.subjects import all_subjects, arrays, bundles, checkpoints, packs, photos, registries, tables
 
 FOUND = Path(__file__).parent / "found"
 SEED = 20261126
@@ -141,6 +141,11 @@ def test_another_answer_is_a_defect_where_a_hash_should_have_been_seen(servers):
 
 
 def undamaged():
+    yield from (cases.case("undamaged", "", *use) for use in undamaged_uses())
+    yield from registries.undamaged()
+
+
+def undamaged_uses():
     """(base, runner, words) of all that is run on what is damaged, and must have an answer where it is not."""
     for base in ("gated", "exits"):
         yield from ((base, *use) for use in bundles.uses(base))
@@ -157,10 +162,10 @@ def undamaged():
 def test_what_is_not_damaged_is_answered(servers):
     """Else every refusal would be right, and nothing behind it ever read."""
     refused = {}
-    for base, runner, words in undamaged():
+    for case in undamaged():
+        base, runner, words = case.base, case.runner, tuple(case.words)
         if runner in TOOLCHAIN or (base, runner) in REFUSED or (base == "gated" and "int8" in words):
             continue
-        case = cases.case("undamaged", "", base, runner, words)
         verdict = judge(case, servers.run(case))
         if verdict.kind != ANSWER:
             refused[base, runner, words] = verdict

@@ -12,7 +12,7 @@ from kills.killing import run_killed
 from kills.trees import tree
 from synthetic_bundle import write_domain
 
-from da3.runtime import Bundle, BundleError, DomainError
+from da3.runtime import Bundle, BundleError, DomainError, Runtime
 from da3.runtime.bundle import packs, placing, read_domain
 from da3.runtime.bundle.changing import put_file
 from da3.runtime.bundle.packs import add_pack, list_domains, remove_domain, update_domain, write_pack
@@ -291,3 +291,19 @@ def test_no_room(bundle, new, disk, state):
     if state == "full":
         remove_domain(copy, "flowers")  # that is how room is made
         assert list_domains(copy) == ["signs"]
+
+
+def test_other_domains_are_left_alone(bundle, new, monkeypatch):
+    """A bundle may have ten thousand: loading one, and changing one, looks into no other's folder."""
+    flowers, signs = (bundle / "domains" / name for name in ("flowers", "signs"))
+    for folder in (flowers, signs):
+        (folder / ".writing-domain.json").write_bytes(b"left by a process that was killed")
+    looked_into = []
+    listdir, isfile = os.listdir, os.path.isfile
+    monkeypatch.setattr(os, "listdir", lambda path: looked_into.append(str(path)) or listdir(path))
+    monkeypatch.setattr(os.path, "isfile", lambda path: looked_into.append(str(path)) or isfile(path))
+    update_domain(bundle, "flowers", theta=0.25)
+    with Runtime(bundle, backend="reference") as runtime:
+        assert runtime.load("flowers").theta == 0.25
+    assert [path for path in looked_into if str(signs) in path] == []
+    assert not (flowers / ".writing-domain.json").exists() and (signs / ".writing-domain.json").exists()

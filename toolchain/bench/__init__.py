@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from da3.toolchain.bench.engine import bench_bundle, compare, switch_us
     from da3.toolchain.bench.plots import draw_accuracy, draw_run, draw_train
     from da3.toolchain.bench.progress import BenchReporter, ConsoleBenchReporter, SilentBenchReporter
+    from da3.toolchain.bench.scale import ScalePlan, bench_scale
+    from da3.toolchain.bench.scale_tables import scale_table
     from da3.toolchain.bench.stream import bench_stream
     from da3.toolchain.bench.tables import accuracy_table, run_table, stream_table, train_table, whole_table
     from da3.toolchain.bench.train import TrainPlan, bench_train
@@ -24,6 +26,8 @@ _MODULES = {
     "engine": ("bench_bundle", "compare", "switch_us"),
     "plots": ("draw_accuracy", "draw_run", "draw_train"),
     "progress": ("BenchReporter", "ConsoleBenchReporter", "SilentBenchReporter"),
+    "scale": ("ScalePlan", "bench_scale"),
+    "scale_tables": ("scale_table",),
     "stream": ("bench_stream",),
     "tables": ("accuracy_table", "run_table", "stream_table", "train_table", "whole_table"),
     "train": ("TrainPlan", "bench_train"),
@@ -35,12 +39,14 @@ __all__ = [
     "AccuracyPlan",
     "BenchReporter",
     "ConsoleBenchReporter",
+    "ScalePlan",
     "SilentBenchReporter",
     "TrainPlan",
     "Variant",
     "accuracy_table",
     "bench_accuracy",
     "bench_bundle",
+    "bench_scale",
     "bench_stream",
     "bench_train",
     "bench_whole_process",
@@ -52,6 +58,7 @@ __all__ = [
     "draw_train",
     "parse",
     "run_table",
+    "scale_table",
     "stream_table",
     "switch_us",
     "train_table",

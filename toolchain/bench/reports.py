@@ -81,6 +81,88 @@ class StreamReport(TypedDict):
     conditions: Conditions
 
 
+class HeldDomains(TypedDict):
+    """A process that has domains in memory and has answered with each. ``one_bytes``: resident with the first alone.
+    ``layout_bytes``, ``layout_ms``: what a domain that closes other blocks takes beyond its own; None where it has
+    gates."""
+
+    one_bytes: int
+    resident_bytes: int
+    load_ms: float
+    switch_us: float
+    layout_bytes: float | None
+    layout_ms: float | None
+
+
+class ScaleRow(HeldDomains):
+    """A bundle with so many ``domains``. ``add_ms``, ``load_ms``, ``switch_us``, ``push_ms``, ``pull_ms``: medians of
+    one domain's. ``disk_bytes``: what the bundle's domains take on this file system. ``names_ms``: to open the bundle
+    and list them. ``push_bytes``, ``pull_bytes``: on the wire, both ways, of one domain; ``poll_bytes``: of a pull of
+    what is there already. None without a registry."""
+
+    domains: int
+    pack_bytes: float
+    disk_bytes: int
+    add_ms: float
+    names_ms: float
+    push_ms: float | None
+    push_bytes: float | None
+    pull_ms: float | None
+    pull_bytes: float | None
+    poll_bytes: float | None
+
+
+class Foretold(TypedDict):
+    """A figure of the last row, from the first two. ``error``: of what was foretold, over what was measured, less 1."""
+
+    figure: str
+    foretold: float
+    measured: float
+    error: float
+
+
+class ScaleAssumptions(TypedDict):
+    """The fleet that the model is asked about."""
+
+    domains: int
+    boards: int
+    domains_a_board: int
+    megabits_a_second: float
+
+
+class Scaled(TypedDict):
+    """What the model says of that fleet; nothing of it was measured. docs/scale.md defines each figure."""
+
+    registry_bytes: float
+    push_all_bytes: float | None
+    push_all_seconds: float | None
+    roll_out_bytes: float
+    roll_out_seconds_at_link: float
+    board_add_seconds: float | None
+    board_disk_bytes: float | None
+    board_resident_bytes: float | None
+    one_changed_bytes: float
+    poll_bytes_an_hour: float
+    polls_a_second: float
+    server_disk_bytes: float | None
+    server_resident_bytes: float | None
+    server_load_seconds: float | None
+    server_names_ms: float | None
+    apart_bytes: float
+
+
+class ScaleReport(TypedDict):
+    """What ``da3 bench scale`` prints. ``backbone_bytes``: of the bundle without its domains."""
+
+    domain: str
+    backbone_bytes: int
+    rows: list[ScaleRow]
+    foretold: list[Foretold]
+    assumed: ScaleAssumptions
+    model: Scaled
+    conditions: Conditions
+
+
 class TrainRow(TypedDict):
     """What one method's training costs. ``ratios``: figures over fine-tuning's; None where that was not measured."""
 

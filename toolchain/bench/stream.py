@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import NamedTuple
 
 from da3.runtime.engine import Runtime
 from da3.runtime.errors import StreamError
 from da3.runtime.images import evenly, expand
 from da3.runtime.streams import Durations, FrameReader, Watcher, parse_address
-from da3.runtime.system import conditions
+from da3.runtime.system import conditions, resident_bytes
 from da3.toolchain.bench.marked_frames import BITS, number_of
 from da3.toolchain.bench.progress import BenchReporter
 from da3.toolchain.bench.reports import Quantiles, StreamReport
@@ -79,13 +77,13 @@ def bench_stream(
                 coming.add(frame.seen - sent)
                 whole.add(done - sent)
                 if whole.count == _SETTLED:
-                    settled = _resident()
+                    settled = resident_bytes()
                 if whole.count == frames:
                     break
                 if whole.count % 30 == 0:
                     reporter.at(f"{seen.prediction.label}, {1e3 * seen.latency_s:.1f} ms", whole.count, frames)
             cpu, seconds = time.process_time() - cpu, time.monotonic() - start
-            resident = _resident()
+            resident = resident_bytes()
         figures = watcher.figures
         return {
             "domain": name,
@@ -141,11 +139,3 @@ def _camera(size: tuple[int, int], fps: float, photos: Sequence[str]) -> Iterato
 
 def _quantiles(durations: Durations) -> Quantiles:
     return {f"p{percent}": 1e3 * durations.percentile(percent) for percent in (50, 90, 99)}
-
-
-def _resident() -> int:
-    """Bytes that this process holds now; where the system does not say, the most it ever held."""
-    try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

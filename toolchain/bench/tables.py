@@ -52,7 +52,7 @@ def train_table(report: TrainReport) -> Table:
         ran = f"\n({row['flops_share']:.1%} run)" if row["flops_share"] < 1 else ""
         table.add_row(escape(labels[row["method"]] + ran), *cells)
     lines = [f"{f['method']} failed: {f['error']}" for f in report["failed"]]
-    table.caption = escape("\n".join([*lines, _conditions_line(report["conditions"])]))
+    table.caption = escape("\n".join([*lines, conditions_line(report["conditions"])]))
     return table
 
 
@@ -74,7 +74,7 @@ def whole_table(report: WholeReport) -> Table:
             _with_ratio(f"{digits(row['seconds_median'])} s", ratios.get("seconds_median")),
         )
     lines = [f"{f['method']} failed: {f['error']}" for f in report["failed"]]
-    table.caption = escape("\n".join([*lines, _conditions_line(report["conditions"])]))
+    table.caption = escape("\n".join([*lines, conditions_line(report["conditions"])]))
     return table
 
 
@@ -113,7 +113,7 @@ def accuracy_table(report: AccuracyReport) -> Table:
     for choice in report["choices"]:
         means = ", ".join(f"{method} {mean:.1%}" for method, mean in choice["means"].items())
         lines.append(f"{choice['reported']} is the best of {choice['asked']} on {choice['runs']} runs of each: {means}")
-    table.caption = escape("\n".join([*lines, _conditions_line(report["conditions"])]))
+    table.caption = escape("\n".join([*lines, conditions_line(report["conditions"])]))
     return table
 
 
@@ -222,7 +222,7 @@ def stream_table(report: StreamReport) -> Table:
                 f"engine: {report['engine_share']:.0%} of the time; {report['flops_share']:.1%} of the block FLOPs ran",
                 f"{report['cpu_share']:.0%} of one core, decoding included",
                 f"memory: {size(report['settled_bytes'])} after 100 frames, since then {growth:+.1f} MB",
-                _conditions_line(report["conditions"]),
+                conditions_line(report["conditions"]),
             ]
         )
     )
@@ -245,7 +245,7 @@ def size(count: float) -> str:
     return f"{count:.0f} B"
 
 
-def _conditions_line(conditions: Conditions) -> str:
+def conditions_line(conditions: Conditions) -> str:
     """Conditions as one text; what is itself a mapping (the methods' memory settings) is for JSON readers."""
     return ", ".join(f"{k} {v}" for k, v in conditions.items() if v is not None and not isinstance(v, Mapping))
 

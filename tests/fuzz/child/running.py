@@ -197,6 +197,40 @@ def _labelled(words):
     return _caught(read)
 
 
+def _artifact(words):
+    """A registry's manifest, as a pull reads it."""
+    from da3.runtime.registry.artifact import parse_artifact
+    from da3.runtime.system import read_regular
+
+    return _caught(lambda: list(parse_artifact(read_regular(words[0]), "oci://ghcr.io/plants/flowers:v1")))
+
+
+def _credentials(words):
+    """Docker's configuration in the folder `docker`, asked for a host. No helper is found: PATH leads nowhere."""
+    from unittest import mock
+
+    from da3.runtime.registry.credentials import find_credentials
+
+    def read():
+        found = find_credentials(words[0])
+        return None if found is None else [found.user, found.password]
+
+    with mock.patch.dict(os.environ, {"DOCKER_CONFIG": os.path.abspath("docker"), "PATH": os.path.abspath("nowhere")}):
+        return _caught(read)
+
+
+def _reference(words):
+    """A reference as it is typed; what is one comes out as it went in."""
+    from da3.runtime.registry.reference import parse_reference
+
+    def read():
+        if str(parse_reference(words[0])) != words[0]:
+            raise AssertionError("a reference that is another")
+        return words[0]
+
+    return _caught(read)
+
+
 def _caught(work):
     """What a command line makes of a piece of work: exit code 1 and a line where it raises what da3 raises."""
     from da3.runtime.app import warnings_in_a_line
@@ -286,6 +320,9 @@ RUNNERS = {
     "weights": _weights,
     "record": _record,
     "labelled": _labelled,
+    "artifact": _artifact,
+    "credentials": _credentials,
+    "reference": _reference,
     "planted": _planted,
 }
 # Those that need what boards do not have.

@@ -3,6 +3,7 @@
 Copied with a bundle's folder it brings everything but numpy and a backend.
 """
 
+import functools
 import io
 import os
 import pkgutil
@@ -40,13 +41,19 @@ def write_run_engine(path: Union[str, "os.PathLike[str]"]) -> str:
     path = os.fspath(path)
     if os.path.isdir(path):
         path = os.path.join(path, NAME)
-    data = _zip(dict(_sources(), **{"__main__.py": _MAIN, "da3/__init__.py": b""}))
+    data = _program()
     try:
         if not _is(path, data):
             replace_file(path, lambda file: file.write(data))
     except OSError as error:
         raise BundleError("cannot write %s: %s" % (path, error.strerror or error))
     return path
+
+
+@functools.lru_cache(maxsize=1)
+def _program() -> bytes:
+    """The whole file. It takes half a second to make, and a process has one runtime."""
+    return _zip(dict(_sources(), **{"__main__.py": _MAIN, "da3/__init__.py": b""}))
 
 
 def _sources() -> Dict[str, bytes]:

@@ -17,6 +17,15 @@ CASES = [("mobilenet_v2", "torch"), ("efficientnet_lite0", "tf"), ("resnet18", "
 SIZE, CLASSES = 64, 3
 
 
+def methods_on_backbones(names, on_resnet50):
+    """Every method on every backbone; the blocks of a ResNet-50, which takes its time, with one method by default."""
+    return [
+        pytest.param(name, *case, marks=pytest.mark.slow if case[0] == "resnet50" and name != on_resnet50 else ())
+        for name in names
+        for case in CASES
+    ]
+
+
 @pytest.fixture(scope="module")
 def weights():
     """A function that gives the same random weights for the same backbone."""
@@ -113,8 +122,7 @@ def test_only_what_it_claims_is_trained(name, arch, weights):
     assert bool(statistics) == (name in ("series", "parallel", "finetune"))
 
 
-@pytest.mark.parametrize(("arch", "padding"), CASES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "arch", "padding"), methods_on_backbones(METHODS, on_resnet50="da3"))
 @torch.no_grad()
 def test_starts_at_the_pretrained_network(name, arch, padding, weights):
     learner = learner_of(name, weights(arch, padding), arch)
@@ -125,8 +133,7 @@ def test_starts_at_the_pretrained_network(name, arch, padding, weights):
     assert (torch.cat(seen) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize(("arch", "padding"), CASES)
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize(("name", "arch", "padding"), methods_on_backbones(ORDINARY, on_resnet50="series"))
 def test_ends_as_an_ordinary_network(name, arch, padding, weights):
     learner = learner_of(name, weights(arch, padding), arch)
     untrained = logits_of(learner)

@@ -222,8 +222,9 @@ def test_domains_list(call, bundle, monkeypatch):
         path.write_text(damaged)
         done = call(*MODULE, "domains", "list", "-b", bundle)
         flowers, signs = done.stdout.splitlines()
-        assert done.returncode == 0 and flowers.startswith("flowers  ")
+        assert done.returncode == 1 and flowers.startswith("flowers  ")
         assert signs.startswith("signs    cannot be read: ") and "\x1b" not in signs
+        assert done.stderr.startswith("error: signs cannot be read: ") and done.stderr.count("\n") == 1
 
 
 def test_where_a_picture_left(call, exits_bundle, photos):

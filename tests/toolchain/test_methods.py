@@ -11,6 +11,7 @@ from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.methods import METHODS, Task, adaptor_spec
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.methods.piggyback import START, THRESHOLD
+from da3.toolchain.training.adamw import AdamW
 
 ORDINARY = [name for name, found in METHODS.items() if issubclass(found, Ordinary)]
 CASES = [("mobilenet_v2", "torch"), ("efficientnet_lite0", "tf"), ("resnet18", "torch"), ("resnet50", "torch")]
@@ -107,7 +108,7 @@ def test_only_what_it_claims_is_trained(name, arch, weights):
     domain = learner.domain_state().keys()
     assert {n for n, p in learner.model.named_parameters() if p.requires_grad} <= domain
     before = {k: v.clone() for k, v in learner.model.state_dict().items()}
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0.1)
+    optimizer = AdamW(learner.parameters(), lr=1e-3, weight_decay=0.1)
     for seed in range(3):
         step(learner, seed)
         assert all(p.grad is not None for p in learner.parameters())
@@ -248,7 +249,7 @@ def test_learns(name):
     learner = learner_of(name, load_weights("demo", "mobilenet_v2"), size=32)
     pixels, labels = stripes(24, 0)
     learner.prepare(lambda: [learner.normalise(pixels)])
-    optimizer = torch.optim.AdamW(learner.parameters(), weight_decay=1e-4)
+    optimizer = AdamW(learner.parameters(), weight_decay=1e-4)
     losses = []
     steps = 40
     for i in range(steps):

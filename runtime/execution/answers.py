@@ -17,7 +17,7 @@ class _Way(NamedTuple):
     """What running these blocks of the backbone comes to."""
 
     blocks: Tuple[bool, ...]
-    count: int
+    run: int
     flops_share: float
 
 
@@ -61,8 +61,8 @@ class Naming:
                     probability=float(probabilities[i, index]),
                     probabilities=probabilities[i],
                     logits=logits[i],
-                    blocks_run=way.count,
-                    blocks_skipped=len(way.blocks) - way.count,
+                    blocks_run=way.run,
+                    blocks_skipped=len(way.blocks) - way.run,
                     blocks=way.blocks,
                     flops_share=way.flops_share,
                     domain=domain.name,

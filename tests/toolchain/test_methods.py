@@ -243,7 +243,10 @@ def stripes(count, seed):
     return (110 + 60 * wave[:, None, :, None] + noise).clamp(0, 255).to(torch.uint8), labels
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",  # adapters in parallel learn as those in series do, and more slowly
+    [pytest.param(name, marks=pytest.mark.slow if name == "parallel" else ()) for name in METHODS],
+)
 def test_learns(name):
     """With its own learning rate, from the embedded backbone."""
     learner = learner_of(name, load_weights("demo", "mobilenet_v2"), size=32)

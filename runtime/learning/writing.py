@@ -68,5 +68,7 @@ class GraphWriter:
     def rename(self, value: str, name: str) -> None:
         """Give a node's output another name."""
         for node in self.finished():
-            node.inputs = [name if found == value else found for found in node.inputs]
-            node.outputs = [name if found == value else found for found in node.outputs]
+            if value in node.inputs:
+                node.inputs = [name if found == value else found for found in node.inputs]
+            if value in node.outputs:
+                node.outputs = [name if found == value else found for found in node.outputs]

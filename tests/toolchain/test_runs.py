@@ -7,32 +7,20 @@ import sys
 
 import numpy as np
 import pytest
+from small_runs import CONFIG as LARGER
 from typer.testing import CliRunner
 
 from da3.runtime.errors import CheckpointError
-from da3.runtime.training import AdaptorSpec, Progress, RunConfig
+from da3.runtime.training import AdaptorSpec, Progress
 from da3.runtime.training.checkpoint import write
+from da3.runtime.training.config import MemorySettings
 from da3.toolchain.cli.commands import app, run
 from da3.toolchain.cli.console import out
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.runs import differences, find_run, find_runs
 
-CONFIG = RunConfig(
-    domain="flowers",
-    data="/photos/flowers",
-    method="da3",
-    backbone="mobilenet_v2",
-    weights_sha256="ab" * 32,
-    classes=("daisy", "rose"),
-    size=96,
-    epochs=2,
-    batch_size=16,
-    lr=4e-3,
-    keep=0.8,
-    seed=3,
-    flip=False,
-    label_smoothing=0.1,
-    adaptor=AdaptorSpec.of("mobilenet_v2"),
+CONFIG = LARGER._replace(
+    backbone="mobilenet_v2", epochs=2, adaptor=AdaptorSpec.of("mobilenet_v2"), memory=MemorySettings()
 )
 TOLD = {"begun": "2026-11-20T08:00:00Z", "photos": {"sha256": "cd" * 32, "train": 10, "val": 4}, "command": "da3 train"}
 

@@ -8,7 +8,7 @@ from .backends.interface import Backend
 from .bundle.bundle import Bundle, read_domain, unknown_domain
 from .bundle.domain import fitted, read_pack
 from .errors import BackendError, DomainError, enough_memory
-from .execution.answers import name_answers
+from .execution.answers import Naming
 from .execution.choice import choose
 from .execution.lane import Bound
 from .execution.scheduler import Choice, Scheduler
@@ -52,6 +52,7 @@ class Runtime:
         self._lock = threading.RLock()
         self._loaded: Dict[str, Bound] = {}
         self._current: Optional[Bound] = None
+        self._naming: Optional[Naming] = None  # of the domain whose answers were named last
         opened = bundle if isinstance(bundle, Bundle) else Bundle(bundle)
         try:
             with enough_memory("open %s" % opened.path):
@@ -238,7 +239,11 @@ class Runtime:
     def predictions(self, result: BatchResult, unknown_below: Optional[float] = None) -> List[Prediction]:
         """Name what `run_batch` answered. unknown_below: a picture is unknown whose familiarity is below; None takes
         the domain's own limit."""
-        return name_answers(result, self._opened().bundle.manifest, unknown_below)
+        self._opened()
+        naming = self._naming
+        if naming is None or naming.domain is not result.domain:
+            naming = self._naming = Naming(self.bundle.manifest, result.domain)
+        return naming(result, unknown_below)
 
     def close(self) -> None:
         """Free everything; may be called twice. Runs under way in other threads end normally."""
@@ -246,6 +251,7 @@ class Runtime:
             opened, self._open = self._open, None
             self._loaded = {}
             self._current = None
+            self._naming = None
         if opened is not None:
             opened.bundle.close()
             opened.scheduler.close()

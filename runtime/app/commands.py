@@ -189,6 +189,7 @@ def _run_engine(options: argparse.Namespace) -> int:
 
 def _predict_photos(options: argparse.Namespace) -> int:
     from ..execution.timing import Repeated, run_once
+    from .opening import Opening
     from .predict import predict
     from .report import as_json, render
     from .saving import as_csv, check_writable, write_text
@@ -208,14 +209,9 @@ def _predict_photos(options: argparse.Namespace) -> int:
         run = Repeated(options.repeat or 1, warmup)
     done = predict(
         options.images,
-        bundle=options.bundle,
-        domain=options.domain,
+        Opening.of(options),
         batch_size=options.batch_size,
         force_all_blocks=options.force_all_blocks,
-        threads=options.threads,
-        backend=options.backend,
-        precision=options.precision,
-        engines=options.engines,
         run=run,
         on_prediction=results,
         unknown_below=options.unknown_below,
@@ -268,7 +264,14 @@ def _domains(options: argparse.Namespace) -> int:
     from .domains import describe_domains
 
     if options.action == "list":
-        say(describe_domains(options.bundle))
+        text, broken = describe_domains(options.bundle)
+        say(text)
+        if broken:
+            sys.stderr.write(
+                "error: %s cannot be read: add the pack again with --replace, or remove the domain\n"
+                % ", ".join(broken)
+            )
+            return 1
     elif options.action == "info":
         from .domain_info import domain_info, render_info
 

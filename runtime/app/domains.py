@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Any, Tuple, Union
+from typing import Any, List, Tuple, Union
 
 from ..bundle.bundle import Bundle, read_domain
 from ..errors import Da3Error, printable
@@ -12,30 +12,32 @@ from .progress import ProgressLine
 _CLASSES_SHOWN = 6
 
 
-def describe_domains(bundle: Union[str, "os.PathLike[str]"]) -> str:
+def describe_domains(bundle: Union[str, "os.PathLike[str]"]) -> Tuple[str, List[str]]:
     """A line for each domain: its name first, then its classes, accuracy, block FLOPs run, what decides on
     blocks, and its backbone.
 
-    A domain that cannot be read gets a line that says why, so that it can be found and removed.
+    A domain that cannot be read gets a line that says why, so that it can be found and removed, and its name is in the
+    list beside the text.
     """
-    rows = []
+    rows: List[Tuple[str, ...]] = []
+    broken = []
     line = ProgressLine(sys.stderr)
     with Bundle(bundle) as opened:
         names = opened.domains
         for number, name in enumerate(names):
             line.draw("read %d of %d domains" % (number, len(names)))
-            rows.append(_row(opened, name))
+            try:
+                rows.append(_row(opened, name, read_domain(opened, name)))
+            except Da3Error as error:
+                rows.append((name, "cannot be read: %s" % printable(str(error))))
+                broken.append(printable(name))
     line.end()
     widths = [max([len(row[i]) for row in rows if i < len(row) - 1] or [0]) for i in range(6)]
     lines = ["  ".join("%-*s" % pair for pair in zip(widths, row)).rstrip() for row in rows]
-    return "\n".join(lines) or "no domains yet"
+    return "\n".join(lines) or "no domains yet", broken
 
 
-def _row(bundle: Bundle, name: str) -> Tuple[str, ...]:
-    try:
-        domain = read_domain(bundle, name)
-    except Da3Error as error:
-        return name, "cannot be read: %s" % printable(str(error))
+def _row(bundle: Bundle, name: str, domain: Domain) -> Tuple[str, ...]:
     shown = ", ".join(printable(c) for c in domain.classes[:_CLASSES_SHOWN])
     more = ", ..." if len(domain.classes) > _CLASSES_SHOWN else ""
     return (

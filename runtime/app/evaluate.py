@@ -27,6 +27,7 @@ from ..evaluation import (
 from ..images.paths import expand
 from ..records import Domain
 from .evaluation_text import render, render_comparison, titles
+from .opening import Opening
 from .printing import say
 from .progress import Progress
 from .saving import check_writable, write_text
@@ -38,11 +39,7 @@ _STDOUT = "-"
 class _Asked(NamedTuple):
     """What is evaluated: one side of a comparison."""
 
-    bundle: str
-    domain: Optional[str]
-    backend: str
-    precision: Optional[str]
-    engines: Optional[str]
+    source: Opening
     all_blocks: bool
 
 
@@ -79,16 +76,15 @@ def evaluate_and_say(words: argparse.Namespace) -> int:
 
 def _sides(words: argparse.Namespace) -> Tuple[_Asked, Optional[_Asked], Optional[Earlier]]:
     """What is evaluated, and what it is compared with, if anything: another domain, or an earlier evaluation."""
-    first = _Asked(words.bundle, words.domain, words.backend, words.precision, words.engines, words.force_all_blocks)
+    first = _Asked(Opening.of(words), words.force_all_blocks)
     changes = {
         "bundle": words.against_bundle,
         "backend": words.against_backend,
         "precision": words.against_precision,
-        "all_blocks": words.against_all_blocks or None,
     }
     given: Dict[str, Any] = {key: value for key, value in changes.items() if value is not None}
     if words.against is not None and words.against.endswith(".json"):
-        if given:
+        if given or words.against_all_blocks:
             raise Da3Error(
                 "--against %s is an earlier evaluation, which had its own bundle and precision: leave out the other "
                 "--against options" % words.against
@@ -96,25 +92,19 @@ def _sides(words: argparse.Namespace) -> Tuple[_Asked, Optional[_Asked], Optiona
         return first, None, read_record(words.against)
     if words.against is not None:
         given["domain"] = words.against
-    if not given:
+    if not given and not words.against_all_blocks:
         return first, None, None
-    second = first._replace(**given)
     if "bundle" in given:
-        second = second._replace(engines=None)  # --engines names those of the first
+        given["engines"] = None  # --engines names those of the first
+    second = _Asked(first.source._replace(**given), first.all_blocks or words.against_all_blocks)
     if second == first:
         raise Da3Error("both sides of the comparison are the same: change one, such as --against OTHER_DOMAIN")
     return first, second, None
 
 
 def _evaluated(asked: _Asked, words: argparse.Namespace) -> Evaluation:
-    with Runtime(
-        asked.bundle,
-        backend=asked.backend,
-        threads=words.threads,
-        precision=asked.precision,
-        engines=asked.engines,
-    ) as runtime:
-        domain = runtime.use_only() if asked.domain is None else runtime.load(asked.domain)
+    with asked.source.runtime() as runtime:
+        domain = asked.source.domain_in(runtime)
         if words.unknown is not None:
             check_can_tell(domain, "--unknown")
         photos = read_labelled(words.photos, domain.classes)
@@ -128,7 +118,7 @@ def _evaluated(asked: _Asked, words: argparse.Namespace) -> Evaluation:
                 workers=words.workers,
                 force_all_blocks=asked.all_blocks,
                 threads=words.threads,
-                precision=asked.precision,
+                precision=asked.source.precision,
                 on_progress=lambda answered, failed, total: progress.show(answered, failed),
             )
         finally:

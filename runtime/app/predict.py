@@ -7,12 +7,12 @@ import sys
 from typing import Callable, List, NamedTuple, Optional, Sequence, TextIO, Tuple
 
 from ..bundle.familiar import check_can_tell
-from ..engine import Runtime
 from ..errors import ImageError, printable
 from ..execution.timing import RunBatch, TimedResult, run_once
 from ..images.inputs import in_batches, read_inputs
 from ..images.paths import expand
 from ..records import Array, BatchResult, Prediction
+from .opening import Opening
 from .progress import Progress
 
 
@@ -38,15 +38,10 @@ class Run(NamedTuple):
 
 def predict(
     images: Sequence[str],
+    opening: Opening,
     *,
-    bundle: str = "bundle",
-    domain: Optional[str] = None,
     batch_size: int = 1,
     force_all_blocks: bool = False,
-    threads: Optional[int] = None,
-    backend: str = "auto",
-    precision: Optional[str] = None,
-    engines: Optional[str] = None,
     run: Callable[[RunBatch, Array], TimedResult] = run_once,
     on_prediction: Optional[Callable[[str, Prediction], None]] = None,
     unknown_below: Optional[float] = None,
@@ -55,15 +50,14 @@ def predict(
 ) -> Run:
     """Predict files, folders, globs, .npy files and `-` (paths on stdin).
 
-    domain: a name in the bundle or a pack's path; None is the only one there is. run: how each batch is run, once
-    unless it is to be measured; on_prediction: called with each path and its answer, in order, while no batch runs;
-    unknown_below: see `Runtime.predictions`; the rest is as for Runtime. A file that cannot be read is named on stderr,
-    listed in `failed`, and the others still run; if none can be read, ImageError.
+    opening: with what. run: how each batch is run, once unless it is to be measured; on_prediction: called with each
+    path and its answer, in order, while no batch runs; unknown_below: see `Runtime.predictions`. A file that cannot be
+    read is named on stderr, listed in `failed`, and the others still run; if none can be read, ImageError.
     """
     err = sys.stderr if stderr is None else stderr
     paths = expand(images, stdin)
-    with Runtime(bundle, backend=backend, threads=threads, precision=precision, engines=engines) as runtime:
-        used = runtime.use_only() if domain is None else runtime.load(domain)
+    with opening.runtime() as runtime:
+        used = opening.domain_in(runtime)
         name = used.name
         if unknown_below is not None:
             check_can_tell(used, "--unknown-below")

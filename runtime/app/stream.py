@@ -7,7 +7,6 @@ from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, Optional, TextIO
 
 from ..bundle.familiar import check_can_tell
-from ..engine import Runtime
 from ..errors import Da3Error, printable
 from ..streams.address import parse_address
 from ..streams.reading import FPS, FrameReader
@@ -16,6 +15,7 @@ from ..streams.showing import Window
 from ..streams.watching import Seen, Watcher
 from ..system.interrupt import stop_on_interrupt
 from .annotate import SURE, annotated
+from .opening import Opening
 from .printing import say
 from .saving import check_writable
 from .stream_status import Status, summary
@@ -27,6 +27,7 @@ _ASKED_EVERY = 0.2  # seconds: so soon Ctrl-C is noticed, and a window answered,
 def stream_and_say(options: argparse.Namespace) -> int:
     """Answer a stream until it ends, somebody stops it, or there were enough frames. Returns the exit code, 0."""
     address = parse_address(options.images[0])
+    opening = Opening.of(options)
     sinks: List[Callable[[Seen], bool]] = []
     status = Status(sys.stderr)
     say_last: Callable[[str], None] = _to_stderr if options.jsonl == "-" else say
@@ -45,9 +46,9 @@ def stream_and_say(options: argparse.Namespace) -> int:
             unsure = UnsureFrames(options.unsure_below, options.to, address)
             at_the_end.callback(unsure.tell, say_last)
             sinks.append(unsure)
-        runtime = at_the_end.enter_context(_opened(options))
+        runtime = at_the_end.enter_context(opening.runtime())
         stop = at_the_end.enter_context(stop_on_interrupt(status.stopping))
-        used = runtime.use_only() if options.domain is None else runtime.load(options.domain)
+        used = opening.domain_in(runtime)
         if options.unknown_below is not None:
             check_can_tell(used, "--unknown-below")
         queued = not (address.live or options.realtime)
@@ -137,16 +138,6 @@ def as_json(seen: Seen, top_k: int = 1) -> Dict[str, Any]:
     if top_k > 1:
         row["top_k"] = [{"label": label, "probability": share} for label, share in p.top_k(top_k)]
     return row
-
-
-def _opened(options: argparse.Namespace) -> Runtime:
-    return Runtime(
-        options.bundle,
-        backend=options.backend,
-        threads=options.threads,
-        precision=options.precision,
-        engines=options.engines,
-    )
 
 
 def _watch(

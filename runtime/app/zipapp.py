@@ -3,6 +3,7 @@
 Copied with a bundle's folder it brings everything but numpy and a backend.
 """
 
+import functools
 import io
 import os
 import pkgutil
@@ -49,8 +50,9 @@ def write_run_engine(path: Union[str, "os.PathLike[str]"]) -> str:
     return path
 
 
+@functools.lru_cache(maxsize=1)
 def run_engine() -> bytes:
-    """This runtime as one file."""
+    """This runtime as one file. It takes half a second to make, and a process has one runtime."""
     return _zip(dict(_sources(), **{"__main__.py": _MAIN, "da3/__init__.py": b""}))
 
 

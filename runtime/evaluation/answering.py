@@ -2,7 +2,7 @@
 
 import time
 from collections import deque
-from typing import Callable, Deque, Generator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Callable, Deque, Dict, Generator, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -112,7 +112,7 @@ def evaluate(
     manifest = runtime.bundle.manifest
     answered: List[Answered] = []
     unreadable: List[Tuple[str, str]] = []
-    blocks = np.zeros((len(domain.classes), len(manifest.blocks)), np.int64)
+    ran: Dict[Tuple[int, Tuple[bool, ...]], int] = {}  # how many photos of a class ran these blocks
     batch_s: List[float] = []
     decode_s = 0.0
     labels: Deque[int] = deque()  # of the inputs that wait for their batch
@@ -138,7 +138,7 @@ def evaluate(
             decode_s += sum(batch.seconds)
             for path, prediction in zip(batch.names, runtime.predictions(result)):
                 label = labels.popleft()
-                blocks[label] += np.array(prediction.blocks, np.int64)
+                ran[label, prediction.blocks] = ran.get((label, prediction.blocks), 0) + 1
                 answered.append(_row(path, label, prediction, each))
             on_progress(len(answered), len(unreadable), len(photos.photos))
     finally:
@@ -161,7 +161,7 @@ def evaluate(
         photos=photos,
         answered=tuple(answered),
         unreadable=tuple(unreadable),
-        blocks=blocks,
+        blocks=_blocks_by_class(ran, len(domain.classes), len(manifest.blocks)),
         block_names=tuple(block.name for block in manifest.blocks),
         batch_s=tuple(batch_s),
         seconds=spent,
@@ -188,11 +188,20 @@ def _decoded(
     return (load(photo) for photo in photos)
 
 
+def _blocks_by_class(ran: Mapping[Tuple[int, Tuple[bool, ...]], int], classes: int, blocks: int) -> Array:
+    """int64 (classes, blocks), see Evaluation, from how many photos of a class ran these blocks."""
+    found = np.zeros((classes, blocks), np.int64)
+    for (label, which), photos in ran.items():
+        found[label] += photos * np.array(which, np.int64)
+    return found
+
+
 def _row(path: str, label: int, prediction: Prediction, engine_s: float) -> Answered:
-    logits = prediction.logits
-    above = logits > logits[label]
-    # Of equal classes the first is the answer, so it has the better rank too.
-    rank = 1 + int(above.sum()) + int((logits[:label] == logits[label]).sum())
+    rank = 1
+    if prediction.index != label:
+        logits = prediction.logits
+        # Of equal classes the first is the answer, so it has the better rank too.
+        rank += int((logits > logits[label]).sum()) + int((logits[:label] == logits[label]).sum())
     return Answered(
         path=path,
         label=label,

@@ -3,15 +3,15 @@
 docs/unknown.md has the formulas' sources, and what they are worth.
 """
 
-from .asking import ask, is_known, share_at
+from .asking import Asking, is_known, share_at
 from .fitting import FALSE_ALARMS, FEWEST, calibrate, fit, wanted_values
 from .ranking import area_under_curve, passed_for_known
 
 __all__ = [
+    "Asking",
     "FALSE_ALARMS",
     "FEWEST",
     "area_under_curve",
-    "ask",
     "calibrate",
     "fit",
     "is_known",

@@ -14,8 +14,9 @@ from typing import Dict, List, NamedTuple, Optional, Set
 import numpy as np
 
 from ..onnx_graph.model import Model, Node, unused_name
+from ..onnx_graph.operator_shapes import Dims
 from ..records import Array
-from .shapes import Dims, integer, integers, output_shape
+from .shapes import integer, integers, value_shapes
 
 LARGE = 3 << 18  # bytes of a group's activations, of one photo: an operator reads and writes as many, in a core's cache
 _BLOCK = 16  # channels that ONNX Runtime's convolutions compute together, at most
@@ -36,12 +37,8 @@ def in_channel_groups(model: Model, shapes: Dict[str, Dims], large: Optional[int
     """A copy in which the middle of a block is computed in groups of channels whose activations, of one photo, take
     `large` bytes at most (None: LARGE), as far as whole blocks of 16 channels allow. shapes: of the model's inputs."""
     large = LARGE if large is None else large
-    known: Dict[str, Dims] = dict(shapes)
+    known = value_shapes(model, shapes)
     weights = dict(model.weights)
-    for name, array in weights.items():
-        known[name] = array.shape
-    for node in model.nodes:
-        known[node.outputs[0]] = output_shape(node, known, weights)
     readers: Dict[str, List[Node]] = {}
     for node in model.nodes:
         for name in node.inputs:

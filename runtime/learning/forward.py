@@ -9,12 +9,13 @@ from ..bundle.plan import BATCH, DOMAIN, IMAGE, LOGITS, exit_steps
 from ..errors import BundleError
 from ..onnx_graph.joining import Piece, joined, pruned, read_piece
 from ..onnx_graph.model import Info, Model
+from ..onnx_graph.operator_shapes import Dims
 from ..onnx_graph.whole import without_repeats
 from ..records import Segment, Value
 from ..schedule.layout import whole_plan
 from ..training.recipe import CARRY
 from .channel_groups import in_channel_groups
-from .shapes import ANY, Dims
+from .shapes import ANY
 from .writing import GraphWriter
 
 _CARRY = "carry"  # the constant of a classifier's graph: the part of the answer before that it adds

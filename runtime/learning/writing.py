@@ -5,8 +5,9 @@ from typing import Collection, Dict, Iterable, List, Mapping, Optional, Set
 import numpy as np
 
 from ..onnx_graph.model import AttributeValue, Model, Node, unused_name
+from ..onnx_graph.operator_shapes import Dims
 from ..records import Array
-from .shapes import Dims, output_shape
+from .shapes import value_shapes
 
 
 class GraphWriter:
@@ -17,14 +18,10 @@ class GraphWriter:
         """model: what is added to. shapes: of its inputs."""
         self.nodes = list(model.nodes)
         self.weights = dict(model.weights)
-        self.shapes: Dict[str, Dims] = dict(shapes)
+        self.shapes = value_shapes(model, shapes)
         self.held_once: Collection[str] = ()
         self._taken: Set[str] = model.value_names()
         self._behind: Dict[str, List[Node]] = {}
-        for name, array in self.weights.items():
-            self.shapes[name] = array.shape
-        for node in self.nodes:
-            self.shapes[node.outputs[0]] = output_shape(node, self.shapes, self.weights)
 
     def node(
         self, op: str, inputs: Iterable[str], near: str, behind: Optional[str] = None, **attributes: AttributeValue
@@ -71,5 +68,7 @@ class GraphWriter:
     def rename(self, value: str, name: str) -> None:
         """Give a node's output another name."""
         for node in self.finished():
-            node.inputs = [name if found == value else found for found in node.inputs]
-            node.outputs = [name if found == value else found for found in node.outputs]
+            if value in node.inputs:
+                node.inputs = [name if found == value else found for found in node.inputs]
+            if value in node.outputs:
+                node.outputs = [name if found == value else found for found in node.outputs]

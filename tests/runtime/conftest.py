@@ -1,6 +1,7 @@
 """Fixtures for the runtime's tests: a synthetic bundle, a place to run subprocesses from."""
 
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -82,15 +83,11 @@ def python36(tmp_path_factory):
         if works(python, "import numpy"):
             return python
     folder = tmp_path_factory.mktemp("venv36")
-    python = str(folder / "bin" / "python")
-    for command in (
-        [found[0], "-m", "venv", str(folder)],
-        [python, "-m", "pip", "install", "-q", "numpy==1.13.3"],
-    ):
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
-        if done.returncode:
-            pytest.skip(f"Python 3.6 has no numpy and {command[2:4]} failed: {done.stdout[-200:]!r}")
-    return python
+    made = subprocess.run([found[0], "-m", "venv", "--without-pip", str(folder)], capture_output=True, timeout=60)
+    if made.returncode:
+        pytest.skip(f"Python 3.6 makes no venv: {made.stderr[-200:]!r}")
+    install("numpy==1.13.3", folder / "lib" / "python3.6" / "site-packages")
+    return str(folder / "bin" / "python")
 
 
 @pytest.fixture(scope="session")
@@ -109,12 +106,18 @@ def installed(python, module, distribution, tmp_path_factory):
     """The folder to put on PYTHONPATH so that this Python has a module: a new one, or nothing where it has it."""
     if works(python, f"import {module}"):
         return ""
-    folder = str(tmp_path_factory.mktemp(module))
-    words = [python, "-m", "pip", "install", "-q", "--no-deps", "--target", folder, distribution]
-    done = subprocess.run(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    folder = tmp_path_factory.mktemp(module)
+    install(distribution, folder)
+    return str(folder)
+
+
+def install(distribution, folder):
+    """Put Python 3.6's wheel there, by this Python's pip: 3.6's own knows no wheels of today, and compiles instead."""
+    fitting = ["--only-binary=:all:", "--python-version", "3.6", "--platform", f"manylinux2014_{platform.machine()}"]
+    words = ["-m", "pip", "install", "-q", "--no-deps", *fitting, "--target", str(folder), distribution]
+    done = subprocess.run([sys.executable, *words], capture_output=True, timeout=300)
     if done.returncode:
-        pytest.skip(f"{python} has no {module} and pip install failed: {done.stdout[-200:]!r}")
-    return folder
+        pytest.skip(f"pip install {distribution} for Python 3.6 failed: {done.stderr[-200:]!r}")
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The command line, as users run it: in a process of its own."""
+"""The command line: what it says in this process, and what takes one of its own."""
 
 import json
 import os
@@ -7,9 +7,11 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
+from in_process import runtime
 from PIL import Image
 from synthetic_bundle import images
 
@@ -33,16 +35,16 @@ def photos(tmp_path_factory):
 
 
 @pytest.fixture
-def da3(call, built):
-    def run(*arguments, domain="flowers", **kwargs):
+def da3(built):
+    def run(*arguments, domain="flowers", call=runtime, **kwargs):
         domain = ["--domain", domain] if domain else []
-        return call(*MODULE, *arguments, "--bundle", built[0], *domain, **kwargs)
+        return call(*arguments, "--bundle", built[0], *domain, **kwargs)
 
     return run
 
 
-def test_text(da3, photos):
-    done = da3(photos)
+def test_text(da3, call, photos):
+    done = da3(photos, call=partial(call, *MODULE))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{photos}/0.png: flowers_") and "blocks run" in lines[0]
@@ -110,11 +112,11 @@ def test_version(call):
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda c: c.name)
 def test_help_is_in_the_words_of_the_program(call, command):
-    done = call(*MODULE, command.name, "--help")
+    done = runtime(command.name, "--help")
     assert done.returncode == 0 and done.stdout.startswith(f"usage: python -m da3.runtime {command.name} ")
     assert command.help in done.stdout and f"Example: python -m da3.runtime {command.name} " in done.stdout
     assert parser(command, "da3 x").format_help().startswith("usage: da3 x ")
-    assert command.name == "run-engine" or f"python -m da3.runtime {command.name}" in call(*MODULE, "--help").stdout
+    assert command.name == "run-engine" or f"python -m da3.runtime {command.name}" in runtime("--help").stdout
 
 
 def test_force_all_blocks(da3, photos):
@@ -163,7 +165,7 @@ def test_errors_are_one_line(da3, call, photos, tmp_path):
         (da3(photos, domain="flwers"), "unknown domain 'flwers'; this bundle has: flowers, signs"),
         (da3(photos, domain=None), "which domain? This bundle has: flowers, signs"),
         (da3(tmp_path / "gone.jpg"), "no such file or folder"),
-        (call(*MODULE, photos, "--bundle", tmp_path / "nowhere"), "the path does not exist"),
+        (runtime(photos, "--bundle", tmp_path / "nowhere"), "the path does not exist"),
     ):
         assert done.returncode == 1 and done.stdout == ""
         assert done.stderr.startswith("error: ") and message in done.stderr
@@ -182,7 +184,7 @@ def test_wrong_usage_is_2(call, arguments):
 
 def test_domains(call, bundle, tmp_path, photos):
     def domains(*words):
-        return call(*MODULE, "domains", *words, "--bundle", bundle)
+        return runtime("domains", *words, "--bundle", bundle)
 
     def names():
         return [line.split()[0] for line in domains("list").stdout.splitlines()]
@@ -192,9 +194,9 @@ def test_domains(call, bundle, tmp_path, photos):
     assert domains("remove", "flowers").stdout == "removed flowers\n"
     assert domains("remove", "flowers").returncode == 1
     # A pack runs without being added; then the only domain left is the default.
-    done = call(*MODULE, photos, "--bundle", bundle, "--domain", tmp_path / "flowers.da3")
+    done = runtime(photos, "--bundle", bundle, "--domain", tmp_path / "flowers.da3")
     assert done.returncode == 0 and "flowers_" in done.stdout
-    assert "signs_" in call(*MODULE, photos, "--bundle", bundle).stdout
+    assert "signs_" in runtime(photos, "--bundle", bundle).stdout
     assert domains("add", tmp_path / "flowers.da3").stdout == "added flowers\n"
     assert "already has a domain" in domains("add", tmp_path / "flowers.da3").stderr
     assert domains("add", tmp_path / "flowers.da3", "--replace").returncode == 0
@@ -208,7 +210,7 @@ def test_domains_list(call, bundle, monkeypatch):
     content["classes"][0] = "red fox \u00e9"
     content["metrics"] = {"val_accuracy": 0.917, "flops_share": "no number"}
     path.write_text(json.dumps(content))
-    done = call(*MODULE, "domains", "list", "-b", bundle)
+    done = runtime("domains", "list", "-b", bundle)
     assert done.returncode == 0
     flowers, signs = done.stdout.splitlines()
     assert flowers.startswith("flowers  ") and "threshold" in flowers and " px" in flowers
@@ -220,10 +222,11 @@ def test_domains_list(call, bundle, monkeypatch):
     content["classes"][0] = "\x1b[2Jred\nfox"
     for damaged in (json.dumps(content), "{}"):
         path.write_text(damaged)
-        done = call(*MODULE, "domains", "list", "-b", bundle)
+        done = runtime("domains", "list", "-b", bundle)
         flowers, signs = done.stdout.splitlines()
-        assert done.returncode == 0 and flowers.startswith("flowers  ")
+        assert done.returncode == 1 and flowers.startswith("flowers  ")
         assert signs.startswith("signs    cannot be read: ") and "\x1b" not in signs
+        assert done.stderr.startswith("error: signs cannot be read: ") and done.stderr.count("\n") == 1
 
 
 def test_where_a_picture_left(call, exits_bundle, photos):
@@ -234,13 +237,13 @@ def test_where_a_picture_left(call, exits_bundle, photos):
         (["flowers", "--force-all-blocks"], "(3 blocks run, 0 skipped)"),
         (["signs"], "(1 blocks run, 2 skipped)"),
     ):
-        done = call(*MODULE, photos, "-b", exits_bundle, "-d", *options)
+        done = runtime(photos, "-b", exits_bundle, "-d", *options)
         assert done.returncode == 0, done.stderr
         assert all(line.endswith(wanted) for line in done.stdout.splitlines()[:3])
-    answer = json.loads(call(*MODULE, photos, "-b", exits_bundle, "-d", "flowers", "--json").stdout)
+    answer = json.loads(runtime(photos, "-b", exits_bundle, "-d", "flowers", "--json").stdout)
     assert answer["exits"] == 2 and [p["exit"] for p in answer["predictions"]] == [1] * 3
     assert answer["flops_share"] == pytest.approx(120 / 600)
-    flowers, signs = call(*MODULE, "domains", "list", "-b", exits_bundle).stdout.splitlines()
+    flowers, signs = runtime("domains", "list", "-b", exits_bundle).stdout.splitlines()
     assert "1 of 2 exits used, 1 block closed" in flowers and "1 of 2 exits used, 2 blocks closed" in signs
 
 

@@ -118,6 +118,25 @@ def test_an_ungated_domain_runs_all_blocks(bundle, weights):
         assert runtime.run_batch(images(16), "plain").blocks.all()
 
 
+def test_answers_are_named_for_the_domain_that_gave_them(runtime):
+    """Whatever was named before, and as the domain was when it answered."""
+    x = images(16)
+    flowers, signs = (runtime.run_batch(x, name) for name in ("flowers", "signs"))
+    runtime.set_theta("flowers", 1e9)
+    shut = runtime.run_batch(x, "flowers")
+    runtime.set_exits("flowers", temperature=3.0)
+    cooler = runtime.run_batch(x, "flowers")
+    for result in (flowers, signs, flowers, shut, cooler, flowers):
+        named = runtime.predictions(result)
+        assert [p.label for p in named] == [result.domain.classes[i] for i in result.logits.argmax(1)]
+        assert [p.blocks for p in named] == [tuple(row) for row in result.blocks]
+        assert [p.flops_share for p in named] == pytest.approx([share(row) for row in result.blocks])
+        assert {p.domain for p in named} == {result.domain.name}
+        exact = np.exp(result.logits / result.domain.temperature)
+        np.testing.assert_allclose([p.probabilities for p in named], exact / exact.sum(1)[:, None], rtol=1e-4)
+    assert not np.allclose(runtime.predictions(cooler)[0].probabilities, runtime.predictions(shut)[0].probabilities)
+
+
 def test_theta(runtime, weights):
     x = images(16)
     assert runtime.set_theta("flowers", 1e9).theta == 1e9

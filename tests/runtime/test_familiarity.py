@@ -6,8 +6,8 @@ import pytest
 from da3.runtime.familiarity import (
     FALSE_ALARMS,
     FEWEST,
+    Asking,
     area_under_curve,
-    ask,
     calibrate,
     fit,
     is_known,
@@ -46,8 +46,8 @@ def familiar():
     return calibrate(PLACES, fit(values, labels), held_out, logits, len(labels))
 
 
-def asked(*arguments):
-    return np.array(ask(*arguments))
+def asked(familiar, left, values, logits):
+    return np.array(Asking(familiar).shares(left.tolist(), values, logits))
 
 
 def ends(logits, at=2):

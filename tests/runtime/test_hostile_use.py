@@ -12,7 +12,7 @@ from synthetic_bundle import CHANNELS, X, images, read_manifest, write_manifest
 from da3.runtime import BackendError, Bundle, BundleError, DomainError, Runtime
 from da3.runtime.app import main
 from da3.runtime.bundle import update_domain, write_pack
-from da3.runtime.execution.answers import name_answers
+from da3.runtime.execution.answers import Naming
 from da3.runtime.onnx_graph import INT8_FILE
 from da3.runtime.records import BatchResult
 from da3.runtime.trt.store import describe_sets
@@ -43,7 +43,7 @@ def test_an_answer_that_has_no_class(built):
         result = runtime.run_batch(images(1), "flowers")
         odd = BatchResult(np.ones((1, 99), np.float32), result.blocks, domain, result.left)
         with pytest.raises(BackendError, match="flowers has 3 classes, and 99 numbers came as an answer"):
-            name_answers(odd, runtime.bundle.manifest)
+            Naming(runtime.bundle.manifest, domain)(odd)
 
 
 def test_a_size_of_answers_that_no_tensor_has(bundle):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_runs import Stops, StopsAmidChoice, same, tensors_of, untimed
 
 from da3.export.exporter import export_domain
 from da3.runtime import Runtime
@@ -53,32 +54,6 @@ def asked(home, photos, tmp_path):
         return LearnOptions(**{**options, **changes})
 
     return make
-
-
-class Stops(Reporter):
-    """Asks to stop after a number of steps, as Ctrl-C would."""
-
-    def __init__(self, after):
-        self.left = after
-
-    def step(self, *facts):
-        self.left -= 1
-
-    def __call__(self):
-        return self.left <= 0
-
-
-def tensors_of(path):
-    found = read(path)
-    return {**found.model, **{f"optimizer.{name}": array for name, array in found.optimizer.items()}}
-
-
-def same(left, right):
-    return left.keys() == right.keys() and all(np.array_equal(left[name], right[name]) for name in left)
-
-
-def untimed(history):
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second", "memory_mb")} for row in history]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -154,19 +129,6 @@ def test_resumed_equals_uninterrupted(backend, asked, tmp_path):
         a, b = (tensors_of(Path(done.folder) / f"{name}.safetensors") for done in (whole, resumed))
         assert same(a, b)
     assert same(whole.domain.weights, resumed.domain.weights)
-
-
-class StopsAmidChoice(Reporter):
-    """Asks to stop while a block to close is being chosen, after a number of batches looked at for it."""
-
-    def __init__(self, after):
-        self.left = after
-
-    def revising(self, epoch, batches):
-        self.left -= 1
-
-    def __call__(self):
-        return self.left <= 0
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from simulation import simulated
+from small_runs import untimed
 
 from da3.runtime.bundle import Bundle
 from da3.runtime.errors import BackendError
@@ -94,10 +95,6 @@ def test_what_goes_wrong_there_is_said_here(simulation, message, board, command,
     assert last.startswith("error: ") and message in last and "Traceback" not in done.stderr
     with Bundle(tmp_path / "bundle") as bundle:
         assert bundle.domains == []
-
-
-def untimed(rows):
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second", "memory_mb")} for row in rows]
 
 
 @pytest.mark.slow

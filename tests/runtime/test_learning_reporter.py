@@ -3,7 +3,7 @@
 import io
 
 import pytest
-from test_training_config import CONFIG
+from small_runs import CONFIG
 
 from da3.runtime.learning import TextReporter
 from da3.runtime.system import duration

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
-from test_training_config import CONFIG
+from small_runs import CONFIG
 
 from da3.runtime.bundle.safetensors import parse_safetensors
 from da3.runtime.errors import CheckpointError

@@ -3,28 +3,10 @@
 import json
 
 import pytest
+from small_runs import CONFIG
 
 from da3.runtime.errors import TrainingError
-from da3.runtime.training.config import AdaptorSpec, MemorySettings, Progress, RunConfig, slice_size
-
-CONFIG = RunConfig(
-    domain="flowers",
-    data="/photos/flowers",
-    method="da3",
-    backbone="resnet50",
-    weights_sha256="ab" * 32,
-    classes=("daisy", "rose"),
-    size=96,
-    epochs=4,
-    batch_size=16,
-    lr=4e-3,
-    keep=0.8,
-    seed=3,
-    flip=False,
-    label_smoothing=0.1,
-    adaptor=AdaptorSpec.of("resnet50"),
-    memory=MemorySettings(keep_precision="bf16", micro_batch=4),
-)
+from da3.runtime.training.config import MemorySettings, Progress, RunConfig, slice_size
 
 
 def through_json(data):

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_training_config import CONFIG
+from small_runs import CONFIG
 
 from da3.runtime.errors import CheckpointError, DataError
 from da3.runtime.training import find_photos, options_file, provenance

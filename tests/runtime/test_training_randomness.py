@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from test_training_config import CONFIG
+from small_runs import CONFIG
 
 from da3.runtime.training.checkpoint import read, write
 from da3.runtime.training.config import Progress

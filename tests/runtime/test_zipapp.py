@@ -25,6 +25,10 @@ from da3.runtime.system.versions import VERSION
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
 
+# What a start of one Python shows as well as that of another: the older one, which a board has.
+OLDEST = pytest.mark.parametrize(
+    "python", ["3.6", pytest.param("this Python", marks=pytest.mark.slow)], indirect=True, scope="module"
+)
 LARGEST = 380_000  # bytes, so that it does not grow unnoticed
 
 
@@ -126,6 +130,7 @@ def test_same_input_same_bytes(pyz, tmp_path):
         write_run_engine(tmp_path / "nowhere" / "x.pyz")
 
 
+@OLDEST
 def test_it_writes_itself(call, pyz, tmp_path):
     done = call(pyz, "pyz", tmp_path / "copy.pyz", folder=tmp_path)
     assert done.stdout == f"wrote {tmp_path}/copy.pyz\n" and done.returncode == 0
@@ -145,6 +150,7 @@ def test_every_module_imports(call, pyz, tmp_path):
     assert call("-c", code, folder=tmp_path).stdout == f"{pyz}/da3/runtime/__init__.py\n"
 
 
+@OLDEST
 def test_help(call, board):
     done = call(NAME, "--help", folder=board)
     assert done.returncode == 0 and done.stdout.startswith(f"usage: python3 {NAME} ")
@@ -154,6 +160,7 @@ def test_help(call, board):
     assert program.program_name() == "python -m da3.runtime"
 
 
+@OLDEST
 def test_doctor_verifies_the_bundle_around_it(call, board):
     done = call(NAME, "doctor", folder=board)
     assert "numpy" in done.stdout and f"bundle {board}: every file as it should be; domains: flowers" in done.stdout
@@ -163,6 +170,7 @@ def test_doctor_verifies_the_bundle_around_it(call, board):
     assert done.returncode == 1 and "backbone/stem.onnx is not the file the manifest names" in done.stderr
 
 
+@OLDEST
 def test_domains(call, board, tmp_path):
     assert listed(call(NAME, "domains", "list", folder=board)) == ["flowers", "signs"]
     assert call(NAME, "domains", "pack", "signs", "--out", tmp_path, folder=board).returncode == 0
@@ -172,6 +180,7 @@ def test_domains(call, board, tmp_path):
     assert call(board / NAME, "domains", "add", "signs.da3", folder=tmp_path).stdout == "added signs\n"
 
 
+@OLDEST
 def test_default_bundle(call, board, pyz, tmp_path):
     """The one it lies in, else ./bundle, unless told."""
     work = tmp_path / "work"
@@ -228,6 +237,7 @@ def test_version(call, board):
     assert call(NAME, "--version", folder=board).stdout == f"da3 {VERSION}\n"
 
 
+@OLDEST
 def test_wrong_input(call, board, pictures, tmp_path):
     one = ("--backend", "reference", "--domain", "signs")
     for words, message in (

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from da3.toolchain.autograd.frozen import run_conv
 from da3.toolchain.backbones import (
     NAMES,
+    StoredTensors,
     build_network,
     load_backbone,
     load_weights,
@@ -242,6 +243,36 @@ def test_pth_and_safetensors_are_the_same_backbone(tmp_path):
     assert random_weights("resnet18", seed=1).sha256("resnet18") not in hashes
 
 
+def test_stored_tensors_are_those_the_library_reads(tmp_path):
+    kinds = (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.uint8, torch.bool)
+    tensors = {f"x{i}": (torch.randn(3, i + 1) * 9).to(kind) for i, kind in enumerate(kinds)}
+    tensors |= {"scalar": torch.tensor(7.0), "nothing": torch.zeros(0, 4)}
+    path = tmp_path / "w.safetensors"
+    save_file(tensors, path, {"arch": "resnet18"})
+    stored = StoredTensors(path)
+    assert dict(stored).keys() == load_file(path).keys() and stored.metadata == {"arch": "resnet18"}
+    for name, tensor in load_file(path).items():
+        wanted = tensor.float() if tensor.is_floating_point() else tensor
+        assert stored[name].dtype == wanted.dtype and stored[name].shape == wanted.shape
+        assert stored[name].equal(wanted)
+    with pytest.raises(KeyError):
+        stored["another"]
+
+
+def test_a_weights_file_that_is_replaced_while_it_is_read(tmp_path):
+    path, other = tmp_path / "w.safetensors", tmp_path / "other.safetensors"
+    save_file({"x": torch.zeros(4)}, path)
+    save_file({"x": torch.ones(4)}, other)
+    stored = StoredTensors(path)
+    assert stored["x"].equal(torch.zeros(4))
+    other.replace(path)
+    with pytest.raises(WeightsError, match=r"w\.safetensors changed while it was in use"):
+        stored["x"]
+    path.unlink()
+    with pytest.raises(WeightsError, match="changed while it was in use"):
+        stored["x"]
+
+
 def test_imagenet_downloads_through_torch_and_checks_the_hash(tmp_path, monkeypatch):
     """The real download code on a local file: torchvision's name carries the start of the sha256."""
     import hashlib
@@ -273,6 +304,8 @@ def _bad_file(kind, folder):
         state["conv1.weight"] = torch.zeros(64, 3, 3, 3)
     elif kind == "NaN":
         state["conv1.weight"][0] = np.nan
+    elif kind == "complex":
+        state["fc.bias"] = torch.zeros(4, dtype=torch.complex64)
     save_file(state, path)
     if kind == "truncated":
         path.write_bytes(path.read_bytes()[:100_000])
@@ -289,6 +322,7 @@ def _bad_file(kind, folder):
         ("wrong shape", r"conv1\.weight has shape \(64, 3, 3, 3\), this backbone needs \(64, 3, 7, 7\)"),
         ("NaN", "conv1.weight holds NaN"),
         ("truncated", "cannot be read"),
+        ("complex", r"fc\.bias is C64; known are BF16, BOOL"),
         ("text", "cannot be read"),
     ],
 )

@@ -7,10 +7,12 @@ import sys
 from dataclasses import replace
 
 import pytest
+from in_process import da3
 from typer.testing import CliRunner
 
 from da3.export import exporter
 from da3.runtime.app.commands import COMMANDS as RUNTIME_COMMANDS
+from da3.runtime.app.commands import main as runtime_main
 from da3.runtime.system.versions import VERSION
 from da3.toolchain.cli.commands import app
 from da3.toolchain.cli.training_summary import training_summary
@@ -24,7 +26,8 @@ OWN = ["train", "export", "calibrate", "runs", "report", "config", "bench", "dem
 COMMANDS = [*OWN, *(c.name for c in RUNTIME_COMMANDS)]
 
 
-def run(*words, cwd, stdin=None):
+def run_as_user(*words, cwd, stdin=None):
+    """In a process of its own, as a user starts it: for one command of each kind."""
     return subprocess.run([*DA3, *map(str, words)], capture_output=True, text=True, cwd=cwd, input=stdin)
 
 
@@ -46,22 +49,22 @@ def in_process(*words):
 
 
 @pytest.mark.parametrize("command", RUNTIME_COMMANDS, ids=lambda c: c.name)
-def test_the_runtimes_commands_are_the_same_here_and_there(command, tmp_path, monkeypatch):
+def test_the_runtimes_commands_are_the_same_here_and_there(command, tmp_path, monkeypatch, capsys):
     """The same words, described in the same words, but for what was typed to get there."""
     monkeypatch.setenv("COLUMNS", "800")
-    there = subprocess.run(
-        [sys.executable, "-m", "da3.runtime", command.name, "--help"], capture_output=True, text=True, cwd=tmp_path
-    )
-    here = run(command.name, "--help", cwd=tmp_path)
-    assert here.returncode == there.returncode == 0 and here.stdout.startswith(f"usage: da3 {command.name} ")
-    assert here.stdout == there.stdout.replace("python -m da3.runtime", "da3")
+    with pytest.raises(SystemExit) as ended:
+        runtime_main([command.name, "--help"], program="python -m da3.runtime")
+    there = capsys.readouterr().out
+    here = da3(command.name, "--help", cwd=tmp_path)
+    assert here.returncode == ended.value.code == 0 and here.stdout.startswith(f"usage: da3 {command.name} ")
+    assert here.stdout == there.replace("python -m da3.runtime", "da3")
     # The list of all commands has the same line, and a command found through typer the same help.
     assert f"{command.name} {command.help}" in " ".join(in_process("--help").output.split())
     assert in_process(command.name, "--help").output == here.stdout
 
 
 def test_version(tmp_path):
-    assert run("--version", cwd=tmp_path).stdout == in_process("--version").output == f"da3 {VERSION}\n"
+    assert da3("--version", cwd=tmp_path).stdout == in_process("--version").output == f"da3 {VERSION}\n"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["run-engine", "--help"], ["--version"]])
@@ -102,7 +105,7 @@ def workplace(photos, tmp_path_factory):
     """A folder in which the user's commands were typed, with two domains exported."""
     folder = tmp_path_factory.mktemp("workplace")
     (folder / "data").mkdir()
-    for domain in ("signs", "letters"):
+    for domain, run in (("signs", run_as_user), ("letters", da3)):
         (folder / "data" / domain).symlink_to(photos)
         words = ["train", "--domain", domain, "--weights", "demo", "--size", 32, "--epochs", 3, "--keep", 0.8]
         trained = run(*words, cwd=folder)
@@ -117,7 +120,9 @@ def workplace(photos, tmp_path_factory):
 
 def test_the_users_path(workplace, photos):
     photo = photos / "val" / "class1" / "0.jpg"
-    done = run("run-engine", "--domain", "signs", photo, photos / "val" / "class0", "--repeat", 2, cwd=workplace)
+    done = run_as_user(
+        "run-engine", "--domain", "signs", photo, photos / "val" / "class0", "--repeat", 2, cwd=workplace
+    )
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"{photo}: class") and sum(".jpg: class" in line for line in lines) == 5
@@ -127,7 +132,7 @@ def test_the_users_path(workplace, photos):
 def test_json_is_the_same_as_the_runtimes(workplace, photos):
     words = ["--bundle", "bundle", "--domain", "letters", "--json", "--top-k", "2", "-"]
     paths = "\n".join(str(p) for p in sorted((photos / "val").rglob("*.jpg")))
-    ours = run("run-engine", *words, cwd=workplace, stdin=paths)
+    ours = da3("run-engine", *words, cwd=workplace, stdin=paths)
     other = subprocess.run(
         [sys.executable, "-m", "da3.runtime", *words],
         capture_output=True,
@@ -145,34 +150,34 @@ def test_json_is_the_same_as_the_runtimes(workplace, photos):
 def test_an_image_that_cannot_be_read(workplace, photos, tmp_path):
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     good = photos / "val" / "class1" / "0.jpg"
-    done = run("run-engine", "-d", "signs", "-b", "bundle", good, "--json", tmp_path / "bad.jpg", cwd=workplace)
+    done = da3("run-engine", "-d", "signs", "-b", "bundle", good, "--json", tmp_path / "bad.jpg", cwd=workplace)
     assert done.returncode == 1 and len(json.loads(done.stdout)["predictions"]) == 1
     assert done.stderr.endswith("error: 1 of the images could not be read\n")
 
 
 def test_doctor_reads_a_bundle(workplace):
-    done = run("doctor", "--bundle", "bundle", cwd=workplace)
+    done = da3("doctor", "--bundle", "bundle", cwd=workplace)
     assert re.search(r"^torch +torch \d", done.stdout, re.M) and re.search(r"^onnx +onnx \d", done.stdout, re.M)
     assert "every file as it should be; domains: letters, signs" in done.stdout
-    done = run("--debug", "doctor", "--bundle", "nowhere", cwd=workplace)
+    done = da3("--debug", "doctor", "--bundle", "nowhere", cwd=workplace)
     assert done.returncode == 1 and "Traceback" in done.stderr and "no bundle at nowhere" in done.stderr
 
 
 def test_domains_come_and_go(workplace, tmp_path):
-    listed = run("domains", "list", cwd=workplace)
+    listed = da3("domains", "list", cwd=workplace)
     assert "signs" in listed.stdout and "letters" in listed.stdout and "mobilenet_v2 at 32 px" in listed.stdout
-    assert run("domains", "pack", "signs", "--out", tmp_path, cwd=workplace).returncode == 0
-    assert run("domains", "remove", "signs", cwd=workplace).returncode == 0
-    assert [line.split()[0] for line in run("domains", "list", cwd=workplace).stdout.splitlines()] == ["letters"]
-    gone = run("domains", "remove", "signs", cwd=workplace)
+    assert da3("domains", "pack", "signs", "--out", tmp_path, cwd=workplace).returncode == 0
+    assert da3("domains", "remove", "signs", cwd=workplace).returncode == 0
+    assert [line.split()[0] for line in da3("domains", "list", cwd=workplace).stdout.splitlines()] == ["letters"]
+    gone = da3("domains", "remove", "signs", cwd=workplace)
     assert gone.returncode == 1 and "letters" in gone.stderr
-    assert run("domains", "add", tmp_path / "signs.da3", cwd=workplace).returncode == 0
-    again = run("domains", "add", tmp_path / "signs.da3", cwd=workplace)
+    assert da3("domains", "add", tmp_path / "signs.da3", cwd=workplace).returncode == 0
+    again = da3("domains", "add", tmp_path / "signs.da3", cwd=workplace)
     assert again.returncode == 1 and "--replace" in again.stderr
 
 
 def test_calibrate_and_bench(workplace, photos):
-    done = run("calibrate", "--domain", "letters", "--data", photos / "val", "--target-skip", 0.3, cwd=workplace)
+    done = da3("calibrate", "--domain", "letters", "--data", photos / "val", "--target-skip", 0.3, cwd=workplace)
     assert done.returncode == 0 and "before" in done.stdout and "after" in done.stdout
     words = [
         "bench",
@@ -186,14 +191,14 @@ def test_calibrate_and_bench(workplace, photos):
         2,
         "--json",
     ]
-    report = json.loads(run(*words, cwd=workplace).stdout)
+    report = json.loads(da3(*words, cwd=workplace).stdout)
     names = {"monolithic", "all-on", "parts", "gated", *(f"exit-{i}" for i in range(4))}
     assert {row["name"] for row in report["rows"]} == names
     assert report["conditions"]["repeats"] == 2
 
 
 def test_standalone(workplace):
-    done = run("export", "--domain", "signs", "--standalone", "signs.onnx", cwd=workplace)
+    done = da3("export", "--domain", "signs", "--standalone", "signs.onnx", cwd=workplace)
     assert done.returncode == 0 and (workplace / "signs.onnx").stat().st_size > 100_000
 
 
@@ -237,17 +242,24 @@ def test_a_failed_export_shows_its_table(workplace, monkeypatch):
     ],
 )
 def test_errors_are_one_line(words, message, workplace):
-    done = run(*words, cwd=workplace)
+    done = da3(*words, cwd=workplace)
     assert done.returncode == 1, done.stdout
     assert message in done.stderr and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert done.stdout == ""
 
 
 def test_debug_shows_the_traceback(workplace):
-    done = run("export", "--domain", "x", "--debug", cwd=workplace)
+    done = da3("export", "--domain", "x", "--debug", cwd=workplace)
     assert done.returncode == 1 and "Traceback" in done.stderr and "CheckpointError" in done.stderr
 
 
+def test_a_process_says_and_returns_the_same(workplace):
+    """As what the other tests start in this one."""
+    for words in (["export", "--domain", "x"], ["run-engine", PHOTO, "--domain", "signz"], ["--version"]):
+        there, here = run_as_user(*words, cwd=workplace), da3(*words, cwd=workplace)
+        assert (there.returncode, there.stdout, there.stderr) == (here.returncode, here.stdout, here.stderr)
+
+
 def test_wrong_usage_is_exit_code_two(workplace):
-    assert run("train", cwd=workplace).returncode == 2
-    assert run("run-engine", "--no-such-option", cwd=workplace).returncode == 2
+    assert da3("train", cwd=workplace).returncode == 2
+    assert da3("run-engine", "--no-such-option", cwd=workplace).returncode == 2

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 from rich.console import Console
+from small_runs import CONFIG
 from test_learning_reporter import PHOTOS, ROW
-from test_training_config import CONFIG
 
 from da3.runtime.training import Progress, pace
 from da3.toolchain.cli.completion import HandedOn

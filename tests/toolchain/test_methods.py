@@ -11,10 +11,20 @@ from da3.toolchain.backbones.layers import ExplicitConv2d
 from da3.toolchain.methods import METHODS, Task, adaptor_spec
 from da3.toolchain.methods.ordinary import Ordinary
 from da3.toolchain.methods.piggyback import START, THRESHOLD
+from da3.toolchain.training.adamw import AdamW
 
 ORDINARY = [name for name, found in METHODS.items() if issubclass(found, Ordinary)]
 CASES = [("mobilenet_v2", "torch"), ("efficientnet_lite0", "tf"), ("resnet18", "torch"), ("resnet50", "torch")]
 SIZE, CLASSES = 64, 3
+
+
+def methods_on_backbones(names, on_resnet50):
+    """Every method on every backbone; the blocks of a ResNet-50, which takes its time, with one method by default."""
+    return [
+        pytest.param(name, *case, marks=pytest.mark.slow if case[0] == "resnet50" and name != on_resnet50 else ())
+        for name in names
+        for case in CASES
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +108,7 @@ def test_only_what_it_claims_is_trained(name, arch, weights):
     domain = learner.domain_state().keys()
     assert {n for n, p in learner.model.named_parameters() if p.requires_grad} <= domain
     before = {k: v.clone() for k, v in learner.model.state_dict().items()}
-    optimizer = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0.1)
+    optimizer = AdamW(learner.parameters(), lr=1e-3, weight_decay=0.1)
     for seed in range(3):
         step(learner, seed)
         assert all(p.grad is not None for p in learner.parameters())
@@ -113,8 +123,7 @@ def test_only_what_it_claims_is_trained(name, arch, weights):
     assert bool(statistics) == (name in ("series", "parallel", "finetune"))
 
 
-@pytest.mark.parametrize(("arch", "padding"), CASES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "arch", "padding"), methods_on_backbones(METHODS, on_resnet50="da3"))
 @torch.no_grad()
 def test_starts_at_the_pretrained_network(name, arch, padding, weights):
     learner = learner_of(name, weights(arch, padding), arch)
@@ -125,8 +134,7 @@ def test_starts_at_the_pretrained_network(name, arch, padding, weights):
     assert (torch.cat(seen) - expected).abs().max() <= 1e-4 * expected.abs().max()
 
 
-@pytest.mark.parametrize(("arch", "padding"), CASES)
-@pytest.mark.parametrize("name", ORDINARY)
+@pytest.mark.parametrize(("name", "arch", "padding"), methods_on_backbones(ORDINARY, on_resnet50="series"))
 def test_ends_as_an_ordinary_network(name, arch, padding, weights):
     learner = learner_of(name, weights(arch, padding), arch)
     untrained = logits_of(learner)
@@ -235,13 +243,16 @@ def stripes(count, seed):
     return (110 + 60 * wave[:, None, :, None] + noise).clamp(0, 255).to(torch.uint8), labels
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name",  # adapters in parallel learn as those in series do, and more slowly
+    [pytest.param(name, marks=pytest.mark.slow if name == "parallel" else ()) for name in METHODS],
+)
 def test_learns(name):
     """With its own learning rate, from the embedded backbone."""
     learner = learner_of(name, load_weights("demo", "mobilenet_v2"), size=32)
     pixels, labels = stripes(24, 0)
     learner.prepare(lambda: [learner.normalise(pixels)])
-    optimizer = torch.optim.AdamW(learner.parameters(), weight_decay=1e-4)
+    optimizer = AdamW(learner.parameters(), weight_decay=1e-4)
     losses = []
     steps = 40
     for i in range(steps):

@@ -1,36 +1,26 @@
 """``da3 runs``: every run is found, and what differs between two of them is said."""
 
+import io
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
+from small_runs import CONFIG as LARGER
 from typer.testing import CliRunner
 
 from da3.runtime.errors import CheckpointError
-from da3.runtime.training import AdaptorSpec, Progress, RunConfig
+from da3.runtime.training import AdaptorSpec, Progress
 from da3.runtime.training.checkpoint import write
-from da3.toolchain.cli.commands import app
+from da3.runtime.training.config import MemorySettings
+from da3.toolchain.cli.commands import app, run
 from da3.toolchain.cli.console import out
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.runs import differences, find_run, find_runs
 
-CONFIG = RunConfig(
-    domain="flowers",
-    data="/photos/flowers",
-    method="da3",
-    backbone="mobilenet_v2",
-    weights_sha256="ab" * 32,
-    classes=("daisy", "rose"),
-    size=96,
-    epochs=2,
-    batch_size=16,
-    lr=4e-3,
-    keep=0.8,
-    seed=3,
-    flip=False,
-    label_smoothing=0.1,
-    adaptor=AdaptorSpec.of("mobilenet_v2"),
+CONFIG = LARGER._replace(
+    backbone="mobilenet_v2", epochs=2, adaptor=AdaptorSpec.of("mobilenet_v2"), memory=MemorySettings()
 )
 TOLD = {"begun": "2026-11-20T08:00:00Z", "photos": {"sha256": "cd" * 32, "train": 10, "val": 4}, "command": "da3 train"}
 
@@ -85,6 +75,24 @@ def test_a_run_that_cannot_be_read_hides_no_other(runs):
     assert "cannot be read" in output and "half" in output and "flowers" in output
     with pytest.raises(CheckpointError, match="damaged"):
         find_run("half", runs)
+
+
+def test_a_terminal_that_prints_ascii_alone(runs, tmp_path, monkeypatch):
+    """Frames of its letters, and escapes for what a user named."""
+    put(runs / "flowers", CONFIG._replace(data="/photos/fl\xe4chen"))
+    empty = tmp_path / "v\xf6gel"
+    empty.mkdir()
+    for words, part in (
+        (["runs", "flowers", "--runs", str(runs)], b"fl\\xe4chen"),
+        (["runs", "--runs", str(empty)], b"v\\xf6gel"),
+        (["runs", "flowers", "half", "--runs", str(runs)], b"| accuracy"),
+    ):
+        printed = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "ascii", write_through=True))
+        monkeypatch.setattr(sys, "argv", ["da3", *words])
+        with pytest.raises(SystemExit) as ended:
+            run()
+        assert ended.value.code == 0 and part in printed.getvalue()
 
 
 def test_two_runs_are_compared(runs, tmp_path):

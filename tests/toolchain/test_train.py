@@ -15,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from small_runs import Stops, StopsAmidChoice, same, tensors_of, untimed
 
 from da3.runtime.errors import Da3Error, InUseError
 from da3.runtime.system import exclusive
@@ -32,28 +33,6 @@ from da3.toolchain.training.train import train
 # EfficientNet-Lites have the blocks of MobileNetV2, and ResNet-34 those of ResNet-18; a ResNet-50 takes its time.
 _LIKE_ANOTHER = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "resnet34", "resnet50")
 ARCHS = [pytest.param(n, marks=pytest.mark.slow if n in _LIKE_ANOTHER else ()) for n in NAMES]
-
-
-class Stops(SilentReporter):
-    """Asks to stop after a number of steps, as Ctrl-C would."""
-
-    def __init__(self, after):
-        self.left = after
-
-    def step(self, *facts):
-        self.left -= 1
-
-    def __call__(self):
-        return self.left <= 0
-
-
-def tensors_of(path):
-    found = read(path)
-    return {**found.model, **{f"optimizer.{k}": v for k, v in found.optimizer.items()}}
-
-
-def untimed(history):
-    return [{k: v for k, v in row.items() if k not in ("seconds", "images_per_second", "memory_mb")} for row in history]
 
 
 def train_with_stops(options, stops):
@@ -77,21 +56,7 @@ def test_resumed_equals_uninterrupted(arch, small_run):
             tensors_of(whole.folder / f"{name}.safetensors"),
             tensors_of(resumed.folder / f"{name}.safetensors"),
         )
-        assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
-
-
-class StopsAmidChoice(SilentReporter):
-    """Asks to stop while a block to close is being chosen, after a number of batches looked at for it."""
-
-    def __init__(self, after=10**9):
-        self.left, self.seen = after, 0
-
-    def revising(self, epoch, batches):
-        self.left -= 1
-        self.seen += 1
-
-    def __call__(self):
-        return self.left <= 0
+        assert same(a, b)
 
 
 def test_stopped_while_choosing_what_to_close(small_run):
@@ -109,7 +74,7 @@ def test_stopped_while_choosing_what_to_close(small_run):
     resumed = train(options("again", resume=True), SilentReporter())
     assert untimed(whole.history) == untimed(resumed.history)
     a, b = (tensors_of(r.folder / "last.safetensors") for r in (whole, resumed))
-    assert a.keys() == b.keys() and all((a[k] == b[k]).all() for k in a)
+    assert same(a, b)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +91,7 @@ def test_every_method_trains_resumes_and_evaluates(method, small_run):
     resumed = train(small_run("again", resume=True, epochs=None), SilentReporter())
     assert untimed(whole.history) == untimed(resumed.history)
     a, b = (tensors_of(r.folder / "last.safetensors") for r in (whole, resumed))
-    assert all((a[k] == b[k]).all() for k in a)
+    assert same(a, b)
     # The checkpoint alone rebuilds a model that scores what was recorded.
     found = read(whole.folder / "best.safetensors")
     weights = ckpt.BackboneStore(whole.folder.parent).get(found.config.backbone, found.config.weights_sha256)

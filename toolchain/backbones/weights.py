@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import pickle
 import urllib.error
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import KW_ONLY, dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
+from io import FileIO
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from torch import Tensor
 
+from da3.runtime.bundle import read_json
 from da3.toolchain.backbones.table import Download, Package, entry
 from da3.toolchain.errors import WeightsError
 
@@ -24,33 +28,66 @@ _RANGES = {
     "-1..1": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
     "127/128": ((127 / 255, 127 / 255, 127 / 255), (128 / 255, 128 / 255, 128 / 255)),
 }
-_MOST_TENSORS = 5000  # the header is read for every one of them; a ResNet-152 has some 900
+_MOST_TENSORS = 5000  # a ResNet-152 has some 900
+_HEADER_LIMIT = 16 << 20  # bytes; of ten thousand tensors it is one
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 _CLASSIFIER = ("classifier.", "fc.")
 
 
 class StoredTensors(Mapping[str, Tensor]):
     """The tensors of a safetensors file, floats as float32, each read when it is asked for and then forgotten.
 
-    The file is opened anew for every tensor, since an open one keeps all that was read of it in this process's memory.
+    It is read by ``read``, since the library maps the file, and what was looked at of that stays in this process's
+    memory; and the library would parse the whole header for every tensor.
     """
 
     def __init__(self, path: Path):
+        """Raises WeightsError, SafetensorError or OSError for a file that is not whole, or that no backbone has."""
         from safetensors import safe_open
 
         self.path = path
-        with safe_open(path, framework="pt") as file:
-            self.names = list(file.keys())
+        with open(path, "rb") as file, safe_open(path, framework="pt") as checked:  # types, shapes and offsets fit
+            self.names = list(checked.keys())
+            self.metadata: Mapping[str, str] = checked.metadata() or {}
+            if len(self.names) > _MOST_TENSORS:
+                raise WeightsError(f"weights file {path} holds {len(self.names)} tensors, more than any backbone has")
+            self._identity = _identity(file)
+            length = int.from_bytes(file.read(8), "little")
+            self._start = 8 + length
+            try:
+                self._entries = read_json(file.read(min(length, _HEADER_LIMIT + 1)), _HEADER_LIMIT)
+            except ValueError as error:
+                raise WeightsError(f"weights file {path} cannot be read: its header: {error}") from error
 
     def __getitem__(self, name: str) -> Tensor:
-        from safetensors import SafetensorError, safe_open
-
+        entry = self._entries[name]
+        if entry["dtype"] not in _DTYPES:
+            raise WeightsError(
+                f"weights file {self.path}: {name} is {entry['dtype']}; known are {', '.join(sorted(_DTYPES))}"
+            )
+        dtype = _DTYPES[entry["dtype"]]
+        begin, end = entry["data_offsets"]
+        data = bytearray(end - begin)
         try:
-            with safe_open(self.path, framework="pt") as file:
-                tensor: Tensor = file.get_tensor(name).clone()
-        except (SafetensorError, OSError) as error:
-            if name not in self.names:
-                raise KeyError(name) from error
+            with open(self.path, "rb", buffering=0) as file:
+                file.seek(self._start + begin)
+                if _identity(file) != self._identity or file.readinto(data) != len(data):
+                    raise OSError("it is another file now")
+        except OSError as error:
             raise WeightsError(f"weights file {self.path} changed while it was in use ({error})") from error
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        tensor = flat.reshape(entry["shape"])
         return tensor.float() if tensor.is_floating_point() else tensor
 
     def __iter__(self) -> Iterator[str]:
@@ -58,6 +95,12 @@ class StoredTensors(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+def _identity(file: BinaryIO | FileIO) -> tuple[int, ...]:
+    """What changes when a file is written again, or another is put in its place."""
+    facts = os.fstat(file.fileno())
+    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
 
 
 class RenamedTensors(Mapping[str, Tensor]):
@@ -80,7 +123,7 @@ class RenamedTensors(Mapping[str, Tensor]):
 @dataclass(frozen=True)
 class WeightsFile:
     """A state dict with torchvision's names, and the facts its metadata states (``load_weights``: the backbone's own
-    where it states none)."""
+    where it states none). Nobody changes ``state`` once it is here: its hash is kept."""
 
     state: Mapping[str, Tensor]
     source: str
@@ -90,6 +133,7 @@ class WeightsFile:
     padding: str = "torch"
     input_range: str = "imagenet"
     input_size: int = 224
+    _hashes: dict[str, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def mean(self) -> tuple[float, float, float]:
@@ -112,12 +156,14 @@ class WeightsFile:
 
     def sha256(self, arch: str) -> str:
         """Identity of the backbone: arch, width, padding, range and each tensor but the classifier's."""
-        digest = hashlib.sha256(f"{arch} {self.width} {self.padding} {self.input_range}".encode())
-        for key in sorted(backbone_keys(self.state)):
-            tensor = self.state[key].contiguous()
-            digest.update(f"{key} {list(tensor.shape)}".encode())
-            digest.update(tensor.float().numpy().tobytes())
-        return digest.hexdigest()
+        if arch not in self._hashes:
+            digest = hashlib.sha256(f"{arch} {self.width} {self.padding} {self.input_range}".encode())
+            for key in sorted(backbone_keys(self.state)):
+                tensor = self.state[key].contiguous()
+                digest.update(f"{key} {list(tensor.shape)}".encode())
+                digest.update(tensor.float().numpy().tobytes())
+            self._hashes[arch] = digest.hexdigest()
+        return self._hashes[arch]
 
 
 def backbone_keys(keys: Iterable[str]) -> list[str]:
@@ -237,21 +283,17 @@ def _with_our_names(state: Mapping[str, Tensor], names: Mapping[str, str]) -> Ma
 
 
 def _read_safetensors(path: Path, arch: str) -> WeightsFile:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
 
     try:
-        with safe_open(path, framework="pt") as file:
-            meta = file.metadata() or {}
         state = StoredTensors(path)
-        if len(state) > _MOST_TENSORS:
-            raise WeightsError(f"weights file {path} holds {len(state)} tensors, more than any backbone has")
-        for _ in state.values():  # a truncated file fails here, not in the middle of a run
+        for _ in state.values():  # what is no tensor of ours fails here, not in the middle of a run
             pass
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"weights file {path} cannot be read ({error}): it is truncated or no safetensors"
         ) from error
-    default = _stating_nothing(state, str(path), arch)
+    meta, default = state.metadata, _stating_nothing(state, str(path), arch)
     try:
         found = replace(
             default,

@@ -15,6 +15,7 @@ from da3.toolchain.cli.bench import bench_app
 from da3.toolchain.cli.calibrate import calibrate
 from da3.toolchain.cli.completion import HandedOn
 from da3.toolchain.cli.config import config_app
+from da3.toolchain.cli.console import escape_what_is_not_printed
 from da3.toolchain.cli.demo import demo
 from da3.toolchain.cli.export import export
 from da3.toolchain.cli.report import report
@@ -37,6 +38,7 @@ def run() -> None:
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")
+    escape_what_is_not_printed()
     try:
         with warnings_in_a_line():
             app()

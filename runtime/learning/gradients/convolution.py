@@ -17,8 +17,9 @@ from typing import List, NamedTuple, Optional
 
 from ...errors import BundleError
 from ...onnx_graph.model import Node
+from ...onnx_graph.operator_shapes import Dims
 from ...records import Array
-from ..shapes import Dims, integer, integers
+from ..shapes import integer, integers
 from ..writing import GraphWriter
 
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from ...errors import BundleError
 from ...onnx_graph.model import Node
+from ...onnx_graph.operator_shapes import Dims
 from ...records import Array
-from ..shapes import Dims, integers
+from ..shapes import integers
 from ..writing import GraphWriter
 
 

@@ -29,7 +29,7 @@ from da3.toolchain.training.train import train
 OLDEST = pytest.mark.parametrize(
     "python", ["3.6", pytest.param("this Python", marks=pytest.mark.slow)], indirect=True, scope="module"
 )
-LARGEST = 380_000  # bytes, so that it does not grow unnoticed
+LARGEST = 400_000  # bytes, so that it does not grow unnoticed
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from da3.toolchain.cli.config import config_app
 from da3.toolchain.cli.console import escape_what_is_not_printed
 from da3.toolchain.cli.demo import demo
 from da3.toolchain.cli.export import export
+from da3.toolchain.cli.fleet import fleet_app
 from da3.toolchain.cli.report import report
 from da3.toolchain.cli.runs import runs
 from da3.toolchain.cli.train import train
@@ -87,5 +88,6 @@ app.command()(report)
 app.add_typer(config_app, name="config")
 for _command in COMMANDS:
     _hand_on(_command)
+app.add_typer(fleet_app, name="fleet")
 app.add_typer(bench_app, name="bench")
 app.command()(demo)

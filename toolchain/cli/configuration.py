@@ -6,7 +6,6 @@ a table that is called as a command, ``[train]`` or ``[export]``, are those of t
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 
 from da3.runtime.training import DEFAULTS, MemorySettings
 from da3.runtime.training.options_file import read_options, toml_lines, toml_value
-from da3.toolchain.errors import ConfigurationError
+from da3.toolchain.errors import ConfigurationError, hint
 
 COMMANDS = ("train", "export")  # that read such files
 
@@ -95,9 +94,7 @@ def _sibling(context: typer.Context, name: str) -> Any:
 def _check_names(given: dict[str, Any], known: set[str], file: Path, where: str) -> None:
     for name in given:
         if _typed(name) not in known:
-            near = difflib.get_close_matches(_typed(name), sorted(known), 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(known))}"
-            raise ConfigurationError(f"--config {file}: {where}{name} is no option: {hint}")
+            raise ConfigurationError(f"--config {file}: {where}{name} is no option: {hint(_typed(name), known)}")
 
 
 def _checked(parameter: Any, value: Any, file: Path) -> Any:

@@ -31,12 +31,19 @@ class Worker:
     The module's main calls ``serve``. The terminal's Ctrl-C does not reach the process, so that its parent decides.
     """
 
-    def __init__(self, module: str, request: Mapping[str, object], threads: int | None = None):
+    def __init__(
+        self,
+        module: str,
+        request: Mapping[str, object],
+        threads: int | None = None,
+        settings: Mapping[str, str] | None = None,
+    ):
         """Start ``python -m module`` and send it ``request``, which JSON can hold.
 
-        ``threads``: how many the libraries use that the module computes with; None leaves that to them.
+        ``threads``: how many the libraries use that the module computes with; None leaves that to them. ``settings``:
+        what else its environment has.
         """
-        environment = settled_environment(os.environ)
+        environment = settled_environment(os.environ) | dict(settings or {})
         if threads is not None:
             environment |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._errors = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed on exit)

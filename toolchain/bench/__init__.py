@@ -10,12 +10,20 @@ if TYPE_CHECKING:
     from da3.toolchain.bench.accuracy import bench_accuracy
     from da3.toolchain.bench.accuracy_plan import AccuracyPlan, domains_in
     from da3.toolchain.bench.engine import bench_bundle, compare, switch_us
+    from da3.toolchain.bench.fleet import FleetBenchPlan, bench_fleet
     from da3.toolchain.bench.plots import draw_accuracy, draw_run, draw_train
     from da3.toolchain.bench.progress import BenchReporter, ConsoleBenchReporter, SilentBenchReporter
     from da3.toolchain.bench.scale import ScalePlan, bench_scale
     from da3.toolchain.bench.scale_tables import scale_table
     from da3.toolchain.bench.stream import bench_stream
-    from da3.toolchain.bench.tables import accuracy_table, run_table, stream_table, train_table, whole_table
+    from da3.toolchain.bench.tables import (
+        accuracy_table,
+        fleet_table,
+        run_table,
+        stream_table,
+        train_table,
+        whole_table,
+    )
     from da3.toolchain.bench.train import TrainPlan, bench_train
     from da3.toolchain.bench.variants import Variant, check_shared, parse
     from da3.toolchain.bench.whole_process import bench_whole_process
@@ -24,12 +32,13 @@ _MODULES = {
     "accuracy": ("bench_accuracy",),
     "accuracy_plan": ("AccuracyPlan", "domains_in"),
     "engine": ("bench_bundle", "compare", "switch_us"),
+    "fleet": ("FleetBenchPlan", "bench_fleet"),
     "plots": ("draw_accuracy", "draw_run", "draw_train"),
     "progress": ("BenchReporter", "ConsoleBenchReporter", "SilentBenchReporter"),
     "scale": ("ScalePlan", "bench_scale"),
     "scale_tables": ("scale_table",),
     "stream": ("bench_stream",),
-    "tables": ("accuracy_table", "run_table", "stream_table", "train_table", "whole_table"),
+    "tables": ("accuracy_table", "fleet_table", "run_table", "stream_table", "train_table", "whole_table"),
     "train": ("TrainPlan", "bench_train"),
     "variants": ("Variant", "check_shared", "parse"),
     "whole_process": ("bench_whole_process",),
@@ -39,6 +48,7 @@ __all__ = [
     "AccuracyPlan",
     "BenchReporter",
     "ConsoleBenchReporter",
+    "FleetBenchPlan",
     "ScalePlan",
     "SilentBenchReporter",
     "TrainPlan",
@@ -46,6 +56,7 @@ __all__ = [
     "accuracy_table",
     "bench_accuracy",
     "bench_bundle",
+    "bench_fleet",
     "bench_scale",
     "bench_stream",
     "bench_train",
@@ -56,6 +67,7 @@ __all__ = [
     "draw_accuracy",
     "draw_run",
     "draw_train",
+    "fleet_table",
     "parse",
     "run_table",
     "scale_table",

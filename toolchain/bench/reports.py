@@ -312,3 +312,33 @@ class AccuracyReport(AccuracySummary):
     failed: list[FailedRun]
     remaining: int
     conditions: Conditions
+
+
+class KilledFleet(TypedDict):
+    """A fleet of which a node was switched off after ``killed_after`` domains. ``went_on``: domains that were lost with
+    it and gone on with. ``finished`` and ``identical``: how many are, of all."""
+
+    seconds: float
+    killed_after: int
+    went_on: int
+    finished: int
+    identical: int
+
+
+class FleetBenchReport(TypedDict):
+    """``loop_seconds`` and ``fleet_seconds``: of each round. ``overhead``: of the median round, 0.05 for 5 % more than
+    the loop. ``different``: by domain and case what is not bit by bit as in the loop."""
+
+    domains: int
+    nodes: int
+    cpus: int
+    epochs: int
+    size: int
+    backbone: str
+    weights: str
+    loop_seconds: list[float]
+    fleet_seconds: list[float]
+    overhead: float
+    killed: KilledFleet | None
+    different: dict[str, list[str]]
+    conditions: Conditions

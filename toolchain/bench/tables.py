@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from statistics import median
 
 from rich import box
 from rich.markup import escape
@@ -16,6 +17,7 @@ from da3.toolchain.bench.reports import (
     AccuracyRow,
     Conditions,
     EngineReport,
+    FleetBenchReport,
     OverallRow,
     Quantiles,
     StreamReport,
@@ -75,6 +77,31 @@ def whole_table(report: WholeReport) -> Table:
         )
     lines = [f"{f['method']} failed: {f['error']}" for f in report["failed"]]
     table.caption = escape("\n".join([*lines, conditions_line(report["conditions"])]))
+    return table
+
+
+def fleet_table(report: FleetBenchReport) -> Table:
+    """What a cluster took beside a plain loop, and what came of a node that was lost."""
+    total = report["domains"]
+    table = Table(
+        title=f"{total} domains on {report['nodes']} nodes of {report['cpus']} CPUs, a thread each", box=box.SIMPLE_HEAD
+    )
+    for name in ("case", "time", "finished", "as in the loop, bit by bit"):
+        table.add_column(name, justify="left" if name == "case" else "right", overflow="fold")
+    rounds = len(report["loop_seconds"])
+    apart = sum(not where.endswith("node lost") for where in report["different"])
+    looped, clustered = (digits(median(report[name])) for name in ("loop_seconds", "fleet_seconds"))
+    table.add_row("plain loop", f"{looped} s", f"{total}", "-")
+    fleet = f"{clustered} s\n{report['overhead']:+.1%}"
+    table.add_row("da3 fleet train", fleet, f"{total}", f"{total * rounds - apart} of {total * rounds}")
+    killed = report["killed"]
+    if killed is not None:
+        case = f"a node lost after {killed['killed_after']}, {killed['went_on']} went on elsewhere"
+        time, finished = f"{digits(killed['seconds'])} s", f"{killed['finished']}"
+        table.add_row(case, time, finished, f"{killed['identical']} of {total}")
+    lines = [f"{where}: {', '.join(differs[:4])}" for where, differs in report["different"].items()]
+    sizes = f"{report['backbone']} ({report['weights']}) at {report['size']} px, {report['epochs']} epochs"
+    table.caption = escape("\n".join([*lines, f"{sizes}; {_conditions_line(report['conditions'])}"]))
     return table
 
 

@@ -335,3 +335,54 @@ def bench_accuracy(
     if report["remaining"]:
         out.print("stopped; all is saved. The same command goes on", soft_wrap=True) if not json_ else None
         raise typer.Exit(130)
+
+
+@bench_app.command("fleet")
+def bench_fleet(
+    data: Annotated[Path, typer.Option(help="folder that holds a folder of photos for each domain")],
+    count: Annotated[int, typer.Option(help="domains: the folders of --data, again with other seeds", min=1)] = 24,
+    nodes: Annotated[int, typer.Option(help="of the cluster, all on this machine", min=1)] = 2,
+    cpus: Annotated[int, typer.Option(help="of a node", min=1)] = 1,
+    epochs: Annotated[int, typer.Option(help="passes over the photos", min=1)] = 1,
+    size: Annotated[int, typer.Option(help="image side in pixels, a multiple of 32")] = 64,
+    backbone: Annotated[str, typer.Option(help=BACKBONES)] = "mobilenet_v2",
+    weights: Annotated[str, typer.Option(help="what da3 train --weights takes")] = "demo",
+    rounds: Annotated[int, typer.Option(help="of the loop and the cluster, in turns", min=1)] = 1,
+    kill_at: Annotated[
+        float, typer.Option(help="share of the domains after which a node is lost, in a run of its own; 1: none")
+    ] = 0.5,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+) -> None:
+    """Time da3 fleet train on a Ray cluster beside a plain loop, and switch a node off midway.
+
+    The loop starts the same process for each domain, as many at a time as the cluster has CPUs, and gives the runs that
+    the cluster's are compared with, bit by bit. Exit code 1 where one differs or is not finished.
+
+    Example: da3 bench fleet --data photos --count 24
+    """
+    from da3.toolchain.bench import ConsoleBenchReporter, FleetBenchPlan, fleet_table
+    from da3.toolchain.bench import bench_fleet as measure
+    from da3.toolchain.errors import TrainingError
+    from da3.toolchain.process import end_on_sigterm
+
+    if kill_at < 1 and nodes < 2:
+        raise TrainingError("--nodes 1: of one node none can be lost; use --nodes 2 or --kill-at 1")
+    if not 0 < kill_at <= 1:
+        raise TrainingError(f"--kill-at {kill_at:g}: must be above 0, and at most 1")
+    plan = FleetBenchPlan(
+        data=data,
+        count=count,
+        nodes=nodes,
+        cpus=cpus,
+        epochs=epochs,
+        size=size,
+        backbone=backbone,
+        weights=weights,
+        rounds=rounds,
+        kill_at=None if kill_at == 1 else kill_at,
+    )
+    with ConsoleBenchReporter() as reporter, end_on_sigterm():
+        report = measure(plan, reporter)
+    print(json.dumps(report)) if json_ else out.print(fleet_table(report))
+    if report["different"]:
+        raise typer.Exit(1)

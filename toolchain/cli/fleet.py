@@ -45,8 +45,7 @@ def fleet_train(
     Example: da3 fleet train fleet.yaml --address auto
     """
     from da3.runtime.system import stop_on_interrupt
-    from da3.toolchain.fleet import LiveTable, read_plan, train_fleet
-    from da3.toolchain.fleet.plan import of_domains
+    from da3.toolchain.fleet import LiveTable, of_domains, read_plan, train_fleet
 
     plan = read_plan(str(file), typed())
     if domain:

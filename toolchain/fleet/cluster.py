@@ -163,7 +163,7 @@ def _state(name: str, facts: dict[str, Any]) -> State:
 
 def _paths(jobs: Sequence[Job]) -> list[str]:
     """The files and folders that every node must have."""
-    found = {}
+    found: dict[str, None] = {}
     for job in jobs:
         for name in ("data", "weights", "start"):
             place = job.options.get(name)

@@ -50,14 +50,14 @@ def _ray(address: str | None) -> Iterator[Any]:
         import ray
     except ImportError as error:
         raise FleetError("fleets need Ray: pip install 'da3[ray]'") from error
-    quiet = {"include_dashboard": False, "logging_level": logging.CRITICAL, "log_to_driver": False}
+    quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
     try:
         if address is None:
-            ray.init(address="local", num_cpus=usable_cpus(), object_store_memory=_STORE, **quiet)
+            own: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _STORE}
+            ray.init(address="local", num_cpus=usable_cpus(), **own, **quiet)
         else:
             if address != "auto":
                 _knock(address)
-            del quiet["include_dashboard"]
             ray.init(address=address, **quiet)
     except (Exception, SystemExit) as error:
         if isinstance(error, Da3Error):

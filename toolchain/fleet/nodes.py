@@ -67,9 +67,12 @@ def look(paths: list[str], shared: list[str], mark: str) -> dict[str, Any]:
     except ImportError:
         return {"da3": None, "python": sys.executable}
     try:
-        import torch  # noqa: F401
+        import importlib.util
 
-        import da3.toolchain.fleet.training_process  # noqa: F401
+        import da3.toolchain.fleet.task  # noqa: F401
+
+        if importlib.util.find_spec("torch") is None:
+            return {"da3": VERSION, "python": sys.executable, "missing": "it has no PyTorch"}
     except ImportError as error:
         return {"da3": VERSION, "python": sys.executable, "missing": str(error)}
     return {

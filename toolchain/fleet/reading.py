@@ -36,25 +36,17 @@ def read_yaml(path: str) -> dict[str, Said]:
         reason = "it is no text in UTF-8" if isinstance(error, UnicodeDecodeError) else _reason(error)
         raise FleetError(f"{path} cannot be read: {reason}") from error
 
-    class Loader(yaml.SafeLoader):
-        """Refuses what could make much of little, before it is made."""
-
-        depth = 0
-
-        def compose_node(self, parent: Any, index: Any) -> Any:
-            if self.check_event(yaml.AliasEvent):
-                line = self.peek_event().start_mark.line + 1
-                raise FleetError(f"{path}: line {line}: aliases (*) are not taken: write what is shared under defaults")
-            self.depth += 1
-            if self.depth > _DEEPEST:
-                line = self.peek_event().start_mark.line + 1
-                raise FleetError(f"{path}: line {line}: more than {_DEEPEST} mappings in each other")
-            node = super().compose_node(parent, index)
-            self.depth -= 1
-            return node
-
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        node = yaml.compose(text, Loader)
+        depth = 0
+        for event in yaml.parse(text, loader):  # before anything is made of it, and no further than it is sound
+            line = event.start_mark.line + 1
+            if isinstance(event, yaml.AliasEvent):
+                raise FleetError(f"{path}: line {line}: aliases (*) are not taken: write what is shared under defaults")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST:
+                raise FleetError(f"{path}: line {line}: more than {_DEEPEST} mappings or lists in each other")
+        node = yaml.compose(text, loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f": line {mark.line + 1}" if mark is not None else ""

@@ -11,6 +11,7 @@ from da3.runtime.system import conditions, write_atomically
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.bench.accuracy_plan import AccuracyPlan, PlannedRun
 from da3.toolchain.bench.earlier_runs import trained_or_planned
+from da3.toolchain.bench.fleet_runs import FleetRuns
 from da3.toolchain.bench.learning_rates import choose_rates, reported
 from da3.toolchain.bench.parallel_runs import ParallelRuns
 from da3.toolchain.bench.plots import draw_accuracy
@@ -46,7 +47,7 @@ def bench_accuracy(
     if len(waiting) < len(runs):
         reporter.note(f"{len(runs) - len(waiting)} of {len(runs)} runs are there already")
     report = results.write()
-    training = ParallelRuns(waiting, jobs=plan.jobs, threads=plan.threads, stop=stop)
+    training = _training(plan, waiting, stop)
     for key, result in training.results(len(runs) - len(waiting), reporter):
         if isinstance(result, Trained):
             results.add(key, result)
@@ -56,6 +57,19 @@ def bench_accuracy(
             reporter.note(f"error: {key}: {result}")
         report = results.write()
     return report
+
+
+def _training(plan: AccuracyPlan, waiting: dict[Key, PlannedRun], stop: Callable[[], bool]) -> ParallelRuns | FleetRuns:
+    if plan.address is None:
+        return ParallelRuns(waiting, jobs=plan.jobs, threads=plan.threads, stop=stop)
+    return FleetRuns(
+        waiting,
+        address=plan.address,
+        shared=str(plan.out.absolute()),
+        cpus=plan.cpus,
+        gpus=float(plan.device.startswith("cuda")),
+        stop=stop,
+    )
 
 
 class _Results:

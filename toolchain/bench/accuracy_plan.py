@@ -32,6 +32,7 @@ class AccuracyPlan:
     between several, that the others are compared with. ``size`` and ``batch_size``: None is what ``da3 train`` would
     choose. ``no_flip``: domains whose photos must not be mirrored. ``jobs``: runs at a time. ``overwrite``: train again
     what ``out`` holds of runs with other options. ``last_only``: validate after the last epoch alone.
+    ``address``: of the Ray cluster that trains, in the place of this machine, each run on ``cpus`` of a node.
     """
 
     data: Path
@@ -50,11 +51,13 @@ class AccuracyPlan:
     overwrite: bool = False
     against: str | None = None
     last_only: bool = False
+    address: str | None = None
+    cpus: int = 1
 
     @property
     def threads(self) -> int:
-        """Of each process, so that all of them together use every core."""
-        return max(1, usable_cpus() // self.jobs)
+        """Of each process: on this machine, so that all of them together use every core."""
+        return max(1, usable_cpus() // self.jobs) if self.address is None else self.cpus
 
     def runs(self) -> dict[Key, PlannedRun]:
         """Every run, by the network's name, all runs of one seed before those of the next.

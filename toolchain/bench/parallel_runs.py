@@ -15,7 +15,7 @@ from da3.toolchain.bench.trained import Trained
 from da3.toolchain.errors import CheckpointError
 from da3.toolchain.process.worker import Worker, WorkerError
 
-WORKER = "da3.toolchain.bench.accuracy_worker"
+WORKER = "da3.toolchain.fleet.training_process"
 POLL = 0.2  # seconds between looks at a wish to stop
 
 _Outcome = Trained | str | None  # None: the run was stopped
@@ -83,7 +83,7 @@ class ParallelRuns:
                 if self._closed.is_set():
                     return None
                 for answer in worker.answers():
-                    run.done = answer.get("done", 1.0)
+                    run.done = answer.get("done", run.done)
             found = read(options.folder / "last.safetensors")
             return Trained.of(found) if found.progress.finished(found.config) else None
         except (WorkerError, CheckpointError, OSError) as error:

@@ -282,6 +282,11 @@ def bench_accuracy(
         str | None, typer.Option(help="a method of --methods: the others' differences to it, run by run")
     ] = None,
     jobs: Annotated[int, typer.Option(help="runs at a time, each a process with its share of the cores", min=1)] = 1,
+    address: Annotated[
+        str | None,
+        typer.Option(help="of a Ray cluster whose nodes train, all of which see --data and --out: HOST:PORT, or auto"),
+    ] = None,
+    cpus: Annotated[int, typer.Option(help="of --address: threads of a run, and CPUs of a node for it", min=1)] = 1,
     last_only: Annotated[
         bool, typer.Option("--last-only", help="validate after the last epoch alone: the same result, sooner")
     ] = False,
@@ -305,8 +310,11 @@ def bench_accuracy(
     from da3.runtime.system import write_atomically
     from da3.toolchain.bench import AccuracyPlan, ConsoleBenchReporter, accuracy_table, domains_in, draw_accuracy, parse
     from da3.toolchain.bench import bench_accuracy as measure
+    from da3.toolchain.errors import TrainingError
     from da3.toolchain.process import stop_on_interrupt
 
+    if address is not None and jobs > 1:
+        raise TrainingError("--jobs is of this machine: a cluster trains as many runs at a time as it has room for")
     plan = AccuracyPlan(
         data=data,
         out=to,
@@ -324,6 +332,8 @@ def bench_accuracy(
         overwrite=overwrite,
         against=against,
         last_only=last_only,
+        address=address,
+        cpus=cpus,
     )
     with ConsoleBenchReporter() as reporter, stop_on_interrupt(reporter.note) as stop:
         report = measure(plan, reporter, stop)

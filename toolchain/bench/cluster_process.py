@@ -26,7 +26,7 @@ def _work(request: Answer, say: Say) -> None:
         "node_ip_address": "127.0.0.1",
         "object_store_memory": _STORE,
     }
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
+    cluster: Any = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     try:
         nodes = [cluster.head_node, *(cluster.add_node(**node) for _ in range(request["nodes"] - 1))]
         raylets = [one.all_processes["raylet"][0].process.pid for one in nodes]

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from da3.runtime.errors import Da3Error
 from da3.toolchain.errors import FleetError
 
 _URI = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*(://|::)")
@@ -43,7 +44,7 @@ def storage(uri: str, doing: str = "reached") -> Iterator[None]:
     """Within the block, whatever the package that serves a URI raises is a FleetError of one line."""
     try:
         yield
-    except FleetError:
+    except Da3Error:
         raise
     except FileNotFoundError as error:
         raise FleetError(f"{shown(uri)} does not exist") from error

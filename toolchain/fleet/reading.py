@@ -71,7 +71,7 @@ def _mapping(node: Any, path: str) -> dict[str, Said]:
         if value.id == "mapping":
             found[key.value] = Said(_mapping(value, path), line)
         else:
-            empty = value.style is None and value.value in ("", "~", "null")
+            empty = not value.style and value.value in ("", "~", "null")
             found[key.value] = Said(None if empty else value.value, line)
     return found
 

@@ -16,7 +16,7 @@ from fuzz.subjects import all_subjects, arrays, bundles, checkpoints, packs, pho
 FOUND = Path(__file__).parent / "found"
 SEED = 20261126
 # Importing PyTorch takes as long as most of the rest here.
-WITH_PYTORCH = ("weights", "options", "checkpoint", "command line: PyTorch")
+WITH_PYTORCH = ("weights", "options", "checkpoint", "command line: PyTorch", "fleet")
 # A domain of format 1 is none to start from.
 REFUSED = {("gated", "starting")}
 

@@ -1,4 +1,4 @@
-"""``da3 fleet train`` on real Ray clusters: nodes that come and go, processes that are killed, and always one result."""
+"""``da3 fleet train`` on real Ray clusters: nodes and processes that are lost, and always one result."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from da3.runtime import list_domains
+from da3.runtime.bundle import list_domains
 from da3.runtime.training import checkpoint
 from da3.toolchain.bench.local_cluster import SETTINGS, LocalCluster, descendants
 from da3.toolchain.bench.same_runs import different_packs, different_runs
@@ -215,7 +215,7 @@ def test_a_killed_driver_and_a_stopped_one_are_gone_on_with(fleet, cluster, tmp_
 def test_a_domain_that_fails_does_not_stop_the_others(fleet, cluster, tmp_path):
     (tmp_path / "empty").mkdir()
     plan = fleet({"signs": {"data": tmp_path / "empty"}, "letters": {}, "third": {"lr": 9.9, "epochs": 3}})
-    code, out, err = ended(start(plan, "--address", cluster.address))
+    code, _, err = ended(start(plan, "--address", cluster.address))
     assert code == 1 and "error: domain signs: " in err and "Traceback" not in err, err
     assert Path(plan.jobs[1].pack).exists() and "letters" in list_domains(Path(plan.out, "bundle"))
     mended = fleet({"letters": {}, "third": {"lr": 9.9, "epochs": 3}})

@@ -34,6 +34,9 @@ def fleet_train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="train again the runs there that were made with other options")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="print what would be trained, and what each asks of a node; train nothing")
+    ] = False,
     quiet: QuietOption = False,
 ) -> None:
     """Train every domain of a file as da3 train would, wherever a node has room, and bundle them.
@@ -45,11 +48,16 @@ def fleet_train(
     Example: da3 fleet train fleet.yaml --address auto
     """
     from da3.runtime.system import stop_on_interrupt
-    from da3.toolchain.fleet import LiveTable, of_domains, read_plan, train_fleet
+    from da3.toolchain.fleet import LiveTable, look_back, of_domains, plan_table, read_plan, train_fleet
 
     plan = read_plan(str(file), typed())
     if domain:
         plan = of_domains(plan, domain)
+    if dry_run:
+        with LiveTable(quiet=quiet) as table:
+            left = look_back(list(plan.jobs), overwrite, table.looking)
+        out.print(plan_table(plan, left))
+        return
     with LiveTable(quiet=quiet) as table, stop_on_interrupt(table.say) as stop:
         result = train_fleet(plan, table, address=address, overwrite=overwrite, stop=stop)
     finished = len(result.there) + sum(outcome.accuracy is not None for outcome in result.outcomes.values())

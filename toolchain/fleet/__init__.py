@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from da3.toolchain.fleet.cluster import Connected, Fleet, Outcome, State
+    from da3.toolchain.fleet.earlier import Left, look_back
     from da3.toolchain.fleet.job import Job
     from da3.toolchain.fleet.plan import FleetPlan, of_domains, read_plan
-    from da3.toolchain.fleet.table import FleetReporter, LiveTable
+    from da3.toolchain.fleet.table import FleetReporter, LiveTable, plan_table
     from da3.toolchain.fleet.train import FleetResult, train_fleet
 
 _MODULES = {
     "cluster": ("Connected", "Fleet", "Outcome", "State"),
+    "earlier": ("Left", "look_back"),
     "job": ("Job",),
     "plan": ("FleetPlan", "of_domains", "read_plan"),
-    "table": ("FleetReporter", "LiveTable"),
+    "table": ("FleetReporter", "LiveTable", "plan_table"),
     "train": ("FleetResult", "train_fleet"),
 }
 
@@ -29,10 +31,13 @@ __all__ = [
     "FleetReporter",
     "FleetResult",
     "Job",
+    "Left",
     "LiveTable",
     "Outcome",
     "State",
+    "look_back",
     "of_domains",
+    "plan_table",
     "read_plan",
     "train_fleet",
 ]

@@ -25,11 +25,13 @@ _HEAD_LIMIT = 16 << 20  # bytes of a checkpoint's head, as everywhere
 
 
 class Left(NamedTuple):
-    """A job as it is to be done now; ``job`` None where nothing is left to do. ``accuracy``: of what is finished."""
+    """A job as it is to be done now; ``job`` None where nothing is left to do. ``accuracy``: of what is finished.
+    ``begun``: there is a run to go on with."""
 
     name: str
     job: Job | None
     accuracy: float | None = None
+    begun: bool = False
 
 
 def look_back(jobs: list[Job], overwrite: bool, looked: Callable[[int, int], None] = lambda d, t: None) -> list[Left]:
@@ -90,8 +92,8 @@ def _left(
         raise FleetError(f"domain {job.name}: {error}") from error
     if packed and facts.progress.finished(facts.config):
         best = facts.progress.best or {}
-        return Left(job.name, None, best.get("val_accuracy"))
-    return Left(job.name, job)
+        return Left(job.name, None, best.get("val_accuracy"), begun=True)
+    return Left(job.name, job, begun=True)
 
 
 def _check_same(job: Job, photos: list[Listed], facts: Facts, hashes: dict[tuple[str, str, str], str]) -> None:

@@ -10,11 +10,27 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from da3.runtime.system import render_bytes
 from da3.runtime.training import Pace
 from da3.toolchain.fleet.cluster import FAILED, FINISHED, RUNNING, STOPPED, WAITING, Connected, Outcome, State
+from da3.toolchain.fleet.earlier import Left
+from da3.toolchain.fleet.places import shown
+from da3.toolchain.fleet.plan import FleetPlan
 
 _ORDER = (RUNNING, FAILED, WAITING, STOPPED, FINISHED)  # of rows, where there is no room for all
 _LINES_AROUND = 6  # of the terminal's, that are no rows
+
+
+def plan_table(plan: FleetPlan, left: Iterable[Left]) -> Table:
+    """What would be done: of each domain how far it is, and what it asks of a node."""
+    table = Table("domain", "state", "cpus", "gpus", "memory", "engine", "photos", box=None, pad_edge=False)
+    for job, one in zip(plan.jobs, left, strict=True):
+        begun = "goes on" if one.begun else "new"
+        state = "finished" if one.job is None else "again" if one.job.overwrite else begun
+        memory = render_bytes(job.memory) if job.memory else ""
+        cells = (job.name, state, f"{job.cpus}", f"{job.gpus:g}", memory, job.engine, shown(str(job.options["data"])))
+        table.add_row(*map(Text, cells))
+    return table
 
 
 class FleetReporter(Protocol):

@@ -64,6 +64,13 @@ def _toolchain(words):
     return _caught(run)
 
 
+def _fleet(words):
+    """The file of a fleet, as `da3 fleet train` reads it before it does anything."""
+    from da3.toolchain.fleet import read_plan
+
+    return _caught(lambda: [job.to_json() for job in read_plan(words[0]).jobs])
+
+
 def _pictures(words):
     """Files decoded and made inputs of a network, of as many pixels a side as the first word says."""
     from da3.runtime.images import Preprocessing, read_inputs
@@ -312,6 +319,7 @@ RUNNERS = {
     "writing": _writing,
     "stored": _stored,
     "toolchain": _toolchain,
+    "fleet": _fleet,
     "pictures": _pictures,
     "engines": _engines,
     "checkpoint": _checkpoint,
@@ -326,4 +334,4 @@ RUNNERS = {
     "planted": _planted,
 }
 # Those that need what boards do not have.
-TOOLCHAIN = frozenset(("toolchain", "weights"))
+TOOLCHAIN = frozenset(("toolchain", "weights", "fleet"))

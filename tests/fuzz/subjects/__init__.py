@@ -17,7 +17,20 @@ class Subject(NamedTuple):
 
 
 def all_subjects():
-    from . import arrays, bundles, checkpoints, engines, graphs, lines, packs, photos, registries, tables, weights
+    from . import (
+        arrays,
+        bundles,
+        checkpoints,
+        engines,
+        fleets,
+        graphs,
+        lines,
+        packs,
+        photos,
+        registries,
+        tables,
+        weights,
+    )
 
-    modules = (bundles, graphs, packs, weights, checkpoints, engines, photos, arrays, tables, registries, lines)
+    modules = (bundles, graphs, packs, weights, checkpoints, engines, photos, arrays, tables, registries, lines, fleets)
     return [subject for module in modules for subject in module.SUBJECTS]

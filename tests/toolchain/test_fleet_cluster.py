@@ -148,7 +148,7 @@ def test_a_fleet_on_this_machine_is_as_da3_train_and_is_not_trained_twice(fleet,
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_result(fleet, cluster, tmp_path):
-    plan = fleet({"signs": {}, "letters": {"seed": 1}}, epochs=40)
+    plan = fleet({"signs": {}, "letters": {"seed": 1}}, epochs=25)
     lone = alone(plan, tmp_path / "lone")
     process = start(plan, "--address", cluster.address)
     wait_for(lambda: epochs_done(plan.jobs[0]) >= 3)
@@ -193,7 +193,7 @@ def test_a_lost_node_s_domains_go_on_elsewhere_to_the_same_result(places, fleet,
 
 @pytest.mark.slow
 def test_a_killed_driver_and_a_stopped_one_are_gone_on_with(fleet, cluster, tmp_path):
-    plan = fleet({"signs": {}, "letters": {"seed": 1}, "third": {"seed": 2}}, epochs=40)
+    plan = fleet({"signs": {}, "letters": {"seed": 1}, "third": {"seed": 2}}, epochs=25)
     lone = alone(plan, tmp_path / "lone")
     process = start(plan, "--address", cluster.address)
     wait_for(lambda: epochs_done(plan.jobs[0]) >= 2)

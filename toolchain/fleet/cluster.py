@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import re
 import threading
@@ -24,7 +25,7 @@ _POLL = 0.1
 _QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is sent to anybody
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a task without GPUs sees none, which is of no interest: it has cpu
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray warns otherwise; what asks for no GPU is trained on the CPU
     "PYTHONWARNINGS": "ignore",
 }
 _ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # makes Ray listen on 127.0.0.1, on any system
@@ -76,14 +77,28 @@ class Fleet:
     ):
         check_address(address)
         self.jobs, self.address, self.shared, self.stop = jobs, address, list(shared), stop
+        self._asked = False  # whether it was asked to stop
 
     def events(self) -> Iterator[Connected | State | Outcome]:
         """Everything there is to tell, as it comes; at the end each job has had an Outcome.
 
         Raises FleetError, in one line, where no cluster answers, or it cannot do the jobs.
         """
-        import os
+        left = {job.name for job in self.jobs}
+        self._asked = False
+        try:
+            for event in self._told():
+                if isinstance(event, Outcome):
+                    left.discard(event.name)
+                yield event
+        except FleetError:
+            if not self._asked:
+                raise
+        # Asked to stop before it had begun, the driver ends without a word.
+        yield from (Outcome(job.name, STOPPED) for job in self.jobs if job.name in left)
 
+    def _told(self) -> Iterator[Connected | State | Outcome]:
+        """What the driver tells, until it ends."""
         settings = {**_QUIET, **(_ALONE if self.address is None else {})}
         settings = {name: value for name, value in settings.items() if name not in os.environ}
         request = {
@@ -93,13 +108,12 @@ class Fleet:
             "shared": self.shared,
         }
         within = _STARTS_WITHIN if self.address is None else _CONNECTS_WITHIN
-        until, connected, asked = time.monotonic() + within, False, False
+        until, connected = time.monotonic() + within, False
         with Worker(DRIVER, request, settings=settings) as worker:
             for answer in _polled(worker):
-                if self.stop() and not asked:
-                    asked = True
+                if self.stop() and not self._asked:
+                    self._asked = True
                     if not connected:
-                        yield from (Outcome(job.name, STOPPED) for job in self.jobs)
                         return
                     worker.ask_to_stop()
                 if answer is None:

@@ -1,15 +1,19 @@
 """What is asked of nodes before anything starts, and what the board tells whom."""
 
 import io
+import re
+import socket
+import sys
 
 import pytest
 from rich.console import Console
 
 from da3.runtime.system import VERSION
 from da3.toolchain.errors import FleetError
-from da3.toolchain.fleet import Connected, Fleet, LiveTable, Outcome, State
+from da3.toolchain.fleet import Connected, Fleet, Job, LiveTable, Outcome, State, driver_process
 from da3.toolchain.fleet.board import Board
 from da3.toolchain.fleet.nodes import _problem, check_demands, living, look
+from da3.toolchain.fleet.task import train_job
 
 
 def ray_node(name, alive=True, **resources):
@@ -60,8 +64,6 @@ def test_a_node_looks(tmp_path):
     ],
 )
 def test_what_a_node_lacks_is_said(changes, message):
-    import re
-
     found = {"da3": "1.0", "absent": [], "apart": [], "unwritable": [], **changes}
     assert re.search(message, _problem(found, "1.0"))
 
@@ -132,3 +134,39 @@ def test_a_lost_node_and_a_connection_are_told():
     table.state(State("a", "waiting", lost=True))
     assert "1 domain to train on 2 nodes, 6 CPUs, 1 GPUs" in file.getvalue()
     assert "a: its node is gone; it goes on elsewhere from its last checkpoint" in file.getvalue()
+
+
+def test_a_ray_that_does_not_fit_or_is_not_there(monkeypatch):
+    ray = pytest.importorskip("ray", reason="pip install 'da3[ray]'")
+    text = "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\nThis process on node x was started with:"
+
+    def refuse(*args, **kwargs):
+        raise RuntimeError(text)
+
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(driver_process, "_knock", lambda address: None)
+    with (
+        pytest.raises(FleetError, match="no cluster to use at host:1: Version mismatch: .* Ray: 2.9.0 This process"),
+        driver_process._ray("host:1"),
+    ):
+        pass
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(FleetError, match=r"fleets need Ray: pip install 'da3\[ray\]'"), driver_process._ray(None):
+        pass
+
+
+def test_a_node_of_another_version_trains_nothing():
+    job = Job(name="a", options={"domain": "a"}, runs="/nowhere", cache="/nowhere")
+    assert train_job(job.to_json(), "0.0.1", None) == {
+        "state": "failed",
+        "why": f"this node has da3 {VERSION}, and the fleet was started by da3 0.0.1",
+    }
+
+
+def test_what_ends_before_it_begins_is_stopped():
+    """Ctrl-C while the cluster does not answer: nothing was begun, and nothing is wrong."""
+    pytest.importorskip("ray", reason="pip install 'da3[ray]'")
+    job = Job(name="a", options={"domain": "a"}, runs="/nowhere", cache="/nowhere")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        assert list(Fleet([job], address=address, stop=lambda: True).events()) == [Outcome("a", "stopped")]

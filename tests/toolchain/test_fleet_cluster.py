@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,21 +55,31 @@ def fleet(photos, weights_files, tmp_path):
     return write
 
 
-def start(plan, *words):
-    command = [sys.executable, "-c", START, "fleet", "train", plan.file, *words]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True
-    )
+@pytest.fixture
+def start():
+    """A function that starts ``da3 fleet train`` of a plan; what still runs at the end of the test is killed."""
+    started = []
 
+    def begin(plan, *words):
+        command = [sys.executable, "-c", START, "fleet", "train", plan.file, *words]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT, start_new_session=True
+        )
+        started.append(process)
+        return process
 
-def ended(process, within=240):
-    """(exit code, stdout, stderr)"""
-    try:
-        out, err = process.communicate(timeout=within)
-    finally:
+    yield begin
+    for process in started:
         if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            for pid in (process.pid, *descendants(process.pid)):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             process.communicate()
+
+
+def ended(process, within=300):
+    """(exit code, stdout, stderr)"""
+    out, err = process.communicate(timeout=within)
     return process.returncode, out, err
 
 
@@ -123,7 +135,9 @@ def trainers(pid):
 
 
 @pytest.mark.slow
-def test_a_fleet_on_this_machine_is_as_da3_train_and_is_not_trained_twice(fleet, photos, weights_files, tmp_path):
+def test_a_fleet_on_this_machine_is_as_da3_train_and_is_not_trained_twice(
+    fleet, photos, weights_files, tmp_path, start
+):
     plan = fleet({"signs": {"seed": 3}, "letters": {}})
     code, out, err = ended(start(plan))
     assert (code, "2 of 2 domains are finished" in out) == (0, True), err
@@ -147,7 +161,7 @@ def test_a_fleet_on_this_machine_is_as_da3_train_and_is_not_trained_twice(fleet,
 
 
 @pytest.mark.slow
-def test_a_killed_process_goes_on_to_the_same_result(fleet, cluster, tmp_path):
+def test_a_killed_process_goes_on_to_the_same_result(fleet, cluster, tmp_path, start):
     plan = fleet({"signs": {}, "letters": {"seed": 1}}, epochs=25)
     lone = alone(plan, tmp_path / "lone")
     process = start(plan, "--address", cluster.address)
@@ -164,7 +178,7 @@ def test_a_killed_process_goes_on_to_the_same_result(fleet, cluster, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("places", ["paths", "uris"])
-def test_a_lost_node_s_domains_go_on_elsewhere_to_the_same_result(places, fleet, photos, tmp_path):
+def test_a_lost_node_s_domains_go_on_elsewhere_to_the_same_result(places, fleet, photos, tmp_path, start):
     """Photos and results at URIs are brought and put by the node that has the domain; here each node has its own cache,
     as machines have, only in so far as what it brings is the same."""
     domains = {"signs": {}, "letters": {"seed": 1}, "third": {"seed": 2}}
@@ -192,7 +206,7 @@ def test_a_lost_node_s_domains_go_on_elsewhere_to_the_same_result(places, fleet,
 
 
 @pytest.mark.slow
-def test_a_killed_driver_and_a_stopped_one_are_gone_on_with(fleet, cluster, tmp_path):
+def test_a_killed_driver_and_a_stopped_one_are_gone_on_with(fleet, cluster, tmp_path, start):
     plan = fleet({"signs": {}, "letters": {"seed": 1}, "third": {"seed": 2}}, epochs=25)
     lone = alone(plan, tmp_path / "lone")
     process = start(plan, "--address", cluster.address)
@@ -212,7 +226,7 @@ def test_a_killed_driver_and_a_stopped_one_are_gone_on_with(fleet, cluster, tmp_
 
 
 @pytest.mark.slow
-def test_a_domain_that_fails_does_not_stop_the_others(fleet, cluster, tmp_path):
+def test_a_domain_that_fails_does_not_stop_the_others(fleet, cluster, tmp_path, start):
     (tmp_path / "empty").mkdir()
     plan = fleet({"signs": {"data": tmp_path / "empty"}, "letters": {}, "third": {"lr": 9.9, "epochs": 3}})
     code, _, err = ended(start(plan, "--address", cluster.address))
@@ -228,7 +242,7 @@ def test_a_domain_that_fails_does_not_stop_the_others(fleet, cluster, tmp_path):
 
 
 @pytest.mark.slow
-def test_what_the_cluster_cannot_do_is_said_before_anything_starts(fleet, cluster, tmp_path):
+def test_what_the_cluster_cannot_do_is_said_before_anything_starts(fleet, cluster, tmp_path, start):
     for domains, message in (
         ({"signs": {"cpus": 2}}, "domain signs asks for cpus 2, and no node of the cluster has that"),
         ({"signs": {"gpus": 1}}, "domain signs asks for cpus 1, gpus 1, and no node"),
@@ -240,14 +254,12 @@ def test_what_the_cluster_cannot_do_is_said_before_anything_starts(fleet, cluste
         code, _, err = ended(start(fleet(domains), "--address", cluster.address))
         assert code == 1 and "Traceback" not in err
         (line,) = [line for line in err.splitlines() if line.startswith("error: ")]
-        import re
-
         assert re.search(message, line), line
         assert not (tmp_path / "out" / "runs").exists()
 
 
 @pytest.mark.slow
-def test_a_port_that_is_no_cluster_s(fleet, monkeypatch):
+def test_a_port_that_is_no_cluster_s(monkeypatch):
     """Ray itself would try for minutes."""
     monkeypatch.setattr(clusters, "_CONNECTS_WITHIN", 5.0)
     with socket.create_server(("127.0.0.1", 0)) as listening:

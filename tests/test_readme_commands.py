@@ -23,11 +23,13 @@ SMALLER = {
     "train": "--weights demo --size 64 --epochs 1 --batch-size 8",
     "config": "--epochs 1",
     "learn": "--epochs 1 --batch-size 8",
+    "fleet": "--dry-run",
     "selftest": "--quick",
     "bench": "--repeats 2",
 }
 SAYS = {
     "train": "accuracy",
+    "fleet": "flowers",
     "runs": "flowers",
     "config": "epochs",
     "export": "verification against PyTorch",
@@ -64,6 +66,8 @@ def workplace(tmp_path, monkeypatch):
     """A folder with photos of flowers and mushrooms, as on a user's disk."""
     write_photos(tmp_path / "photos" / "flowers", classes=3, train=12, val=20)
     write_photos(tmp_path / "photos" / "mushrooms", classes=2, train=8, val=4, seed=1)
+    fleet = "out: fleet\ndefaults:\n  data: photos/{domain}\n  weights: demo\ndomains:\n  flowers:\n  mushrooms:\n"
+    (tmp_path / "fleet.yaml").write_text(fleet)
     clip = cv2.VideoWriter(str(tmp_path / "clip.mp4"), cv2.VideoWriter_fourcc(*"mp4v"), 10, (48, 40))
     for photo in sorted((tmp_path / "photos" / "flowers" / "val").rglob("*.jpg"))[:5]:
         clip.write(cv2.imread(str(photo)))

@@ -162,10 +162,10 @@ def test_a_fleet_on_this_machine_is_as_da3_train_and_is_not_trained_twice(
 
 @pytest.mark.slow
 def test_a_killed_process_goes_on_to_the_same_result(fleet, cluster, tmp_path, start):
-    plan = fleet({"signs": {}, "letters": {"seed": 1}}, epochs=25)
+    plan = fleet({"signs": {}, "letters": {"seed": 1, "engine": "onnxruntime"}}, epochs=25)
     lone = alone(plan, tmp_path / "lone")
     process = start(plan, "--address", cluster.address)
-    wait_for(lambda: epochs_done(plan.jobs[0]) >= 3)
+    wait_for(lambda: all(epochs_done(job) >= 2 for job in plan.jobs))
     doomed = [pid for raylet in cluster.raylets for pid in trainers(raylet)]
     assert doomed
     for pid in doomed:

@@ -88,13 +88,22 @@ def _drive(ray: Any, request: Answer, say: Say) -> None:
     nodes = living(ray.nodes())
     say({"connected": {node.name: node.resources for node in nodes}})
     check_demands(jobs, nodes)
+    board = _board(ray)  # it starts while the nodes look
     with _marked(request["shared"]) as mark:
         check_nodes(ray, nodes, version=VERSION, paths=request["paths"], shared=request["shared"], mark=mark)
     for job in jobs:
         if job["overwrite"]:
             remove_run(job["runs"], job["options"]["domain"])
     with stop_on_interrupt(lambda words: None) as stop:
-        _Driver(ray, jobs, say).run(stop)
+        _Driver(ray, board, jobs, say).run(stop)
+
+
+def _board(ray: Any) -> Any:
+    """The actor, on this machine: it is not lost with another."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
 
 
 @contextmanager
@@ -115,12 +124,8 @@ def _marked(shared: list[str]) -> Iterator[str]:
 class _Driver:
     """The jobs of a fleet, from being handed to Ray until each has a result."""
 
-    def __init__(self, ray: Any, jobs: list[dict[str, Any]], say: Say):
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        self.ray, self.say = ray, say
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self.board = ray.remote(Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    def __init__(self, ray: Any, board: Any, jobs: list[dict[str, Any]], say: Say):
+        self.ray, self.board, self.say = ray, board, say
         task = ray.remote(train_job)
         self.names: dict[Any, str] = {}
         for job in jobs:

@@ -101,7 +101,7 @@ def fleet_table(report: FleetBenchReport) -> Table:
         table.add_row(case, time, finished, f"{killed['identical']} of {total}")
     lines = [f"{where}: {', '.join(differs[:4])}" for where, differs in report["different"].items()]
     sizes = f"{report['backbone']} ({report['weights']}) at {report['size']} px, {report['epochs']} epochs"
-    table.caption = escape("\n".join([*lines, f"{sizes}; {_conditions_line(report['conditions'])}"]))
+    table.caption = escape("\n".join([*lines, f"{sizes}; {conditions_line(report['conditions'])}"]))
     return table
 
 

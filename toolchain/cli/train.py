@@ -14,6 +14,8 @@ from da3.toolchain.cli.console import out, typed
 from da3.toolchain.cli.engine import start_engine
 from da3.toolchain.cli.options import BACKBONES, DomainOption, RunsOption
 from da3.toolchain.cli.verbosity import QuietOption, VerboseOption, check_verbosity
+from da3.toolchain.errors import TrainingError
+from da3.toolchain.process.launch import launched
 
 
 def _default(name: str) -> str:
@@ -134,6 +136,9 @@ def train(
     Example: da3 train --domain flowers --data photos/flowers --keep 0.7
     """
     check_verbosity(verbose, quiet)
+    launch = launched()
+    if engine != "pytorch" and launch is not None and launch.size > 1:
+        raise TrainingError(f"--engine {engine}: learns in one process; leave --engine out under torchrun")
     if engine != "pytorch":
         given = {
             "domain": domain,
@@ -198,8 +203,18 @@ def train(
         start=start,
         command=typed(),
     )
-    with ConsoleReporter(verbose=verbose, quiet=quiet) as reporter, stop_on_interrupt(reporter.note) as stop:
-        result = train_domain(asked, reporter, stop)
+    if launch is not None:
+        from da3.toolchain.distributed import join
+
+        with (
+            join(launch, device) as group,
+            ConsoleReporter(verbose=verbose, quiet=quiet) as reporter,
+            stop_on_interrupt(lambda words: None) as stop,  # torchrun hands an interrupt on once, and says so itself
+        ):
+            result = train_domain(asked, reporter, stop, group)
+    else:
+        with ConsoleReporter(verbose=verbose, quiet=quiet) as reporter, stop_on_interrupt(reporter.note) as stop:
+            result = train_domain(asked, reporter, stop)
     if not result.finished:
         out.print(f"stopped; all is saved. Go on with: da3 train --domain {domain} --resume")
         raise typer.Exit(130)

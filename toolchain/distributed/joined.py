@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from da3.runtime.errors import Da3Error
 from da3.runtime.records import Array
 from da3.runtime.training import Group
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.process.launch import Launch
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 _FAILURE = "failure"  # the store's key for why a process ended
 _MOST_BYTES = 1 << 30  # that one process says to the others
@@ -92,15 +90,15 @@ class Joined(Group):
                 part = slice(i * _DIGEST, (i + 1) * _DIGEST)
                 if not torch.equal(theirs[part], found[0][part]):
                     raise TrainingError(
-                        f"process {rank} of {self.size} (from 0) has other {name.replace('_', ' ')} than the first one, "
-                        "so they cannot train together: use equal machines, with the same da3, PyTorch, photos and options"
+                        f"process {rank} of {self.size} (from 0) has other {name.replace('_', ' ')} than the first, so "
+                        "they cannot train together: use equal machines, with the same da3, PyTorch, photos and options"
                     )
 
     # -- what the trainer asks
 
     def total(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """Each tensor summed over the processes, which all get the same bits: views of one buffer. The tensors are of one
-        type and device, of the same shapes in every process. A meeting."""
+        """Each tensor summed over the processes, which all get the same bits: views of one buffer. The tensors are of
+        one type and device, of the same shapes in every process. A meeting."""
         flat = torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
         with self._meeting():
             dist.all_reduce(flat, group=self._gradients if flat.is_cuda else None)
@@ -114,11 +112,10 @@ class Joined(Group):
         """Let the first process know why this one is about to end, unless it ends since another did."""
         if self.first or isinstance(error, LostError):
             return
-        words = str(error) if isinstance(error, (TrainingError, OSError)) else f"{type(error).__name__}: {error}"
+        words = str(error) if isinstance(error, (Da3Error, OSError)) else f"{type(error).__name__}: {error}"
         with suppress(RuntimeError):  # the store may be gone with the first process's machine
-            self._store.set(
-                _FAILURE, f"process {self.rank} of {self.size} (from 0), on {socket.gethostname()}: {words}"
-            )
+            where = f"process {self.rank} of {self.size} (from 0), on {socket.gethostname()}"
+            self._store.set(_FAILURE, f"{where}: {words}")
 
     @contextmanager
     def _meeting(self) -> Iterator[None]:
@@ -132,6 +129,6 @@ class Joined(Group):
             if self._store.check([_FAILURE]):
                 return " ".join(self._store.get(_FAILURE)[:2000].decode("utf-8", "replace").split())
         return (
-            f"another of the {self.size} processes has ended, or was silent for {self._patience:.0f} s: what the run had "
-            "saved is whole; start all of them again with --resume"
+            f"another of the {self.size} processes has ended, or was silent for {self._patience:.0f} s: what the run "
+            "had saved is whole; start all of them again with --resume"
         )

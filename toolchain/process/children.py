@@ -14,6 +14,10 @@ from da3.runtime.errors import Da3Error
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.process.launch import launched
 
+_LAST_WORDS = 10.0  # seconds
+_AGREED = (None, 0, 130)  # exit codes of what all end with together: finished, or stopped
+_silent = False
+
 _ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # what torchrun reads of a process that failed
 
 
@@ -33,6 +37,8 @@ def take_part(words: list[str], aloud: bool = False) -> None:
 
 
 def _be_silent() -> None:
+    global _silent
+    _silent = True
     sys.stdout.flush()
     sys.stderr.flush()
     nothing = os.open(os.devnull, os.O_WRONLY)
@@ -44,11 +50,14 @@ def _be_silent() -> None:
 @contextmanager
 def recorded() -> Iterator[None]:
     """What is raised within the block is written down for torchrun, which shows it on the machine where it happened:
-    the line of an error that da3 raises on purpose, or a bug's traceback."""
+    the line of an error that da3 raises on purpose, or a bug's traceback. A silent process then lets the first one
+    speak: torchrun ends all of them as soon as one has failed, and is itself what ends the silent ones."""
     try:
         yield
     except BaseException as error:
         _record(error)
+        if _silent and not (isinstance(error, SystemExit) and error.code in _AGREED):
+            time.sleep(_LAST_WORDS)
         raise
 
 

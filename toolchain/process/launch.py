@@ -41,9 +41,7 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launch | None:
     for name in _NAMES:
         text = environment.get(name, "")
         if not (text.isascii() and text.isdigit() and int(text[:9]) <= _MOST):
-            raise TrainingError(
-                f"the environment's {name} is {text[:40]!r}, no number of processes: start with torchrun"
-            )
+            raise TrainingError(f"the environment's {name} is {text[:40]!r}, no number of processes: use torchrun")
         numbers.append(int(text[:9]))
     found = Launch(*numbers)
     if not (found.rank < found.size and found.local_rank < found.local_size <= found.size):

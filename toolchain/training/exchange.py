@@ -11,8 +11,8 @@ from da3.toolchain.methods import Learner
 def exchanged(learner: Learner, result: StepResult) -> StepResult:
     """The whole batch's result, and its gradients in every parameter's ``grad``, of the parts that the processes have.
 
-    All of it goes over as one buffer, which the gradients then are views of. A parameter has a gradient where it has one
-    in any process: the bypass of an open block has none, and a process without a photo none at all.
+    All of it goes over as one buffer, which the gradients then are views of. A parameter has a gradient where it has
+    one in any process: the bypass of an open block has none, and a process without a photo none at all.
     """
     parameters = learner.parameters()
     own = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]

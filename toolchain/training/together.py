@@ -17,13 +17,13 @@ def check_together(joined: Joined, config: RunConfig, photos: PhotoSet, budget: 
     if joined.size > 1:
         if not method(config.method).sliceable:
             raise TrainingError(
-                f"--method {config.method}: its batch norms see a whole batch, which several processes divide: train it "
-                "with one process"
+                f"--method {config.method}: its batch norms see a whole batch, which several processes divide: train "
+                "it with one process"
             )
         if budget is not None:
             raise TrainingError(
-                "--memory-budget: is measured by one process: run `da3 train` without torchrun to see what fits, and give "
-                "that with --micro-batch, --keep-precision and --backbone-precision"
+                "--memory-budget: is measured by one process: run `da3 train` without torchrun to see what fits, and "
+                "give that with --micro-batch, --keep-precision and --backbone-precision"
             )
     settings = {name: value for name, value in config.to_json().items() if name != "data"}
     found = [

@@ -144,6 +144,7 @@ class Run:
         soon as any of its processes is asked to."""
         progress = self.progress
         asked, stop = stop, lambda: self.group.agree(asked())
+        self._check_equal()
         while progress.epoch < self.config.epochs:
             started, done_before = time.monotonic(), progress.step
             if not self._train_epoch(stop):
@@ -283,7 +284,7 @@ class Run:
         row["memory_mb"] = round(self.trainee.peak_bytes() / 1e6, 1)
         if self.group.size > 1:
             row["processes"] = self.group.size
-            self.group.check_equal(parameters=self._fingerprint())
+        self._check_equal()
         progress.history.append(row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         last = progress.epoch == self.config.epochs
@@ -316,14 +317,17 @@ class Run:
         checkpoint.write(path, self.config, self.progress, model, optimizer, self.provenance)
         self.saved_at = time.monotonic()
 
-    def _fingerprint(self) -> str:
-        """Of all that is learnt: equal in all processes of a group, or their steps would no longer be those of one."""
+    def _check_equal(self) -> None:
+        """Raise TrainingError where the processes of a group have not learnt the same to the bit: their steps would no
+        longer be those of one."""
+        if self.group.size == 1:
+            return
         found = hashlib.sha256()
         for arrays in (self.trainee.model(), self.trainee.optimizer()):
             for name in sorted(arrays):
                 found.update(name.encode("utf-8"))
                 found.update(np.ascontiguousarray(arrays[name]).tobytes())
-        return found.hexdigest()
+        self.group.check_equal(parameters=found.hexdigest())
 
     def _write_reports(self, last: bool) -> None:
         history = self.progress.history

@@ -18,6 +18,7 @@ from da3.toolchain.errors import TrainingError
 
 if TYPE_CHECKING:
     from da3.toolchain.training.train import Result
+from da3.toolchain.process.children import heard_out
 from da3.toolchain.process.launch import launched
 
 
@@ -212,7 +213,7 @@ def train(
     else:
         from da3.toolchain.distributed import join
 
-        with join(launch, device) as group:
+        with join(launch, device) as group, heard_out():
             with (
                 ConsoleReporter(verbose=verbose, quiet=quiet) as reporter,
                 stop_on_interrupt(lambda words: None) as stop,  # torchrun says it, and hands an interrupt on but once

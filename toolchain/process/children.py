@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import time
 import traceback
@@ -58,6 +59,16 @@ def recorded() -> Iterator[None]:
         _record(error)
         if _silent and not (isinstance(error, SystemExit) and error.code in _AGREED):
             time.sleep(_LAST_WORDS)
+        raise
+
+
+@contextmanager
+def heard_out() -> Iterator[None]:
+    """What fails within the block is said although torchrun asks this process to end, as it does when another fails."""
+    try:
+        yield
+    except BaseException:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
 
 

@@ -64,11 +64,13 @@ def recorded() -> Iterator[None]:
 
 @contextmanager
 def heard_out() -> Iterator[None]:
-    """What fails within the block is said although torchrun asks this process to end, as it does when another fails."""
+    """What fails within the block is said although torchrun asks this process to end, as it does when another fails.
+    A silent process has nothing to say."""
     try:
         yield
     except BaseException:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        if not _silent:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise
 
 

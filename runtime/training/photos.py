@@ -118,7 +118,7 @@ def drop_unreadable(
     found = np.zeros(len(every), np.float32)
     found[list(reasons)] = 1
     bad: Dict[str, str] = {}
-    for i in np.flatnonzero(group.joined(found)):
+    for i in np.flatnonzero(group.joined(found)).tolist():
         bad[every[i][0]] = reasons.get(i) or problem(every[i]) or "%s: another process cannot read it" % every[i][0]
     train = tuple(photo for photo in photos.train if photo[0] not in bad)
     val = tuple(photo for photo in photos.val if photo[0] not in bad)

@@ -56,7 +56,7 @@ def provenance(config: RunConfig, photos: PhotoSet, workers: int, origin: Origin
     versions = conditions()
     versions.update((name, distribution_version(name)) for name in _LIBRARIES.get(origin.engine, ()))
     machine, cpus = versions.pop("machine"), versions.pop("cpus")
-    found = {
+    found: Dict[str, Any] = {
         "da3": VERSION,
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "engine": origin.engine,

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from da3.toolchain.bench.accuracy import bench_accuracy
     from da3.toolchain.bench.accuracy_plan import AccuracyPlan, domains_in
+    from da3.toolchain.bench.distributed import DistributedPlan, bench_distributed
     from da3.toolchain.bench.engine import bench_bundle, compare, switch_us
     from da3.toolchain.bench.plots import draw_accuracy, draw_run, draw_train
     from da3.toolchain.bench.progress import BenchReporter, ConsoleBenchReporter, SilentBenchReporter
     from da3.toolchain.bench.scale import ScalePlan, bench_scale
     from da3.toolchain.bench.scale_tables import scale_table
     from da3.toolchain.bench.stream import bench_stream
-    from da3.toolchain.bench.tables import accuracy_table, run_table, stream_table, train_table, whole_table
+    from da3.toolchain.bench.tables import (
+        accuracy_table,
+        distributed_table,
+        run_table,
+        stream_table,
+        train_table,
+        whole_table,
+    )
     from da3.toolchain.bench.train import TrainPlan, bench_train
     from da3.toolchain.bench.variants import Variant, check_shared, parse
     from da3.toolchain.bench.whole_process import bench_whole_process
@@ -23,13 +31,14 @@ if TYPE_CHECKING:
 _MODULES = {
     "accuracy": ("bench_accuracy",),
     "accuracy_plan": ("AccuracyPlan", "domains_in"),
+    "distributed": ("DistributedPlan", "bench_distributed"),
     "engine": ("bench_bundle", "compare", "switch_us"),
     "plots": ("draw_accuracy", "draw_run", "draw_train"),
     "progress": ("BenchReporter", "ConsoleBenchReporter", "SilentBenchReporter"),
     "scale": ("ScalePlan", "bench_scale"),
     "scale_tables": ("scale_table",),
     "stream": ("bench_stream",),
-    "tables": ("accuracy_table", "run_table", "stream_table", "train_table", "whole_table"),
+    "tables": ("accuracy_table", "distributed_table", "run_table", "stream_table", "train_table", "whole_table"),
     "train": ("TrainPlan", "bench_train"),
     "variants": ("Variant", "check_shared", "parse"),
     "whole_process": ("bench_whole_process",),
@@ -40,6 +49,7 @@ __all__ = [
     "BenchReporter",
     "ConsoleBenchReporter",
     "ScalePlan",
+    "DistributedPlan",
     "SilentBenchReporter",
     "TrainPlan",
     "Variant",
@@ -47,11 +57,13 @@ __all__ = [
     "bench_accuracy",
     "bench_bundle",
     "bench_scale",
+    "bench_distributed",
     "bench_stream",
     "bench_train",
     "bench_whole_process",
     "check_shared",
     "compare",
+    "distributed_table",
     "domains_in",
     "draw_accuracy",
     "draw_run",

@@ -312,3 +312,30 @@ class AccuracyReport(AccuracySummary):
     failed: list[FailedRun]
     remaining: int
     conditions: Conditions
+
+
+class DistributedRow(TypedDict):
+    """One and several processes at one size. Lists are by seed: ``step_seconds_*`` the median of a run's steps,
+    ``speed_ups`` how many times one process's step takes several's, ``accuracy_*`` and ``loss_*`` those on the
+    validation photos after the last epoch. ``bytes_a_step``: what each process gives to the sums of a step;
+    ``exchange_seconds``: the median of what these take, with the wait for the slower process."""
+
+    size: int
+    step_seconds_one: list[float]
+    step_seconds_several: list[float]
+    speed_up: float
+    speed_ups: list[float]
+    bytes_a_step: int
+    exchange_seconds: float
+    accuracy_one: list[float]
+    accuracy_several: list[float]
+    loss_one: list[float]
+    loss_several: list[float]
+
+
+class DistributedReport(TypedDict):
+    """What ``da3 bench distributed`` prints."""
+
+    processes: int
+    rows: list[DistributedRow]
+    conditions: Conditions

@@ -7,6 +7,7 @@ import torch
 
 from da3.runtime.training import Group
 from da3.toolchain.distributed import LostError
+from da3.toolchain.errors import TrainingError
 from da3.toolchain.process.launch import Launch
 
 
@@ -45,7 +46,9 @@ class ThreadGroup(Group):
         return self._all(say() if self.first else None)[0]
 
     def check_equal(self, **facts):
-        assert len({tuple(sorted(theirs.items())) for theirs in self._all(facts)}) == 1
+        for rank, theirs in enumerate(self._all(facts)):
+            if theirs != facts:
+                raise TrainingError(f"process {rank} has other {' or '.join(facts)}")
 
     def total(self, tensors):
         self.sent += sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -20,6 +20,7 @@ from da3.toolchain.process.launch import Launch, launched
 from da3.toolchain.training.exchange import exchanged
 from da3.toolchain.training.progress import SilentReporter
 from da3.toolchain.training.train import train
+from da3.toolchain.training.trainee import TorchTrainee
 
 SIZE, CLASSES = 32, 3
 DRAWS = threading.Lock()  # threads have one generator, processes one each
@@ -265,6 +266,40 @@ def test_what_breaks_one_ends_all_and_leaves_the_last_checkpoint(exact, tmp_path
     assert sorted(ended, key=str) == sorted([OSError, LostError, LostError], key=str)
     assert read(options.folder / "last.safetensors").progress.step == 0
     assert train(exact(runs=tmp_path / "runs", resume=True), SilentReporter()).finished
+
+
+@pytest.mark.slow
+def test_processes_that_no_longer_know_the_same_are_told(exact, tmp_path, monkeypatch):
+    """As a processor that rounds otherwise would make them; the epoch before is what is gone on with."""
+    options = exact(runs=tmp_path / "runs", epochs=3)
+
+    class Drifts(SilentReporter):
+        rows = 0
+
+        def epoch(self, row):
+            self.rows += 1
+
+        def step(self, epoch, *facts):
+            if epoch == 1:
+                with torch.no_grad():
+                    self.group.learner.model.head.bias[0] += 1e-7
+
+    def run(group):
+        reporter = Drifts() if group.rank else SilentReporter()
+        reporter.group = group
+        train(options, reporter, lambda: False, group)
+
+    made = TorchTrainee.__init__
+
+    def remember(self, config, learner, device):
+        made(self, config, learner, device)
+        learner.total.__self__.learner = learner  # of the thread's group
+
+    monkeypatch.setattr(TorchTrainee, "__init__", remember)
+
+    with pytest.raises(TrainingError, match="other parameters"):
+        together(2, run)
+    assert read(options.folder / "last.safetensors").progress.epoch == 1
 
 
 @pytest.mark.parametrize(

@@ -30,6 +30,14 @@ class LostError(TrainingError):
     """Another process has ended, or is not heard of any more."""
 
 
+def first_line(error: BaseException) -> str:
+    """What PyTorch says, of which the first line says it all, without where in whose source it arose."""
+    line = str(error).strip().split("\n", 1)[0]
+    words = line.split("] ", 1)[-1] if line.startswith("[") else line
+    words = words.split(". ", 1)[0]
+    return "".join(c if c.isprintable() else "?" for c in words)[:200]
+
+
 class Joined(Group):
     """The group that ``join`` makes. ``device``: of this process. ``sent``: bytes of all sums that it gave and took so
     far, each counted once."""
@@ -122,13 +130,13 @@ class Joined(Group):
         try:
             yield
         except RuntimeError as error:  # the base of what PyTorch raises where a connection is closed, or silent
-            raise LostError(self._why()) from error
+            raise LostError(self._why(error)) from error
 
-    def _why(self) -> str:
+    def _why(self, error: RuntimeError) -> str:
         with suppress(RuntimeError):
             if self._store.check([_FAILURE]):
                 return " ".join(self._store.get(_FAILURE)[:2000].decode("utf-8", "replace").split())
         return (
             f"another of the {self.size} processes has ended, or was silent for {self._patience:.0f} s: what the run "
-            "had saved is whole; start all of them again with --resume"
+            f"had saved is whole; start all of them again with --resume ({first_line(error)})"
         )

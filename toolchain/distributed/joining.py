@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from da3.runtime.system import VERSION
-from da3.toolchain.distributed.joined import Joined
+from da3.toolchain.distributed.joined import Joined, first_line
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.process.launch import Launch
 
@@ -43,6 +43,8 @@ def join(launch: Launch, device: str) -> Iterator[Joined]:
             kind_of_device=place.type,
         )
         if place.type == "cuda":
+            if not dist.is_nccl_available():
+                raise TrainingError("this PyTorch is built without NCCL, which joins GPUs: use --device cpu")
             torch.cuda.set_device(place)
             group.use_gpu(place)
         yield group
@@ -81,9 +83,8 @@ def _meet(launch: Launch) -> Joined:
         dist.init_process_group("gloo", store=store, rank=launch.rank, world_size=launch.size, timeout=patience)
     except (RuntimeError, ValueError, OSError) as error:
         where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
-        reason = str(error).strip().splitlines()[:1]
         raise TrainingError(
             f"process {launch.rank} of {launch.size} did not find the others through {where}: name the network to use "
-            f"with GLOO_SOCKET_IFNAME=eth0, and let no firewall be between them ({' '.join(reason)[:200]})"
+            f"with GLOO_SOCKET_IFNAME=eth0, and let no firewall be between them ({first_line(error)})"
         ) from error
     return Joined(launch, store, PATIENCE)

@@ -20,6 +20,7 @@ def test_runs_are_compared_seed_by_seed():
     row = _row(160, alone, several)
     assert row["speed_ups"] == [2.0, 1.5, 4.0] and row["speed_up"] == 2.0
     assert (row["bytes_a_step"], row["exchange_seconds"]) == (4, 0.2)
+    assert row["step_seconds_threads"] == []
     assert row["step_seconds_one"] == [2.0, 3.0, 8.0] and row["accuracy_several"] == [0.5] * 3
 
 
@@ -34,7 +35,7 @@ def test_more_processes_than_cores_are_refused(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="two processes are timed on two cores")
 def test_one_and_two_processes_take_turns(photos):
-    plan = DistributedPlan(data=str(photos), sizes=(32,), batch=4, seeds=1, weights="demo")
+    plan = DistributedPlan(data=str(photos), sizes=(32,), batch=4, seeds=1, weights="demo", with_threads=True)
     report = bench_distributed(plan, SilentBenchReporter())
     (row,) = report["rows"]
     assert row["accuracy_one"] == pytest.approx(row["accuracy_several"], abs=0.17)  # two of twelve photos
@@ -42,6 +43,7 @@ def test_one_and_two_processes_take_turns(photos):
     # The domain's 4 bytes a number, and a flag for each tensor: of 32 pixels' adaptors, exits and head.
     assert 100_000 < row["bytes_a_step"] < 2_000_000
     assert row["exchange_seconds"] > 0
+    assert len(row["step_seconds_threads"]) == 1
     assert distributed_table(report).row_count == 1
 
 

@@ -1,6 +1,9 @@
 """`torchrun -m da3 train`: real processes over gloo, which learn what one learns, are stopped, and die."""
 
+import os
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -77,8 +80,6 @@ class Child:
         self.pid = pid
 
     def kill(self):
-        import os
-
         os.kill(self.pid, signal.SIGKILL)
 
 
@@ -193,11 +194,37 @@ def test_one_process_says_what_another_found(photos, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+def test_two_machines_are_two_launchers(photos, tmp_path):
+    """Of which the second has a folder of runs of its own, and photos of another name."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    shutil.copytree(photos, tmp_path / "elsewhere")
+    places = [(photos, tmp_path / "first"), (tmp_path / "elsewhere", tmp_path / "second")]
+    running = []
+    try:
+        for rank, (folder, runs) in enumerate(places):
+            nodes = ["--nnodes=2", f"--node-rank={rank}", "--nproc-per-node=1", "--master-addr=127.0.0.1"]
+            launcher = [sys.executable, "-m", "torch.distributed.run", *nodes, f"--master-port={port}", "-m", "da3"]
+            command = [*launcher, "train", *words(folder, runs)]
+            running.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        said = [process.communicate(timeout=120) for process in running]
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in running] == [0, 0], said
+    assert said[0][0].startswith("best: ") and not said[1][0] and "epoch 1/1" not in said[1][1]
+    assert read(tmp_path / "first" / "signs" / "last.safetensors").provenance["processes"] == 2
+    assert not (tmp_path / "second").exists()
+
+
+@pytest.mark.slow
 def test_other_photos_are_refused(photos, tmp_path):
     """Of one machine both see the same folder; so the second process is given another by its rank."""
     script = tmp_path / "by_rank.py"
     other = tmp_path / "other"
-    subprocess.run(["cp", "-r", str(photos), str(other)], check=True)
+    shutil.copytree(photos, other)
     next((other / "train" / "class0").iterdir()).unlink()
     script.write_text(
         "import os, sys\n"

@@ -6,11 +6,11 @@ import os
 import socket
 import statistics
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -33,7 +33,7 @@ class DistributedPlan:
     """What to train: ``seeds`` runs of ``epochs`` at each of ``sizes``, by one process and by ``processes``.
 
     ``data``: photos of one domain; None generates some, whose accuracy means nothing. ``weights``: what
-    ``da3 train --weights`` takes.
+    ``da3 train --weights`` takes. ``with_threads``: also one process with as many threads.
     """
 
     data: str | None = None
@@ -45,6 +45,7 @@ class DistributedPlan:
     backbone: str = "mobilenet_v2"
     weights: str = "imagenet"
     keep: float = 1.0
+    with_threads: bool = False
 
     def check(self) -> None:
         """Raise TrainingError for a plan that makes no sense here."""
@@ -75,41 +76,52 @@ class DistributedPlan:
         )
 
 
+class _Case(NamedTuple):
+    """So many processes, of so many threads on as many cores each."""
+
+    processes: int
+    threads: int = 1
+
+    @property
+    def words(self) -> str:
+        return f"{self.processes} x {self.threads} thread{'s' if self.threads > 1 else ''}"
+
+
 def bench_distributed(plan: DistributedPlan, reporter: BenchReporter) -> DistributedReport:
     """Measure ``plan``, seed by seed: one process and several take turns, each run from its start in fresh processes.
 
     Raises TrainingError for a plan that makes no sense, and WorkerError, in one line, where a run fails.
     """
     plan.check()
+    cases = [_Case(1), _Case(plan.processes), *([_Case(1, plan.processes)] if plan.with_threads else [])]
     with _photos(plan) as data:
-        total = 2 * plan.seeds * len(plan.sizes)
-        rows, done = [], 0
+        total, done = len(cases) * plan.seeds * len(plan.sizes), 0
+        rows = []
         for size in plan.sizes:
-            found: dict[int, list[dict[str, Any]]] = {1: [], plan.processes: []}
+            found: dict[_Case, list[dict[str, Any]]] = {case: [] for case in cases}
             for seed in range(plan.seeds):
-                order = (1, plan.processes) if seed % 2 == 0 else (plan.processes, 1)
-                for processes in order:
-                    words = f"{size} px, seed {seed}, {processes} process{'es' if processes > 1 else ''}"
+                for case in cases if seed % 2 == 0 else reversed(cases):
+                    words = f"{size} px, seed {seed}, {case.words}"
                     reporter.at(words, done, total)
-                    one = _run(plan, data, size, seed, processes)
-                    found[processes].append(one)
+                    one = _run(plan, data, size, seed, case)
+                    found[case].append(one)
                     done += 1
                     step = statistics.median(one["seconds"])
                     reporter.note(f"{words}: {1000 * step:.1f} ms a step, accuracy {one['accuracy']:.1%}")
-            rows.append(_row(size, found[1], found[plan.processes]))
+            rows.append(_row(size, *found.values()))
     return {"processes": plan.processes, "rows": rows, "conditions": _conditions(plan)}
 
 
-def _run(plan: DistributedPlan, data: str, size: int, seed: int, processes: int) -> dict[str, Any]:
+def _run(plan: DistributedPlan, data: str, size: int, seed: int, case: _Case) -> dict[str, Any]:
     """What the first process answers at its end. Raises WorkerError."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(usable_cpus()))
     with tempfile.TemporaryDirectory(prefix="da3-bench-") as runs, ExitStack() as stack:
         options = asdict(plan.options(data, size, seed, runs))
-        request = {"size": processes, "port": _free_port(), "options": {**options, "runs": runs}}
-        workers = [
-            stack.enter_context(Worker(WORKER, {**request, "rank": rank, "core": cores[rank]}, threads=1))
-            for rank in range(processes)
-        ]
+        request = {"size": case.processes, "port": _free_port(), "options": {**options, "runs": runs}}
+        workers = []
+        for rank in range(case.processes):
+            own = {"rank": rank, "cores": cores[rank * case.threads : (rank + 1) * case.threads]}
+            workers.append(stack.enter_context(Worker(WORKER, {**request, **own}, threads=case.threads)))
         for answer in workers[0].answers():
             if "seconds" in answer:
                 if not answer["seconds"]:
@@ -124,9 +136,11 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-def _row(size: int, alone: list[dict[str, Any]], several: list[dict[str, Any]]) -> DistributedRow:
+def _row(
+    size: int, alone: list[dict[str, Any]], several: list[dict[str, Any]], threads: Sequence[dict[str, Any]] = ()
+) -> DistributedRow:
     """Steps are summed up by their median in each run, and runs are compared seed by seed."""
-    one, many = ([statistics.median(run["seconds"]) for run in runs] for runs in (alone, several))
+    one, many, threaded = ([statistics.median(run["seconds"]) for run in runs] for runs in (alone, several, threads))
     speed_ups = [a / b for a, b in zip(one, many, strict=True)]
     return {
         "size": size,
@@ -134,6 +148,7 @@ def _row(size: int, alone: list[dict[str, Any]], several: list[dict[str, Any]]) 
         "step_seconds_several": many,
         "speed_up": statistics.median(speed_ups),
         "speed_ups": speed_ups,
+        "step_seconds_threads": threaded,
         "bytes_a_step": int(statistics.median(count for run in several for count in run["sent"])),
         "exchange_seconds": statistics.median(spent for run in several for spent in run["exchanging"]),
         "accuracy_one": [run["accuracy"] for run in alone],
@@ -164,5 +179,5 @@ def _conditions(plan: DistributedPlan) -> Conditions:
         "epochs": plan.epochs,
         "seeds": plan.seeds,
         "photos": plan.data or "generated",
-        "threads": "one a process, on a core of its own",
+        "threads": "one a process, on a core of its own, unless it is said otherwise",
     }

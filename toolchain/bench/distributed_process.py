@@ -1,6 +1,6 @@
 """One of the processes that `da3 bench distributed` times: ``python -m da3.toolchain.bench.distributed_process``.
 
-It trains as ``da3 train`` does, alone or with others, on one core of its own, and answers what each step took.
+It trains as ``da3 train`` does, alone or with others, on cores of its own, and answers what each step took.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class _Watch(Reporter):
 
 def _work(request: Answer, say: Say) -> None:
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {request["core"]})
+        os.sched_setaffinity(0, request["cores"])
     rank, size = request["rank"], request["size"]
     options = TrainOptions(**{**request["options"], "runs": Path(request["options"]["runs"])})
     if size > 1:

@@ -235,9 +235,15 @@ def distributed_table(report: DistributedReport) -> Table:
     """What several processes are worth, a row per size of the images."""
     several = report["processes"]
     table = Table(title=f"training with one process and with {several}, in turns", box=box.SIMPLE_HEAD)
-    for name in ("size", "step,\none", f"step,\n{several}", "speed-up", "exchanged\na step", "accuracy,\none"):
+    for name in ("size", "step,\none", f"step,\n{several}", "speed-up", "exchanged\na step"):
         table.add_column(name, justify="right")
-    table.add_column(f"accuracy,\n{several}", justify="right")
+    threaded = any(row["step_seconds_threads"] for row in report["rows"])
+    for name in (
+        "accuracy,\none",
+        f"accuracy,\n{several}",
+        *([f"step, one of\n{several} threads"] if threaded else []),
+    ):
+        table.add_column(name, justify="right")
     for row in report["rows"]:
         ratios = row["speed_ups"]
         table.add_row(
@@ -247,6 +253,7 @@ def distributed_table(report: DistributedReport) -> Table:
             f"x{digits(row['speed_up'])}\n{digits(min(ratios))} to {digits(max(ratios))}",
             f"{size(row['bytes_a_step'])}\n{digits(1000 * row['exchange_seconds'], 2)} ms",
             *(_mean_and_spread(found) for found in (row["accuracy_one"], row["accuracy_several"])),
+            *([f"{digits(1000 * statistics.median(row['step_seconds_threads']))} ms"] if threaded else []),
         )
     table.caption = escape(_conditions_line(report["conditions"]))
     return table

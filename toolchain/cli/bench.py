@@ -352,6 +352,9 @@ def bench_distributed(
     backbone: Annotated[str, typer.Option(help=BACKBONES)] = "mobilenet_v2",
     weights: Annotated[str, typer.Option(help="what da3 train --weights takes")] = "imagenet",
     keep: Annotated[float, typer.Option(help="share of the blocks' FLOPs to run", min=0.0, max=1.0)] = 1.0,
+    with_threads: Annotated[
+        bool, typer.Option("--with-threads", help="also one process with as many threads, on as many cores")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
 ) -> None:
     """What more processes are worth: a step with one and with several, and where both end.
@@ -375,6 +378,7 @@ def bench_distributed(
         backbone=backbone,
         weights=weights,
         keep=keep,
+        with_threads=with_threads,
     )
     with ConsoleBenchReporter() as reporter, end_on_sigterm():
         report = measure(plan, reporter)

@@ -26,7 +26,13 @@ def check_together(joined: Joined, config: RunConfig, photos: PhotoSet, budget: 
                 "give that with --micro-batch, --keep-precision and --backbone-precision"
             )
     settings = {name: value for name, value in config.to_json().items() if name != "data"}
-    found = [
-        (os.path.relpath(path, config.data), label, os.path.getsize(path)) for path, label in photos.train + photos.val
-    ]
+    found = [(os.path.relpath(path, config.data), label, _bytes(path)) for path, label in photos.train + photos.val]
     joined.check_equal(options=json.dumps(settings), photos=json.dumps(found))
+
+
+def _bytes(path: str) -> int | None:
+    """The file's size; None where it cannot be read, which is said later, and of which photo."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return None

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = ("runtime", "calib", "export", "toolchain")
-MAIN = "main"  # of da3 itself, which has no other file
+MAIN = "entry"  # of da3 itself, which has no other file
 # Beside sub-packages the two large rooms hold nothing but their faces.
 FACES = {
     "runtime": {"__init__.py", "__main__.py", "engine.py", "errors.py", "records.py"},

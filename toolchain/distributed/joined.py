@@ -111,7 +111,7 @@ class Joined(Group):
         with self._meeting():
             dist.all_reduce(flat, group=self._gradients if flat.is_cuda else None)
         self.sent += flat.numel() * flat.element_size()
-        parts = flat.split([tensor.numel() for tensor in tensors])
+        parts = torch.split(flat, [tensor.numel() for tensor in tensors])
         return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
     # -- how processes end

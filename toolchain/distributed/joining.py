@@ -76,10 +76,13 @@ def device_of(launch: Launch, name: str) -> torch.device:
 
 
 def _meet(launch: Launch) -> Joined:
+    from torch.distributed.distributed_c10d import PrefixStore  # a PyTorch without torch.distributed has neither
+    from torch.distributed.rendezvous import rendezvous
+
     patience = timedelta(seconds=PATIENCE)
     try:
-        store, _, _ = next(dist.rendezvous("env://", timeout=patience))
-        store = dist.PrefixStore("da3", store)
+        store, _, _ = next(rendezvous("env://", timeout=patience))
+        store = PrefixStore("da3", store)
         dist.init_process_group("gloo", store=store, rank=launch.rank, world_size=launch.size, timeout=patience)
     except (RuntimeError, ValueError, OSError) as error:
         where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+from typing import TYPE_CHECKING
 
 from da3.runtime.training import PhotoSet, RunConfig
-from da3.toolchain.distributed import Joined
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
+
+if TYPE_CHECKING:
+    from da3.toolchain.distributed import Joined
 
 
 def check_together(joined: Joined, config: RunConfig, photos: PhotoSet, budget: int | None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -31,7 +32,6 @@ from da3.runtime.training.starting import Start, check_start, classes_in_order
 from da3.toolchain.backbones import WeightsFile, load_weights
 from da3.toolchain.backbones.preprocessing import preprocessing_of
 from da3.toolchain.curves import HistoryPicture
-from da3.toolchain.distributed import Joined
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import method
 from da3.toolchain.process.allocator import forget_code, keep_freed_memory, return_freed_memory
@@ -42,6 +42,9 @@ from da3.toolchain.training.options import TrainOptions
 from da3.toolchain.training.together import check_together
 from da3.toolchain.training.trainee import TorchTrainee
 from da3.toolchain.training.trial import Trial
+
+if TYPE_CHECKING:  # one process needs none of it, and is to hold none of it
+    from da3.toolchain.distributed import Joined
 
 
 @dataclass(frozen=True)

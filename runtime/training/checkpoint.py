@@ -119,7 +119,7 @@ def stored(path: Union[str, "os.PathLike[str]"]) -> bytes:
     try:
         data = read_regular(path, _LIMIT)
         if not data:
-            raise ValueError("empty")
+            raise ValueError("truncated")
         return data
     except _DAMAGE as error:
         raise _damaged(path, error)

@@ -81,8 +81,9 @@ def _seen(see: See, names: Sequence[str], loader: Loader, stop: Callable[[], boo
             few = see(batch.pixels) if len(batch.labels) else {}
             for name in (list(names) + [LOGITS]) if few else []:
                 found = few[name]
-                rows = values.setdefault(name, np.zeros((count,) + found.shape[1:], np.float32))
-                rows[done + part.start : done + part.stop] = found
+                if name not in values:
+                    values[name] = np.zeros((count,) + found.shape[1:], np.float32)
+                values[name][done + part.start : done + part.stop] = found
             done += batch.whole
     finally:
         batches.close()

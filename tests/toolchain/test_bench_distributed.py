@@ -21,6 +21,12 @@ def test_runs_are_compared_seed_by_seed():
     assert row["speed_ups"] == [2.0, 1.5, 4.0] and row["speed_up"] == 2.0
     assert (row["bytes_a_step"], row["exchange_seconds"]) == (4, 0.2)
     assert row["step_seconds_threads"] == []
+    table = distributed_table({"processes": 2, "rows": [row], "conditions": {"torch": "2.13"}})
+    assert [column.header for column in table.columns][-1] == "accuracy,\n2"
+    assert list(table.columns[3].cells) == ["x2.00\n1.50 to 4.00"]
+    threads = _row(160, alone, several, [run([0.5])])
+    table = distributed_table({"processes": 2, "rows": [threads], "conditions": {}})
+    assert list(table.columns[-1].cells) == ["500 ms"]
     assert row["step_seconds_one"] == [2.0, 3.0, 8.0] and row["accuracy_several"] == [0.5] * 3
 
 

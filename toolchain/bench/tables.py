@@ -255,7 +255,7 @@ def distributed_table(report: DistributedReport) -> Table:
             *(_mean_and_spread(found) for found in (row["accuracy_one"], row["accuracy_several"])),
             *([f"{digits(1000 * statistics.median(row['step_seconds_threads']))} ms"] if threaded else []),
         )
-    table.caption = escape(_conditions_line(report["conditions"]))
+    table.caption = escape(conditions_line(report["conditions"]))
     return table
 
 

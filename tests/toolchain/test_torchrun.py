@@ -111,7 +111,7 @@ def test_two_processes_learn_what_one_learns(photos, tmp_path):
 def test_an_interrupt_saves_and_any_number_goes_on(number, photos, tmp_path):
     last = tmp_path / "runs" / "signs" / "last.safetensors"
     with Launched(2, "train", *words(photos, tmp_path / "runs", epochs=LONG)) as running:
-        running.wait_for(last.with_name("best.safetensors"))
+        running.wait_for(last.with_name("metrics.jsonl"))  # the last of what an epoch writes
         running.process.send_signal(number)
         code, output, errors = running.end()
     assert code and output.startswith("stopped; all is saved. Go on with: torchrun ... -m da3 train --domain signs")
@@ -132,7 +132,7 @@ def test_an_interrupt_saves_and_any_number_goes_on(number, photos, tmp_path):
 def test_a_process_that_dies_ends_the_others_and_its_run_goes_on(rank, photos, tmp_path):
     last = tmp_path / "runs" / "signs" / "last.safetensors"
     with Launched(2, "train", *words(photos, tmp_path / "runs", epochs=LONG)) as running:
-        running.wait_for(last.with_name("best.safetensors"))
+        running.wait_for(last.with_name("metrics.jsonl"))  # the last of what an epoch writes
         running.children()[rank].kill()
         began = time.monotonic()
         code, output, errors = running.end(15)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from thread_group import together
 
-from da3.runtime.training import MemorySettings, provenance
+from da3.runtime.app import domain_info
+from da3.runtime.training import MemorySettings
 from da3.runtime.training.checkpoint import read
 from da3.toolchain.backbones import random_weights
 from da3.toolchain.distributed import LostError
@@ -424,5 +425,5 @@ def test_torchrun_is_told_what_failed(monkeypatch, tmp_path):
     assert "Traceback" in json.loads(path.read_text())["message"]["extraInfo"]["py_callstack"]
 
 
-def test_how_many_began_a_run_is_written_down():
-    assert provenance.Origin().processes == 1
+def test_a_domain_tells_how_many_began_it():
+    assert ("processes", "2") in domain_info._origin({"machine": "Linux", "processes": 2, "command": "da3 train"})

@@ -54,7 +54,7 @@ lint: $(STAMP)
 	@# Type checkers follow the package-dir mapping only in an installed copy.
 	@rm -rf build/typed build/lib  # where setuptools leaves modules that are gone
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-compile --target build/typed .
-	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p da3.runtime -p da3.export -p da3.calib -p da3.toolchain
+	cd build/typed && ../../$(BIN)/mypy --config-file ../../pyproject.toml -p da3.runtime -p da3.export -p da3.calib -p da3.toolchain -m da3.__main__
 	cd tests && MYPYPATH=../build/typed ../$(BIN)/mypy --config-file ../pyproject.toml -m simulation -p simulation.device -p simulation.cuda -p simulation.tensorrt
 
 KILLS ?= 200

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = ("runtime", "calib", "export", "toolchain")
+MAIN = "entry"  # of da3 itself, which has no other file
 # Beside sub-packages the two large rooms hold nothing but their faces.
 FACES = {
     "runtime": {"__init__.py", "__main__.py", "engine.py", "errors.py", "records.py"},
@@ -29,12 +30,12 @@ def rooms():
 
 
 def sources():
-    return sorted(path for top in TOP for path in (ROOT / top).rglob("*.py"))
+    return sorted(path for top in (*TOP, MAIN) for path in (ROOT / top).rglob("*.py"))
 
 
 def module_of(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(("da3", *(p for p in parts if p != "__init__")))
+    return ".".join(("da3", *(p for p in parts[parts[0] == MAIN :] if p != "__init__")))
 
 
 @cache
@@ -89,6 +90,7 @@ def test_every_file_is_in_a_room():
     homeless = [str(path) for path in sources() if room_of(path) is None and path.parent.parent != ROOT]
     homeless += [str(p) for p in sources() if room_of(p) is None and p.name != "__init__.py"]
     assert homeless == []
+    assert [path.name for path in (ROOT / MAIN).glob("*.py")] == ["__main__.py"]
     for top, face in FACES.items():
         assert {path.name for path in (ROOT / top).glob("*.py")} == face
 
@@ -113,7 +115,7 @@ def test_other_rooms_are_entered_by_their_faces():
         top = path.relative_to(ROOT).parts[0]
         for name, _ in imported_by(path):
             parts = name.split(".")
-            if parts[0] != "da3" or parts[1] == top:
+            if parts[0] != "da3" or top in (parts[1], MAIN):
                 continue
             face = importlib.import_module(".".join(parts[:-1]))
             entered = modules()[name].name == "__init__.py" or (len(parts) == 3 and parts[1] == "runtime")
@@ -180,4 +182,5 @@ def test_importing_the_runtime_loads_nothing_else():
 def test_every_package_is_installed():
     """setuptools is given them by name, since `x/` is `da3.x`: one forgotten is missing in an installed da3 alone."""
     listed = re.search(r"^packages = \[(.*?)^\]", (ROOT / "pyproject.toml").read_text(), re.M | re.S)[1]
-    assert set(re.findall(r'"(.+?)"', listed)) == {m for m, path in modules().items() if path.name == "__init__.py"}
+    packages = {m for m, path in modules().items() if path.name == "__init__.py"}
+    assert set(re.findall(r'"(.+?)"', listed)) == {"da3", *packages}

@@ -119,7 +119,7 @@ def _origin(told: Dict[str, Any]) -> List[Tuple[str, str]]:
     for key in ("settings", "versions"):
         if isinstance(told.get(key), dict):
             rows.append((key, ", ".join("%s %s" % (name, _plain(v)) for name, v in told[key].items())))
-    for key in ("machine", "command"):
+    for key in ("machine", "processes", "command"):
         if told.get(key):
             rows.append((key, str(told[key])))
     return rows or [("provenance", json.dumps(told))]

@@ -111,7 +111,7 @@ class GraphTrainee(Trainee):
 
     def _in_slices(self, batches: Iterable[Batch]) -> Iterator[Tuple[Array, Array]]:
         size = self.micro_batch
-        for pixels, labels in batches:
+        for pixels, labels, _ in batches:
             for i in range(0, len(labels), size):
                 yield self._preprocessing.normalise(pixels[i : i + size]), labels[i : i + size]
 

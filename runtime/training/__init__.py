@@ -20,6 +20,7 @@ from .config import (
     slice_size,
 )
 from .defaults import DEFAULTS, CommonOptions
+from .group import ALONE, Group
 from .loading import Batch, Loader, default_workers
 from .looking import MOST_PHOTOS, look
 from .pace import Pace
@@ -34,12 +35,14 @@ from .trainee import Photos, Pixels, Predict, See, StepResult, Trainee
 from .validation import Validation
 
 __all__ = [
+    "ALONE",
     "BACKBONE_PRECISIONS",
     "BEST",
     "CHOICES",
     "CURVES",
     "DEFAULTS",
     "GRADIENTS",
+    "Group",
     "KEEP_PRECISIONS",
     "LAST",
     "METRICS",

@@ -93,9 +93,13 @@ def write(
 def read(path: Union[str, "os.PathLike[str]"]) -> Checkpoint:
     """Read a checkpoint; its arrays are read-only. Raises CheckpointError if it is missing, damaged or from a newer
     da3."""
-    path = _present(path)
+    return parse(stored(path), os.fspath(path))
+
+
+def parse(data: bytes, path: str) -> Checkpoint:
+    """The checkpoint that `data` is the file of, at `path` wherever it was written. Raises as `read` does."""
     try:
-        tensors, metadata = parse_safetensors(read_regular(path, _LIMIT), "the file")
+        tensors, metadata = parse_safetensors(data, "the file")
         facts = _facts(metadata, path)
         if metadata.get(_SHA256, "") not in ("", _digest(metadata[_FACTS], tensors)):
             raise ValueError("it has another sha256 than it was written with")
@@ -107,6 +111,18 @@ def read(path: Union[str, "os.PathLike[str]"]) -> Checkpoint:
         raise CheckpointError("%s cannot be used, since %s: %s" % (path, broken, _ADVICE))
     model, optimizer = _below(_MODEL, tensors), _below(_OPTIMIZER, tensors)
     return Checkpoint(path, facts.format, facts.config, facts.progress, model, optimizer, facts.provenance, familiar)
+
+
+def stored(path: Union[str, "os.PathLike[str]"]) -> bytes:
+    """The file as it is, which `parse` reads; never empty. Raises CheckpointError if it is missing or unreadable."""
+    path = _present(path)
+    try:
+        data = read_regular(path, _LIMIT)
+        if not data:
+            raise ValueError("truncated")
+        return data
+    except _DAMAGE as error:
+        raise _damaged(path, error)
 
 
 def read_facts(path: Union[str, "os.PathLike[str]"]) -> Facts:

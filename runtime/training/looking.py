@@ -4,7 +4,8 @@ It is fitted to training photos, and calibrated on those that were held out: see
 are at inference, once, after the last epoch; a few hundred are enough, so no run takes much longer for it.
 """
 
-from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+import json
+from typing import Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from ..familiarity import FEWEST, calibrate, fit
 from ..images.paths import evenly
 from ..images.preprocess import Preprocessing
 from ..records import ENERGY, Array, Familiar
+from .group import ALONE, Group
 from .loading import Loader
 from .photos import Photo
 from .trainee import See
@@ -40,15 +42,17 @@ def look(
     preprocessing: Preprocessing,
     workers: int,
     stop: Callable[[], bool] = lambda: False,
+    group: Group = ALONE,
 ) -> Optional[Familiar]:
-    """What the photos look like. places: see `wanted_values`. None where there are too few of them, numbers are not
-    finite, or it was stopped."""
+    """What the photos look like, of which each process of the group looks at its part. places: see `wanted_values`.
+    None where there are too few of them, numbers are not finite, or it was stopped."""
     if not enough(train, held_out):
         return None
     names = sorted({name for terms in places for name in terms if name != ENERGY})
 
     def seen(photos: Sequence[Photo]) -> Optional[Seen]:
-        return _seen(see, names, Loader(evenly(photos, MOST_PHOTOS), preprocessing, _BATCH, workers), stop)
+        batch = _BATCH * group.size
+        return _seen(see, names, Loader(evenly(photos, MOST_PHOTOS), preprocessing, batch, workers, group), stop)
 
     found = seen(train)
     looks = None if found is None else fit(found.values, found.labels)
@@ -67,21 +71,25 @@ def enough(train: Sequence[Photo], held_out: Sequence[Photo]) -> bool:
 
 def _seen(see: See, names: Sequence[str], loader: Loader, stop: Callable[[], bool]) -> Optional[Seen]:
     values: Dict[str, Array] = {}
-    labels: List[Array] = []
-    done = 0
+    group, count, done = loader.group, len(loader.photos), 0
     batches = loader.evaluation()
     try:
         for batch in batches:
             if stop():
                 return None
-            end = done + len(batch.labels)
-            few = see(batch.pixels)
-            for name in list(names) + [LOGITS]:
+            part = group.part(batch.whole)
+            few = see(batch.pixels) if len(batch.labels) else {}
+            for name in (list(names) + [LOGITS]) if few else []:
+                found = few[name]
                 if name not in values:
-                    values[name] = np.empty((len(loader.photos),) + few[name].shape[1:], np.float32)
-                values[name][done:end] = few[name]
-            done = end
-            labels.append(batch.labels)
+                    values[name] = np.zeros((count,) + found.shape[1:], np.float32)
+                values[name][done + part.start : done + part.stop] = found
+            done += batch.whole
     finally:
         batches.close()
-    return Seen(values, values.pop(LOGITS), np.concatenate(labels))
+    # A process that had no photo does not know of how many numbers each value is; the first one always does.
+    widths = json.loads(group.of_first(lambda: json.dumps({n: list(v.shape[1:]) for n, v in values.items()}).encode()))
+    for name in sorted(widths):
+        values[name] = group.joined(values.get(name, np.zeros([count] + widths[name], np.float32)))
+    labels = np.array([label for _, label in loader.photos], np.int64)
+    return Seen(values, values.pop(LOGITS), labels)

@@ -4,9 +4,12 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
 
+import numpy as np
+
 from ..errors import DataError, ImageError, TrainingError
 from ..images.decode import decode
 from ..images.paths import list_labelled
+from .group import ALONE, Group
 from .randomness import SPLIT, stream
 
 Photo = Tuple[str, int]  # path, label
@@ -89,10 +92,12 @@ def drop_unreadable(
     size: int,
     workers: int,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    group: Group = ALONE,
 ) -> PhotoSet:
     """Decode every photo once for images of `size` pixels; leave out those that cannot be, and say which and why.
 
-    on_progress: called with the photos that are done and their total. Raises DataError if a class has none left.
+    on_progress: called with the photos that are done and their total. Each process of the group decodes its part.
+    Raises DataError if a class has none left.
     """
     every = photos.train + photos.val
 
@@ -103,12 +108,18 @@ def drop_unreadable(
             return str(error)
         return None
 
-    bad: Dict[str, str] = {}
+    own = range(len(every))[group.part(len(every))]
+    reasons: Dict[int, str] = {}
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        for done, ((path, _), reason) in enumerate(zip(every, pool.map(problem, every)), 1):
+        for done, (i, reason) in enumerate(zip(own, pool.map(problem, [every[i] for i in own])), 1):
             if reason is not None:
-                bad[path] = reason
-            on_progress(done, len(every))
+                reasons[i] = reason
+            on_progress(done, len(own))
+    found = np.zeros(len(every), np.float32)
+    found[list(reasons)] = 1
+    bad: Dict[str, str] = {}
+    for i in np.flatnonzero(group.joined(found)).tolist():
+        bad[every[i][0]] = reasons.get(i) or problem(every[i]) or "%s: another process cannot read it" % every[i][0]
     train = tuple(photo for photo in photos.train if photo[0] not in bad)
     val = tuple(photo for photo in photos.val if photo[0] not in bad)
     left = {label for _, label in train}

@@ -23,13 +23,14 @@ _PIECE = 1 << 20  # bytes of a photo that are hashed at once
 class Origin(NamedTuple):
     """What only the caller of a run knows. engine: what computes its gradients. command: as it was typed; None where it
     was not. options: those that are no part of a run's configuration, by the names that they have on the command line.
-    start: what the run began from, see starting.py; None where from nothing.
+    start: what the run began from, see starting.py; None where from nothing. processes: how many began it together.
     """
 
     engine: str = ""
     command: Optional[str] = None
     options: Dict[str, Any] = {}
     start: Optional[Dict[str, Any]] = None
+    processes: int = 1
 
 
 def photos_sha256(photos: PhotoSet, workers: int) -> str:
@@ -55,7 +56,7 @@ def provenance(config: RunConfig, photos: PhotoSet, workers: int, origin: Origin
     versions = conditions()
     versions.update((name, distribution_version(name)) for name in _LIBRARIES.get(origin.engine, ()))
     machine, cpus = versions.pop("machine"), versions.pop("cpus")
-    return {
+    found: Dict[str, Any] = {
         "da3": VERSION,
         "begun": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "engine": origin.engine,
@@ -69,6 +70,9 @@ def provenance(config: RunConfig, photos: PhotoSet, workers: int, origin: Origin
         "machine": "%s, %d cores" % (machine, cpus),
         "versions": {name: version for name, version in versions.items() if version is not None},
     }
+    if origin.processes > 1:
+        found["processes"] = origin.processes
+    return found
 
 
 def of_domain(config: RunConfig, written: Dict[str, Any]) -> Dict[str, Any]:

@@ -5,8 +5,9 @@ from typing import Callable, Optional
 
 from ..errors import TrainingError
 from ..records import Path
-from .checkpoint import FORMAT, Checkpoint, read
+from .checkpoint import FORMAT, Checkpoint, parse, stored
 from .config import RunConfig
+from .group import ALONE, Group
 from .photos import PhotoSet, find_photos
 from .reporter import Reporter
 from .run_files import LAST
@@ -20,21 +21,30 @@ def earlier_run(
     overwrite: bool,
     reporter: Reporter,
     check_same: Callable[[RunConfig], None] = lambda config: None,
+    group: Group = ALONE,
 ) -> Optional[Checkpoint]:
     """The run in `folder` to go on with, if any. Raises TrainingError where one is in the way, or cannot be gone on
-    with; `check_same` may refuse its configuration too."""
+    with; `check_same` may refuse its configuration too. Of a group, the first process looks for it, and tells the
+    others."""
     last = os.path.join(os.fspath(folder), LAST)
     if overwrite:
         return None
-    if not os.path.exists(last):
-        if resume:
-            reporter.note("nothing to resume in %s: starting from the beginning" % folder)
+
+    def look() -> bytes:
+        if not os.path.exists(last):
+            if resume:
+                reporter.note("nothing to resume in %s: starting from the beginning" % folder)
+            return b""
+        if not resume:
+            raise TrainingError(
+                "%s already holds a run: continue it with --resume, or replace it with --overwrite" % folder
+            )
+        return stored(last)
+
+    data = group.of_first(look)
+    if not data:
         return None
-    if not resume:
-        raise TrainingError(
-            "%s already holds a run: continue it with --resume, or replace it with --overwrite" % folder
-        )
-    found = read(last)
+    found = parse(data, last)
     check_same(found.config)
     if found.format < FORMAT and not found.progress.finished(found.config):
         raise TrainingError(

@@ -1,5 +1,6 @@
 """One run: its steps, its evaluations and its checkpoints, resumable at any step with the same result."""
 
+import hashlib
 import io
 import json
 import math
@@ -21,6 +22,7 @@ from . import checkpoint
 from .augmentation import Augmentation
 from .checkpoint import Checkpoint
 from .config import Progress, Row, RunConfig
+from .group import ALONE, Group
 from .loading import Batch, Loader
 from .looking import enough, look
 from .options_file import OPTIONS, options_toml
@@ -58,16 +60,19 @@ class Run:
         draw: Optional[Callable[[List[Row], bool], Optional[str]]] = None,
         last_only: bool = False,
         origin: Optional[Origin] = None,
+        group: Group = ALONE,
     ) -> None:
         """draw: called with the history after each epoch, and whether that was the last; gives a problem in words, or
-        None. last_only: the validation photos are looked at after the last
-        epoch alone, which is then the best. origin: what is written down of where the run comes from."""
+        None. last_only: the validation photos are looked at after the last epoch alone, which is then the best. origin:
+        what is written down of where the run comes from. group: the processes that make the run together; each has one
+        of these, with an equal configuration."""
         self.config, self.trainee, self.draw = config, trainee, draw
         self.folder, self.reporter, self.last_only = os.fspath(folder), reporter, last_only
         self.photos, self.origin = photos, Origin() if origin is None else origin
         self.provenance: Dict[str, Any] = {}
-        self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers)
-        self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers)
+        self.group = group
+        self.train_loader = Loader(photos.train, preprocessing, config.batch_size, workers, group)
+        self.val_loader = Loader(photos.val, preprocessing, config.batch_size, workers, group)
         self.augmentation = Augmentation(config.flip)
         self.steps = self.train_loader.steps()
         self.total = self.steps * config.epochs
@@ -77,7 +82,10 @@ class Run:
     @contextmanager
     def alone(self) -> Iterator[None]:
         """While this holds, no other process trains in the run's folder, which is made. Raises InUseError, which says
-        who does."""
+        who does. Of a group, the first process does this for all."""
+        if not self.group.first:
+            yield
+            return
         os.makedirs(self.folder, exist_ok=True)
         with exclusive(self.folder, patience=0.0) as alone:
             if alone:
@@ -95,6 +103,8 @@ class Run:
             self.trainee.prepare(lambda: self._statistics_photos(chosen))
         if start is not None:
             self.trainee.restore(start.checkpoint(self.trainee.model(), self.config))
+        if not self.group.first:
+            return
         sample = io.BytesIO()
         np.save(sample, self.val_loader.sample(SAMPLE_PHOTOS, self.config.seed, SAMPLES))
         self.provenance = provenance(self.config, self.photos, self.val_loader.workers, self.origin)
@@ -118,11 +128,11 @@ class Run:
                     sync_folder(self.folder)
 
     def _statistics_photos(self, chosen: int) -> Iterator[Array]:
-        done = 0
+        done, part = 0, self.group.part(chosen)
         for pixels in self.train_loader.samples(chosen, self.config.seed, STATISTICS, self.trainee.micro_batch):
             yield pixels
             done += len(pixels)
-            self.reporter.preparing(done, chosen)
+            self.reporter.preparing(done, part.stop - part.start)
 
     def go_on_from(self, found: Checkpoint) -> None:
         """Take up the model, optimiser and counters of a checkpoint."""
@@ -130,8 +140,11 @@ class Run:
         self.progress, self.provenance = found.progress, found.provenance
 
     def loop(self, stop: Stop) -> bool:
-        """Train and validate to the end. False: stopped early, everything saved."""
+        """Train and validate to the end. False: stopped early, everything saved. A group stops at the same step as
+        soon as any of its processes is asked to."""
         progress = self.progress
+        asked, stop = stop, lambda: self.group.agree(asked())
+        self._check_equal()
         while progress.epoch < self.config.epochs:
             started, done_before = time.monotonic(), progress.step
             if not self._train_epoch(stop):
@@ -153,17 +166,20 @@ class Run:
         """Write down beside the best of the run what its photos look like, unless that is done. False: stopped."""
         places, path = self.trainee.places(), self._path(BEST)
         train, held_out = self.photos.train, self.photos.val
-        if not places or not enough(train, held_out) or not os.path.exists(path):
+        if not places or not enough(train, held_out):
             return True
-        best = checkpoint.read(path)
+        data = self.group.of_first(lambda: checkpoint.stored(path) if os.path.exists(path) else b"")
+        if not data:
+            return True
+        best = checkpoint.parse(data, path)
         if best.familiar is not None or best.format < checkpoint.FORMAT:
             return True
         try:
             see, prep, workers = self.trainee.see(best), self.val_loader.preprocessing, self.val_loader.workers
-            familiar = look(see, places, train, held_out, prep, workers, stop)
+            familiar = look(see, places, train, held_out, prep, workers, stop, self.group)
         finally:
             self.trainee.predicted()
-        if familiar is not None:
+        if familiar is not None and self.group.first:
             checkpoint.write(path, best.config, best.progress, best.model, {}, best.provenance, familiar)
         return not stop()
 
@@ -199,7 +215,7 @@ class Run:
             progress.sums["skipped"] = progress.sums.get("skipped", 0.0) + 1
         else:
             self.trainee.update(self.learning_rate(done))
-        self._count(result, len(batch.labels))
+        self._count(result, batch.whole)
 
     def _count(self, result: StepResult, photos: int) -> None:
         sums = self.progress.sums
@@ -233,19 +249,23 @@ class Run:
 
     def evaluate(self, stop: Stop = lambda: False) -> Optional[Validation]:
         """Every answer to the validation photos. None if stopped."""
-        logits, expected = [], []
+        costs, photos, done = self.trainee.costs(), self.val_loader.photos, 0
+        logits = np.zeros((len(photos), len(costs), len(self.config.classes)), np.float32)
         batches = self.val_loader.evaluation()
         predict = self.trainee.predict()
         try:
-            for pixels, labels in batches:
+            for pixels, labels, whole in batches:
                 if stop():
                     return None
-                logits.append(predict(pixels))
-                expected.append(labels)
+                part = self.group.part(whole)
+                if len(labels):
+                    logits[done + part.start : done + part.stop] = predict(pixels)
+                done += whole
         finally:
             batches.close()
             self.trainee.predicted()
-        return Validation(np.concatenate(logits), np.concatenate(expected), self.trainee.costs())
+        expected = np.array([label for _, label in photos], np.int64)
+        return Validation(self.group.joined(logits), expected, costs)
 
     def _end_epoch(self, found: Optional[Validation], rate: float, seconds: float) -> None:
         progress, sums = self.progress, self.progress.sums
@@ -262,6 +282,9 @@ class Run:
         row["seconds"] = round(seconds, 3)
         row["images_per_second"] = round(rate, 1)
         row["memory_mb"] = round(self.trainee.peak_bytes() / 1e6, 1)
+        if self.group.size > 1:
+            row["processes"] = self.group.size
+        self._check_equal()
         progress.history.append(row)
         progress.epoch, progress.step, progress.sums = progress.epoch + 1, 0, {}
         last = progress.epoch == self.config.epochs
@@ -271,20 +294,22 @@ class Run:
             calibrated = found.calibrated(self.config.keep) if best or last else None
             if calibrated is not None:
                 row.update(calibrated.scores)
-            if last:
+            if last and self.group.first:
                 write_atomically(self._path(VALIDATION), found.file())
             if best:
                 progress.best = row
                 progress.calibration = None if calibrated is None else calibrated.to_json()
-                model = self.trainee.model()
-                checkpoint.write(self._path(BEST), self.config, progress, model, {}, self.provenance)
+                if self.group.first:
+                    model = self.trainee.model()
+                    checkpoint.write(self._path(BEST), self.config, progress, model, {}, self.provenance)
         self.save()
         self._write_reports(last)
         self.reporter.epoch(row)
 
     def save(self) -> None:
         """Write the last checkpoint: everything needed to go on from this step."""
-        self._save(self._path(LAST))
+        if self.group.first:
+            self._save(self._path(LAST))
 
     def _save(self, path: str) -> None:
         trainee = self.trainee
@@ -292,9 +317,21 @@ class Run:
         checkpoint.write(path, self.config, self.progress, model, optimizer, self.provenance)
         self.saved_at = time.monotonic()
 
+    def _check_equal(self) -> None:
+        """Raise TrainingError where the processes of a group have not learnt the same to the bit: their steps would no
+        longer be those of one."""
+        if self.group.size == 1:
+            return
+        found = hashlib.sha256()
+        for arrays in (self.trainee.model(), self.trainee.optimizer()):
+            for name in sorted(arrays):
+                found.update(name.encode("utf-8"))
+                found.update(np.ascontiguousarray(arrays[name]).tobytes())
+        self.group.check_equal(parameters=found.hexdigest())
+
     def _write_reports(self, last: bool) -> None:
         history = self.progress.history
-        if history:
+        if history and self.group.first:
             lines = "".join(json.dumps(row) + "\n" for row in history)
             write_atomically(self._path(METRICS), lines.encode("utf-8"))
             problem = None if self.draw is None else self.draw(history, last)

@@ -103,7 +103,7 @@ def test_any_step_of_any_epoch_can_be_made_again(photos):
     loader = Loader(find_photos(photos, 0).train, PREPROCESSING, batch_size=10, workers=2)
     assert loader.steps() == 2
     whole = batches(loader, 7, 3)
-    assert [len(labels) for _, labels in whole] == [10, 10]
+    assert [len(labels) for _, labels, _ in whole] == [10, 10]
     rest = batches(loader, 7, 3, 1)
     assert len(rest) == 1 and (rest[0].pixels == whole[1].pixels).all() and (rest[0].labels == whole[1].labels).all()
     one_worker = batches(Loader(loader.photos, PREPROCESSING, 10, 1), 7, 3)
@@ -114,17 +114,17 @@ def test_any_step_of_any_epoch_can_be_made_again(photos):
 
 def test_fewer_photos_than_a_batch(photos):
     loader = Loader(find_photos(photos, 0).train[:5], PREPROCESSING, batch_size=32, workers=2)
-    assert loader.steps() == 1 and [len(labels) for _, labels in batches(loader, 0, 0)] == [5]
+    assert loader.steps() == 1 and [len(labels) for _, labels, _ in batches(loader, 0, 0)] == [5]
 
 
 def test_evaluation_sees_what_the_runtime_sees(photos):
     loader = Loader(find_photos(photos, 0).val, PREPROCESSING, batch_size=5, workers=3)
     found = list(loader.evaluation())
-    assert [len(labels) for _, labels in found] == [5, 5, 2]
-    images = np.concatenate([images for images, _ in found])
+    assert [len(labels) for _, labels, _ in found] == [5, 5, 2]
+    images = np.concatenate([images for images, _, _ in found])
     expected = np.stack([PREPROCESSING.load(path) for path, _ in loader.photos])
     assert (images == expected).all()
-    assert np.concatenate([labels for _, labels in found]).tolist() == [label for _, label in loader.photos]
+    assert np.concatenate([labels for _, labels, _ in found]).tolist() == [label for _, label in loader.photos]
 
 
 def test_stopping_early_leaves_no_thread_waiting(photos):

@@ -21,7 +21,7 @@ from da3.toolchain.training.train import train
 
 DA3 = [sys.executable, "-m", "da3.toolchain.cli.main"]
 PHOTO = "data/signs/val/class0/0.jpg"
-BENCHES = ["run", "stream", "train", "accuracy"]
+BENCHES = ["run", "stream", "train", "accuracy", "distributed"]
 OWN = ["train", "export", "calibrate", "runs", "report", "config", "bench", "demo"]
 COMMANDS = [*OWN, *(c.name for c in RUNTIME_COMMANDS)]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from da3.toolchain.bench.accuracy import bench_accuracy
     from da3.toolchain.bench.accuracy_plan import AccuracyPlan, domains_in
+    from da3.toolchain.bench.distributed import DistributedPlan, bench_distributed
     from da3.toolchain.bench.engine import bench_bundle, compare, switch_us
     from da3.toolchain.bench.fleet import FleetBenchPlan, bench_fleet
     from da3.toolchain.bench.plots import draw_accuracy, draw_run, draw_train
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from da3.toolchain.bench.stream import bench_stream
     from da3.toolchain.bench.tables import (
         accuracy_table,
+        distributed_table,
         fleet_table,
         run_table,
         stream_table,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "accuracy": ("bench_accuracy",),
     "accuracy_plan": ("AccuracyPlan", "domains_in"),
+    "distributed": ("DistributedPlan", "bench_distributed"),
     "engine": ("bench_bundle", "compare", "switch_us"),
     "fleet": ("FleetBenchPlan", "bench_fleet"),
     "plots": ("draw_accuracy", "draw_run", "draw_train"),
@@ -38,7 +41,15 @@ _MODULES = {
     "scale": ("ScalePlan", "bench_scale"),
     "scale_tables": ("scale_table",),
     "stream": ("bench_stream",),
-    "tables": ("accuracy_table", "fleet_table", "run_table", "stream_table", "train_table", "whole_table"),
+    "tables": (
+        "accuracy_table",
+        "distributed_table",
+        "fleet_table",
+        "run_table",
+        "stream_table",
+        "train_table",
+        "whole_table",
+    ),
     "train": ("TrainPlan", "bench_train"),
     "variants": ("Variant", "check_shared", "parse"),
     "whole_process": ("bench_whole_process",),
@@ -48,6 +59,7 @@ __all__ = [
     "AccuracyPlan",
     "BenchReporter",
     "ConsoleBenchReporter",
+    "DistributedPlan",
     "FleetBenchPlan",
     "ScalePlan",
     "SilentBenchReporter",
@@ -56,6 +68,7 @@ __all__ = [
     "accuracy_table",
     "bench_accuracy",
     "bench_bundle",
+    "bench_distributed",
     "bench_fleet",
     "bench_scale",
     "bench_stream",
@@ -63,6 +76,7 @@ __all__ = [
     "bench_whole_process",
     "check_shared",
     "compare",
+    "distributed_table",
     "domains_in",
     "draw_accuracy",
     "draw_run",

@@ -342,3 +342,32 @@ class FleetBenchReport(TypedDict):
     killed: KilledFleet | None
     different: dict[str, list[str]]
     conditions: Conditions
+
+
+class DistributedRow(TypedDict):
+    """One and several processes at one size. Lists are by seed: ``step_seconds_*`` the median of a run's steps,
+    ``speed_ups`` how many times one process's step takes several's, ``accuracy_*`` and ``loss_*`` those on the
+    validation photos after the last epoch. ``step_seconds_threads``: of one process with as many threads, empty
+    where that was not asked for. ``bytes_a_step``: what each process gives to the sums of a step;
+    ``exchange_seconds``: the median of what these take, with the wait for the slower process."""
+
+    size: int
+    step_seconds_one: list[float]
+    step_seconds_several: list[float]
+    speed_up: float
+    speed_ups: list[float]
+    step_seconds_threads: list[float]
+    bytes_a_step: int
+    exchange_seconds: float
+    accuracy_one: list[float]
+    accuracy_several: list[float]
+    loss_one: list[float]
+    loss_several: list[float]
+
+
+class DistributedReport(TypedDict):
+    """What ``da3 bench distributed`` prints."""
+
+    processes: int
+    rows: list[DistributedRow]
+    conditions: Conditions

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from statistics import median
 
@@ -16,6 +17,7 @@ from da3.toolchain.bench.reports import (
     AccuracyReport,
     AccuracyRow,
     Conditions,
+    DistributedReport,
     EngineReport,
     FleetBenchReport,
     OverallRow,
@@ -254,6 +256,38 @@ def stream_table(report: StreamReport) -> Table:
         )
     )
     return table
+
+
+def distributed_table(report: DistributedReport) -> Table:
+    """What several processes are worth, a row per size of the images."""
+    several = report["processes"]
+    table = Table(title=f"training with one process and with {several}, in turns", box=box.SIMPLE_HEAD)
+    for name in ("size", "step,\none", f"step,\n{several}", "speed-up", "exchanged\na step"):
+        table.add_column(name, justify="right")
+    threaded = any(row["step_seconds_threads"] for row in report["rows"])
+    for name in (
+        "accuracy,\none",
+        f"accuracy,\n{several}",
+        *([f"step, one of\n{several} threads"] if threaded else []),
+    ):
+        table.add_column(name, justify="right")
+    for row in report["rows"]:
+        ratios = row["speed_ups"]
+        table.add_row(
+            f"{row['size']} px",
+            f"{digits(1000 * statistics.median(row['step_seconds_one']))} ms",
+            f"{digits(1000 * statistics.median(row['step_seconds_several']))} ms",
+            f"x{digits(row['speed_up'])}\n{digits(min(ratios))} to {digits(max(ratios))}",
+            f"{size(row['bytes_a_step'])}\n{digits(1000 * row['exchange_seconds'], 2)} ms",
+            *(_mean_and_spread(found) for found in (row["accuracy_one"], row["accuracy_several"])),
+            *([f"{digits(1000 * statistics.median(row['step_seconds_threads']))} ms"] if threaded else []),
+        )
+    table.caption = escape(conditions_line(report["conditions"]))
+    return table
+
+
+def _mean_and_spread(values: Sequence[float]) -> str:
+    return _spread(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def digits(value: float, count: int = 3) -> str:

@@ -396,3 +396,51 @@ def bench_fleet(
     print(json.dumps(report)) if json_ else out.print(fleet_table(report))
     if report["different"]:
         raise typer.Exit(1)
+
+
+@bench_app.command("distributed")
+def bench_distributed(
+    data: Annotated[
+        str | None, typer.Option(help="photos of one domain (default: generated ones, whose accuracy means nothing)")
+    ] = None,
+    processes: Annotated[int, typer.Option(help="to compare one with", min=2)] = 2,
+    size: Annotated[
+        list[int] | None, typer.Option(help="image side in pixels; may be repeated (default: 160)", min=32)
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="photos a step, of all processes together", min=1)] = 16,
+    seeds: Annotated[int, typer.Option(help="runs of each, with the seeds from 0 on", min=1)] = 3,
+    epochs: Annotated[int, typer.Option(help="passes over the photos", min=1)] = 1,
+    backbone: Annotated[str, typer.Option(help=BACKBONES)] = "mobilenet_v2",
+    weights: Annotated[str, typer.Option(help="what da3 train --weights takes")] = "imagenet",
+    keep: Annotated[float, typer.Option(help="share of the blocks' FLOPs to run", min=0.0, max=1.0)] = 1.0,
+    with_threads: Annotated[
+        bool, typer.Option("--with-threads", help="also one process with as many threads, on as many cores")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="print JSON only")] = False,
+) -> None:
+    """What more processes are worth: a step with one and with several, and where both end.
+
+    Whole runs of da3 train, in turns, with one thread and one core for each process; torchrun does the same over
+    several machines. Also: what is exchanged in a step, in bytes and time.
+
+    Example: da3 bench distributed --data photos/flowers --size 160 --epochs 4
+    """
+    from da3.toolchain.bench import ConsoleBenchReporter, DistributedPlan, distributed_table
+    from da3.toolchain.bench import bench_distributed as measure
+    from da3.toolchain.process import end_on_sigterm
+
+    plan = DistributedPlan(
+        data=data,
+        processes=processes,
+        sizes=tuple(size or (160,)),
+        batch=batch_size,
+        seeds=seeds,
+        epochs=epochs,
+        backbone=backbone,
+        weights=weights,
+        keep=keep,
+        with_threads=with_threads,
+    )
+    with ConsoleBenchReporter() as reporter, end_on_sigterm():
+        report = measure(plan, reporter)
+    print(json.dumps(report)) if json_ else out.print(distributed_table(report))

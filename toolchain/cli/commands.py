@@ -22,6 +22,7 @@ from da3.toolchain.cli.fleet import fleet_app
 from da3.toolchain.cli.report import report
 from da3.toolchain.cli.runs import runs
 from da3.toolchain.cli.train import train
+from da3.toolchain.process.children import recorded, take_part
 
 app = typer.Typer(
     name="da3",
@@ -41,7 +42,8 @@ def run() -> None:
         sys.argv.remove("--debug")
     escape_what_is_not_printed()
     try:
-        with warnings_in_a_line():
+        with warnings_in_a_line(), recorded():
+            take_part(sys.argv[1:], aloud=debug)
             app()
     except (Da3Error, OSError) as error:
         if debug:

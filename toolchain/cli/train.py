@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +14,12 @@ from da3.toolchain.cli.console import out, typed
 from da3.toolchain.cli.engine import start_engine
 from da3.toolchain.cli.options import BACKBONES, DomainOption, RunsOption
 from da3.toolchain.cli.verbosity import QuietOption, VerboseOption, check_verbosity
+from da3.toolchain.errors import TrainingError
+
+if TYPE_CHECKING:
+    from da3.toolchain.training.train import Result
+from da3.toolchain.process.children import heard_out
+from da3.toolchain.process.launch import launched
 
 
 def _default(name: str) -> str:
@@ -134,6 +140,9 @@ def train(
     Example: da3 train --domain flowers --data photos/flowers --keep 0.7
     """
     check_verbosity(verbose, quiet)
+    launch = launched()
+    if engine != "pytorch" and launch is not None and launch.size > 1:
+        raise TrainingError(f"--engine {engine}: learns in one process; leave --engine out under torchrun")
     if engine != "pytorch":
         given = {
             "domain": domain,
@@ -166,7 +175,6 @@ def train(
         }
         start_engine(engine, given, others, verbose=verbose, quiet=quiet)
     from da3.runtime.system import stop_on_interrupt
-    from da3.toolchain.cli.training_summary import training_summary
     from da3.toolchain.training.options import TrainOptions
     from da3.toolchain.training.progress import ConsoleReporter
     from da3.toolchain.training.train import train as train_domain
@@ -198,9 +206,29 @@ def train(
         start=start,
         command=typed(),
     )
-    with ConsoleReporter(verbose=verbose, quiet=quiet) as reporter, stop_on_interrupt(reporter.note) as stop:
-        result = train_domain(asked, reporter, stop)
+    if launch is None:
+        with ConsoleReporter(verbose=verbose, quiet=quiet) as reporter, stop_on_interrupt(reporter.note) as stop:
+            result = train_domain(asked, reporter, stop)
+        _say_end(result)
+    else:
+        from da3.toolchain.distributed import join
+
+        with join(launch, device) as group, heard_out():
+            with (
+                ConsoleReporter(verbose=verbose, quiet=quiet) as reporter,
+                stop_on_interrupt(lambda words: None) as stop,  # torchrun says it, and hands an interrupt on but once
+            ):
+                result = train_domain(asked, reporter, stop, group)
+            _say_end(result, "torchrun ... -m ")
     if not result.finished:
-        out.print(f"stopped; all is saved. Go on with: da3 train --domain {domain} --resume")
         raise typer.Exit(130)
-    out.print(training_summary(result), soft_wrap=True)
+
+
+def _say_end(result: Result, launcher: str = "") -> None:
+    from da3.toolchain.cli.training_summary import training_summary
+
+    if result.finished:
+        out.print(training_summary(result), soft_wrap=True)
+    else:
+        words = f"{launcher}da3 train --domain {result.config.domain} --resume"
+        out.print(f"stopped; all is saved. Go on with: {words}", soft_wrap=True)

@@ -44,7 +44,7 @@ def _measured(trainee: GraphTrainee, request: Answer, base: int, say: Say) -> An
     draw = np.random.default_rng(request["seed"])
     count, size, classes = request["batch"], request["size"], request["classes"]
     pixels = draw.integers(0, 256, (count, size, size, 3), np.uint8)
-    batch = Batch(pixels, np.asarray(draw.integers(0, classes, count)))
+    batch = Batch(pixels, np.asarray(draw.integers(0, classes, count)), count)
     own = trainee.parameters
     _close(trainee, draw)
     few = trainee.micro_batch

@@ -17,6 +17,7 @@ from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.network.exits import with_exits
 from da3.toolchain.network.model import Output
 from da3.toolchain.network.slicing import images_a_slice
+from da3.toolchain.network.totals import Total, own_total
 
 Batch = tuple[Tensor, Tensor]  # pixels uint8 (B, S, S, 3), labels int64 (B,)
 # A number -> training photos without end, in an order that belongs to the number.
@@ -50,16 +51,18 @@ def adaptor_spec(arch: str, weights: WeightsFile, size: int) -> AdaptorSpec:
 
 
 class Learner(ABC):
-    """One method applied to one domain. ``model`` maps images (B, 3, S, S) to logits or to an Output."""
+    """One method applied to one domain. ``model`` maps images (B, 3, S, S) to logits or to an Output. ``total`` sums
+    over the processes that train it together, each of which sees its part of the photos."""
 
     name: str
     default_lr: float
     warm_up: float = 0.1  # share of all steps during which the learning rate rises
     sliceable: bool = False  # whether a batch may be cut, since no sample's gradient depends on another sample
     model: nn.Module
+    total: Total
 
     def __init__(self, task: Task, weights: WeightsFile):
-        self.task = task
+        self.task, self.total = task, own_total
         self.mean, self.std = weights.mean, weights.std
         self.width, self.padding = weights.width, weights.padding
 
@@ -120,14 +123,15 @@ class Learner(ABC):
 
     # -- one batch
 
-    def step(self, pixels: Tensor, labels: Tensor, smoothing: float) -> StepResult:
+    def step(self, pixels: Tensor, labels: Tensor, smoothing: float, whole: int | None = None) -> StepResult:
         """Forward and backward of a batch, in slices where the method allows; adds to every parameter's ``grad``.
 
-        pixels uint8 (B, S, S, 3), labels int64 (B,). Any slicing gives the same gradients up to rounding.
+        pixels uint8 (B, S, S, 3), labels int64 (B,). Any slicing gives the same gradients up to rounding. ``whole``:
+        these are a part of a batch of so many photos, and what they give is their part of its mean loss.
         """
-        count = len(labels)
-        loss, share, correct = 0.0, 1.0, 0
-        for rows in self._slices(count):
+        count = len(labels) if whole is None else whole
+        loss, share, correct = 0.0, self.answer_costs()[-1], 0
+        for rows in self._slices(len(labels)):
             output = self.forward(self.normalise(pixels[rows]))
             slice_loss = self.loss(output, labels[rows], smoothing, count)
             slice_loss.backward()  # type: ignore[no-untyped-call]

@@ -79,7 +79,7 @@ class Da3(Learner):
         return self.model.answer_costs
 
     def prepare(self, images: Images) -> None:
-        self.model.fit_normalisation(images)
+        self.model.fit_normalisation(images, self.total)
 
     def revise(self, progress: float, photos: Photos) -> None:
         if not self.model.may_close or progress < CLOSE_FROM:
@@ -92,8 +92,10 @@ class Da3(Learner):
             if now <= target or not candidates:
                 return
             with closing(photos(len(still))) as batches:
-                fit_bypasses(self.model, (images for images, _ in self._in_slices(islice(batches, FIT_BATCHES))))
-                costs = closing_costs(self.model, self._in_slices(islice(batches, COST_BATCHES)), candidates)
+                few = (images for images, _ in self._in_slices(islice(batches, FIT_BATCHES)))
+                fit_bypasses(self.model, few, self.total)
+                others = self._in_slices(islice(batches, COST_BATCHES))
+                costs = closing_costs(self.model, others, candidates, self.total)
             self.model.close(cheapest(costs, saved))
 
     def _in_slices(self, batches: Iterable[Batch]) -> Iterator[Batch]:

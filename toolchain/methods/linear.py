@@ -10,7 +10,7 @@ from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Images, Task
 from da3.toolchain.methods.ordinary import Ordinary
-from da3.toolchain.network.head import Head
+from da3.toolchain.network.head import Head, statistics
 from da3.toolchain.network.model import Output
 
 
@@ -52,5 +52,10 @@ class Linear(Ordinary):
 
     @torch.no_grad()
     def prepare(self, images: Images) -> None:
-        features = torch.cat([self.model.backbone(batch).cpu() for batch in images()])
-        self.model.head.fit_normalisation(features)
+        sums, count = torch.zeros(2, len(self.model.head.mean), dtype=torch.float64), 0
+        for batch in images():
+            features = self.model.backbone(batch).double().cpu()
+            sums += torch.stack([features.sum(0), features.square().sum(0)])
+            count += len(features)
+        found, number = self.total([sums, torch.tensor(count, dtype=torch.float64)])
+        self.model.head.set_statistics(*statistics(*(found / number)))

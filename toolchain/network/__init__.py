@@ -8,6 +8,7 @@ from da3.toolchain.network.head import Head
 from da3.toolchain.network.loss import answers_loss
 from da3.toolchain.network.model import BlockOutput, DomainModel, Output
 from da3.toolchain.network.slicing import images_a_slice
+from da3.toolchain.network.totals import Total, own_total
 
 __all__ = [
     "Adaptor",
@@ -17,11 +18,13 @@ __all__ = [
     "Head",
     "LowRankBypass",
     "Output",
+    "Total",
     "answers_loss",
     "closing_costs",
     "exit_places",
     "fit_bypasses",
     "images_a_slice",
     "open_blocks",
+    "own_total",
     "with_exits",
 ]

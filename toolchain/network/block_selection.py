@@ -14,6 +14,7 @@ from da3.toolchain.autograd.frozen import cell_means, run_block
 from da3.toolchain.network.bypass import Fit
 from da3.toolchain.network.loss import answers_loss
 from da3.toolchain.network.model import DomainModel, Output
+from da3.toolchain.network.totals import Total, own_total
 
 
 def open_blocks(model: DomainModel) -> list[int]:
@@ -23,8 +24,8 @@ def open_blocks(model: DomainModel) -> list[int]:
 
 
 @torch.no_grad()
-def fit_bypasses(model: DomainModel, batches: Iterable[Tensor]) -> None:
-    """Fit the bypasses of ``open_blocks`` to what their blocks do now, on images (B, 3, S, S)."""
+def fit_bypasses(model: DomainModel, batches: Iterable[Tensor], total: Total = own_total) -> None:
+    """Fit the bypasses of ``open_blocks`` to what their blocks do now, on images (B, 3, S, S), this process's part."""
     wanted = {i: model.bypass(i) for i in open_blocks(model)}
     fits = {i: Fit(bypass) for i, bypass in wanted.items() if bypass is not None}
     shut = model.closed_blocks
@@ -37,12 +38,15 @@ def fit_bypasses(model: DomainModel, batches: Iterable[Tensor]) -> None:
                 fits[i].add(cell_means(x, side), cell_means(branch, side))
             x = model.run(i, x, run=i not in shut).y
     for fit in fits.values():
-        fit.solve()
+        fit.solve(total)
 
 
 @torch.no_grad()
-def closing_costs(model: DomainModel, batches: Iterable[tuple[Tensor, Tensor]], blocks: list[int]) -> dict[int, float]:
-    """How much the mean loss on images (B, 3, S, S) and labels (B,) rises when one of ``blocks`` is closed."""
+def closing_costs(
+    model: DomainModel, batches: Iterable[tuple[Tensor, Tensor]], blocks: list[int], total: Total = own_total
+) -> dict[int, float]:
+    """How much the mean loss on images (B, 3, S, S) and labels (B,), this process's part, rises when one of ``blocks``
+    is closed."""
     count, costs, shut = 0, dict.fromkeys(blocks, 0.0), model.closed_blocks
 
     def loss(output: Output, labels: Tensor) -> float:
@@ -63,4 +67,5 @@ def closing_costs(model: DomainModel, batches: Iterable[tuple[Tensor, Tensor]], 
         for i, value in without.items():
             costs[i] += value - now
         count += len(labels)
-    return {i: cost / count for i, cost in costs.items()}
+    found, number = total([torch.tensor(sums, dtype=torch.float64) for sums in ([costs[i] for i in blocks], count)])
+    return dict(zip(blocks, (found / number).tolist(), strict=True))

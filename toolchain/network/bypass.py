@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from da3.toolchain.autograd.saved import SavedTensor
 from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput
 from da3.toolchain.network.neighbourhood import from_neighbours, with_neighbours
+from da3.toolchain.network.totals import Total, own_total
 
 RIDGE = 0.03  # of a normalised channel's variance
 STEP = 0.2  # W_d, W_u and b are this times their parameters, so that a step of the optimiser does not undo the fit
@@ -103,12 +104,14 @@ class LowRankBypass(nn.Module):
 
 
 class Fit:
-    """The regression of one bypass: sums over batches, then its maps. Holds (2 C + 1)^2 numbers."""
+    """The regression of one bypass: sums over batches, then its maps. Holds (2 C + 1) (2 C + 1 + C') numbers."""
 
     def __init__(self, bypass: LowRankBypass):
         self.bypass = bypass
-        self.inner: Tensor | float = 0.0
-        self.outer: Tensor | float = 0.0
+        adaptor = bypass.adaptor
+        device = bypass.down.device
+        self.inner = torch.zeros((2 * adaptor.cin + 1,) * 2, dtype=torch.float64, device=device)
+        self.outer = torch.zeros(2 * adaptor.cin + 1, adaptor.cout, dtype=torch.float64, device=device)
         self.count = 0
 
     def add(self, p: Tensor, branch: Tensor) -> None:
@@ -118,14 +121,14 @@ class Fit:
         self.outer = self.outer + u.T @ branch.flatten(0, 1).double()
         self.count += len(u)
 
-    def solve(self) -> None:
-        """Give the bypass the best maps of its rank for what was added."""
-        assert isinstance(self.inner, Tensor) and isinstance(self.outer, Tensor)
-        penalty = torch.full_like(self.inner[0], RIDGE * self.count)
+    def solve(self, total: Total = own_total) -> None:
+        """Give the bypass the best maps of its rank for what was added, here and in other processes."""
+        inner, outer, count = total([self.inner, self.outer, self.inner.new_tensor(self.count)])
+        penalty = inner.new_full((len(inner),), RIDGE) * count
         penalty[-1] = 0  # none on the bias
-        full = torch.linalg.solve(self.inner + penalty.diag(), self.outer)  # (2 C + 1, C')
-        mean = self.inner[-1] @ full / self.count  # of the full solution's predictions; the last feature is 1
-        spread = full.T @ self.inner @ full / self.count - torch.outer(mean, mean)
+        full = torch.linalg.solve(inner + penalty.diag(), outer)  # (2 C + 1, C')
+        mean = inner[-1] @ full / count  # of the full solution's predictions; the last feature is 1
+        spread = full.T @ inner @ full / count - torch.outer(mean, mean)
         leading = torch.linalg.eigh(spread)[1][:, -self.bypass.rank :]  # (C', r), orthonormal
         bias = mean + leading @ (leading.T @ (full[-1] - mean))
         # Scaled like this, W_u's entries are about 1 / sqrt(C') in units of s, and W_d's are of like size.

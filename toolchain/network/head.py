@@ -40,11 +40,6 @@ class Head(nn.Module):
         self.mean.copy_(mean)
         self.std.copy_(std)
 
-    def fit_normalisation(self, features: Tensor) -> None:
-        """Measure the statistics on features (N, F)."""
-        features = features.double()
-        self.set_statistics(*statistics(features.mean(0), features.square().mean(0)))
-
     def domain_tensors(self) -> dict[str, Tensor]:
         """What a bundle stores of the head: mean (F,), weight (classes, F) with std folded in, bias (classes,).
 

@@ -22,6 +22,7 @@ from da3.toolchain.network.bypass import LowRankBypass
 from da3.toolchain.network.exits import Exit, carried
 from da3.toolchain.network.head import Head, statistics
 from da3.toolchain.network.slicing import images_a_slice
+from da3.toolchain.network.totals import Total, own_total
 
 Batches = Callable[[], Iterable[Tensor]]  # images (B, 3, S, S), the same ones at every call
 Note = Callable[..., None]  # told of intermediates by their names in a bundle's plan
@@ -247,13 +248,13 @@ class DomainModel(nn.Module):
         return x
 
     @torch.no_grad()
-    def fit_normalisation(self, batches: Batches) -> None:
+    def fit_normalisation(self, batches: Batches, total: Total = own_total) -> None:
         """Set the fixed statistics of adaptors, exits and head from the activations of the untrained network."""
-        self._fit_adaptors(batches)
+        self._fit_adaptors(batches, total)
         if self.exits:
-            self._fit_exits(batches)
+            self._fit_exits(batches, total)
 
-    def _fit_adaptors(self, batches: Batches) -> None:
+    def _fit_adaptors(self, batches: Batches, total: Total) -> None:
         blocks = self.backbone.blocks
         widths = [*(b.in_channels for b in blocks), blocks[-1].out_channels, len(self.head.mean)]
         sums = [torch.zeros(2, width, dtype=torch.float64) for width in widths]
@@ -276,12 +277,13 @@ class DomainModel(nn.Module):
                 x = run_block(block, x)
             add_cells(len(blocks), x, len(blocks) - 1)
             add(len(blocks) + 1, self.backbone.tail(x))
-        found = {i: statistics(*(sums[i] / n)) for i, n in enumerate(counts) if n}
+        *sums, numbers = total([*sums, torch.tensor(counts, dtype=torch.float64)])
+        found = {i: statistics(*(sums[i] / n)) for i, n in enumerate(numbers.tolist()) if n}
         for i in range(self.spec.first, len(blocks)):
             self.adaptors[str(i)].set_statistics(*found[i], out_scale=float(found[i + 1][1].median()))
         self.head.set_statistics(*found[len(blocks) + 1])
 
-    def _fit_exits(self, batches: Batches) -> None:
+    def _fit_exits(self, batches: Batches, total: Total) -> None:
         """After the adaptors, by whose statistics exits normalise what they read."""
         sums = {i: torch.zeros(2, 2 * self.spec.exit_width, dtype=torch.float64) for i in self.spec.exits}
         count = 0
@@ -296,8 +298,9 @@ class DomainModel(nn.Module):
                     sums[i - 1] += torch.stack([f.sum(0), f.square().sum(0)])
                 x = run_block(block, x)
             count += len(image)
-        for i in self.spec.exits:
-            self.exits[str(i)].head.set_statistics(*statistics(*(sums[i] / count)))
+        *found, number = total([*sums.values(), torch.tensor(count, dtype=torch.float64)])
+        for i, features in zip(self.spec.exits, found, strict=True):
+            self.exits[str(i)].head.set_statistics(*statistics(*(features / number)))
 
     def domain_tensors(self) -> dict[str, Tensor]:
         """Every tensor a bundle stores for this domain, by the plan's name (``adaptors.3.down``, ``head.bias``).

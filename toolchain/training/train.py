@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from da3.runtime.learning import find_start
 from da3.runtime.system import parse_bytes
 from da3.runtime.training import (
+    ALONE,
+    Group,
     Origin,
     PhotoSet,
     Reporter,
@@ -36,8 +39,12 @@ from da3.toolchain.process.memory import peak_bytes
 from da3.toolchain.training.budget import fit
 from da3.toolchain.training.checkpoint import BackboneStore, task_of
 from da3.toolchain.training.options import TrainOptions
+from da3.toolchain.training.together import check_together
 from da3.toolchain.training.trainee import TorchTrainee
 from da3.toolchain.training.trial import Trial
+
+if TYPE_CHECKING:  # one process needs none of it, and is to hold none of it
+    from da3.toolchain.distributed import Joined
 
 
 @dataclass(frozen=True)
@@ -58,8 +65,15 @@ class Result:
     budget: int | None
 
 
-def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = lambda: False) -> Result:
+def train(
+    options: TrainOptions,
+    reporter: Reporter,
+    stop: Callable[[], bool] = lambda: False,
+    joined: Joined | None = None,
+) -> Result:
     """Train ``options.domain``; returns when finished, or soon after ``stop()`` turns true, with all of it saved.
+
+    ``joined``: the processes that train it together; each of them calls this with the same options, on its device.
 
     Writes ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``curves.png``, ``samples.npy`` and
     ``validation.npz`` into ``runs/<domain>/`` and the backbone into ``runs/backbones/``. Raises Da3Error with one clear
@@ -68,10 +82,16 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     options.check()
     budget = None if options.memory_budget is None else parse_bytes(options.memory_budget, "--memory-budget")
     return_freed_memory()
-    device = device_named(options.device)
+    group: Group = ALONE if joined is None else joined
+    device = device_named(options.device) if joined is None else joined.device
     folder = options.folder
     resumed = earlier_run(
-        folder, resume=options.resume, overwrite=options.overwrite, reporter=reporter, check_same=options.check_same
+        folder,
+        resume=options.resume,
+        overwrite=options.overwrite,
+        reporter=reporter,
+        check_same=options.check_same,
+        group=group,
     )
     store = BackboneStore(options.runs)
     asked, start = options, None
@@ -82,10 +102,12 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         photos = classes_in_order(start, find_photos(options.data_folder(), options.with_defaults.seed))
     else:
         photos = photos_of(resumed.config)
-    weights = _weights(options, resumed, store)
+    weights = _weights(options, resumed, store, group)
     config = resumed.config if resumed else options.config(weights, photos.classes, len(photos.train))
     if start is not None:
         config = config._replace(adaptor=start.settings["adaptor"])
+    if joined is not None:
+        check_together(joined, config, photos, budget)
     if budget is not None:
         config = _fit_budget(options, budget, config, photos, resumed is not None, reporter)
     if options.micro_batch is not None:
@@ -96,7 +118,10 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     learner = method(config.method)(task_of(config), weights)  # before the photos are read: its errors are immediate
     learner.model.to(device)
     workers = options.workers or default_workers()
-    photos = drop_unreadable(photos, config.size, workers, reporter.checking)
+    if joined is not None:
+        learner.total = joined.total
+        workers = options.workers or min(workers, joined.launch.cores)
+    photos = drop_unreadable(photos, config.size, workers, reporter.checking, group)
 
     keep_freed_memory()
     forget_code()
@@ -116,11 +141,13 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
         reporter=reporter,
         draw=draw,
         last_only=options.last_only,
-        origin=_origin(asked, start),
+        origin=_origin(asked, start, group),
+        group=group,
     )
     with run.alone():
         if resumed is None:
-            store.put(config.backbone, weights)
+            if group.first:
+                store.put(config.backbone, weights)
             run.begin(start)
             forget_code()  # what only statistics run
         else:
@@ -132,7 +159,7 @@ def train(options: TrainOptions, reporter: Reporter, stop: Callable[[], bool] = 
     return Result(folder, config, finished, best, history, photos.unreadable, peak_bytes(device), budget)
 
 
-def _origin(asked: TrainOptions, start: Start | None) -> Origin:
+def _origin(asked: TrainOptions, start: Start | None, group: Group) -> Origin:
     others = {
         "engine": "pytorch",
         "from": asked.start,
@@ -142,7 +169,7 @@ def _origin(asked: TrainOptions, start: Start | None) -> Origin:
         "workers": asked.workers,
         "memory_budget": asked.memory_budget,
     }
-    return Origin("pytorch", asked.command, others, None if start is None else start.facts)
+    return Origin("pytorch", asked.command, others, None if start is None else start.facts, group.size)
 
 
 def _with_weights(options: TrainOptions, start: Start, store: BackboneStore) -> TrainOptions:
@@ -154,7 +181,7 @@ def _with_weights(options: TrainOptions, start: Start, store: BackboneStore) -> 
     return replace(options, weights=str(path), backbone=options.backbone or arch)
 
 
-def _weights(options: TrainOptions, resumed: Checkpoint | None, store: BackboneStore) -> WeightsFile:
+def _weights(options: TrainOptions, resumed: Checkpoint | None, store: BackboneStore, group: Group) -> WeightsFile:
     """Those asked for, or those that the resumed run was started with."""
     if resumed is None:
         asked = options.with_defaults
@@ -164,6 +191,10 @@ def _weights(options: TrainOptions, resumed: Checkpoint | None, store: BackboneS
         raise TrainingError(
             f"cannot resume {options.folder} with other weights than it was started with: {options.weights}"
         )
+    if not group.first and not store.path(arch, sha256).exists():  # the first process's machine may alone have the runs
+        found = load_weights(options.with_defaults.weights, arch)
+        if found.sha256(arch) == sha256:
+            return found
     return store.get(arch, sha256)
 
 

@@ -14,10 +14,11 @@ from da3.runtime.training import Batch, Photos, Pixels, Predict, RunConfig, See,
 from da3.runtime.training.checkpoint import Checkpoint
 from da3.runtime.training.recipe import BETAS, EPSILON, WEIGHT_DECAY
 from da3.toolchain.methods import Learner
-from da3.toolchain.network import DomainModel
+from da3.toolchain.network import DomainModel, own_total
 from da3.toolchain.process.memory import peak_bytes
 from da3.toolchain.training import checkpoint as ckpt
 from da3.toolchain.training.adamw import AdamW
+from da3.toolchain.training.exchange import exchanged
 
 
 class TorchTrainee(Trainee):
@@ -40,7 +41,7 @@ class TorchTrainee(Trainee):
 
     def revise(self, progress: float, photos: Photos) -> None:
         def tensors(draw: int) -> Generator[tuple[Tensor, Tensor], None, None]:
-            for pixels, labels in photos(draw):
+            for pixels, labels, _ in photos(draw):
                 yield self._tensor(pixels), self._tensor(labels)
 
         self.learner.revise(progress, tensors)
@@ -51,7 +52,9 @@ class TorchTrainee(Trainee):
         torch.manual_seed((self.config.seed * 1_000_003 + done) % 2**63)
         self.learner.train_mode(progress)
         self._optimizer.zero_grad(set_to_none=True)
-        return self.learner.step(self._tensor(batch.pixels), self._tensor(batch.labels), self.config.label_smoothing)
+        pixels, labels = self._tensor(batch.pixels), self._tensor(batch.labels)
+        result = self.learner.step(pixels, labels, self.config.label_smoothing, batch.whole)
+        return result if self.learner.total is own_total else exchanged(self.learner, result)
 
     def update(self, lr: float) -> None:
         for group in self._optimizer.param_groups:

@@ -13,8 +13,8 @@ BIN := $(VENV)/bin
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 # The environment is made again when what it is made from changes.
 STAMP = $(VENV)/.installed-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
-# What only tests want, and can do without: see [rtx] in pyproject.toml.
-RTX = $(VENV)/.rtx-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
+# What tests can do without: TensorRT-RTX and Ray, each where it can be installed.
+OPTIONAL = $(VENV)/.optional-$(shell cat pyproject.toml constraints.txt | cksum | cut -d' ' -f1)
 PIP_FLAGS ?=
 MARK := $(if $(SLOW),-m "not gpu",)
 CASES ?= 50000
@@ -36,15 +36,17 @@ $(STAMP):
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
-$(RTX): $(STAMP)
-	@rm -f $(VENV)/.rtx-*
-	@$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(PIP_FLAGS) -c constraints.txt -e '.[rtx]' \
-	&& touch $@ || echo "TensorRT-RTX cannot be installed: its tests will be skipped"
+$(OPTIONAL): $(STAMP)
+	@rm -f $(VENV)/.optional-*
+	@for extra in rtx ray; do \
+		$(BIN)/pip install --quiet --disable-pip-version-check --no-compile $(PIP_FLAGS) -c constraints.txt -e ".[$$extra]" \
+		|| { echo "the extra $$extra cannot be installed: its tests will be skipped"; failed=1; }; \
+	done; test -n "$$failed" || touch $@
 
 demo: $(STAMP)
 	@$(BIN)/da3 demo --out demo-out
 
-test: $(STAMP) $(RTX)
+test: $(STAMP) $(OPTIONAL)
 	@# A worker for each core, each with one thread: two threads each would wait for one another.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile $(MARK)
 

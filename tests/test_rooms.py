@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TOP = ("runtime", "calib", "export", "toolchain")
-MAIN = "entry"  # of da3 itself, which has no other file
+MAIN = "toolchain/entry"  # the folder of da3 itself, which has no other file
 # Beside sub-packages the two large rooms hold nothing but their faces.
 FACES = {
     "runtime": {"__init__.py", "__main__.py", "engine.py", "errors.py", "records.py"},
@@ -30,12 +30,12 @@ def rooms():
 
 
 def sources():
-    return sorted(path for top in (*TOP, MAIN) for path in (ROOT / top).rglob("*.py"))
+    return sorted(path for top in TOP for path in (ROOT / top).rglob("*.py"))
 
 
 def module_of(path):
     parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(("da3", *(p for p in parts[parts[0] == MAIN :] if p != "__init__")))
+    return ".".join(("da3", *(p for p in parts if p != "__init__")))
 
 
 @cache
@@ -115,7 +115,7 @@ def test_other_rooms_are_entered_by_their_faces():
         top = path.relative_to(ROOT).parts[0]
         for name, _ in imported_by(path):
             parts = name.split(".")
-            if parts[0] != "da3" or top in (parts[1], MAIN):
+            if parts[0] != "da3" or top == parts[1]:
                 continue
             face = importlib.import_module(".".join(parts[:-1]))
             entered = modules()[name].name == "__init__.py" or (len(parts) == 3 and parts[1] == "runtime")

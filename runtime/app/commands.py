@@ -547,7 +547,7 @@ RUN_ENGINE = Command(
 DOMAINS = Command(
     "domains",
     "list|info|add|remove|pack|push|pull",
-    "List, describe, add, remove or pack a bundle's domains; push and pull them.",
+    "List, describe, add, remove, pack, push or pull domains.",
     "push and pull speak to an OCI registry, such as Docker's, and need pip install 'da3[oci]'.\n\n"
     "Example: {0} add flowers.da3 --bundle bundle\n"
     "Example: {0} push flowers oci://registry.example.com/plants/flowers:v3\n"

@@ -62,6 +62,8 @@ class OrtBackend(Backend):
             self._open_sessions(subgraphs, stored.paths, True, bundle)
         except BackendError:
             return False
+        if not all(_fits(self.sessions[subgraph.segment], subgraph.segment) for subgraph in subgraphs):
+            return False
         self.shapes = stored.shapes
         return True
 
@@ -172,6 +174,12 @@ class _OrtContext(ExecutionContext):
     def write(self, value: str, array: Array) -> None:
         place = self._own.arrays[value] if value in self._free else self._arrays[value]
         place[...] = array
+
+
+def _fits(session: Any, segment: Segment) -> bool:
+    """Whether the session has the segment's inputs and outputs."""
+    inputs, outputs = ({value.name for value in values} for values in (session.get_inputs(), session.get_outputs()))
+    return inputs.issuperset(v.name for v in segment.inputs) and outputs.issuperset(v.name for v in segment.outputs)
 
 
 def _ort_value(array: Array) -> Any:

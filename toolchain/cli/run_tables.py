@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
+from da3.runtime.errors import printable
 from da3.runtime.system import duration
 from da3.toolchain.runs import FoundRun
 
@@ -94,7 +95,7 @@ def _memory(run: FoundRun) -> str:
 
 def _begun(run: FoundRun) -> str:
     begun = run.provenance.get("begun")
-    return "-" if begun is None else str(begun).replace("T", " ").replace("Z", " UTC")
+    return "-" if begun is None else printable(str(begun)).replace("T", " ").replace("Z", " UTC")
 
 
 def _value(name: str, value: Any) -> str:

@@ -25,6 +25,7 @@ _INSIDE = {
     "shape": {1: "dimension"},
 }
 _VARINT, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5
+_MOST_FIELDS = 2_000_000
 
 
 def damaged(data, rng):
@@ -37,7 +38,16 @@ def damaged(data, rng):
         depth = rng.choice((100, 1000, 20_000))
         return data + _nested(depth), f"a graph in a graph, {depth} times"
     done = [_change(tree, rng) for _ in range(rng.choice((1, 1, 2, 3)))]
+    if _count(tree, {}) > _MOST_FIELDS:  # many of many of many: the file would take longer to make than to read
+        return plain.damaged(data, rng)
     return _joined(tree), ", ".join(done)
+
+
+def _count(tree, known):
+    """How many fields the tree has when it is written; `known` has those of lists by identity, which may repeat."""
+    if id(tree) not in known:
+        known[id(tree)] = sum(_count(value, known) if isinstance(value, list) else 1 for _, _, value in tree)
+    return known[id(tree)]
 
 
 def _nested(depth):
@@ -74,15 +84,15 @@ def _parsed(data, kind):
 
 
 def _joined(tree):
-    made = b""
+    parts = []
     for field, wire, value in tree:
-        made += _as_varint(field << 3 | wire)
+        parts.append(_as_varint(field << 3 | wire))
         if wire == _VARINT:
-            made += _as_varint(value)
+            parts.append(_as_varint(value))
         else:
             body = _joined(value) if isinstance(value, list) else value
-            made += (_as_varint(len(body)) if wire == _BYTES else b"") + body
-    return made
+            parts += [_as_varint(len(body)) if wire == _BYTES else b"", body]
+    return b"".join(parts)
 
 
 def _varint(data, at):

@@ -13,7 +13,10 @@ MOST_CHARACTERS = 500  # of an error
 # What commands print beside an error: files left out, and things that are worth a note.
 _REMARKS = ("skipped: ", "warning: ", "note: ", "cannot be read: ")
 # What C libraries write themselves, past Python: libtiff of the files it reads.
-_OTHERS = re.compile(r"^((O?JPEG|_?TIFF|LZW|ZIP|Fax|PackBits|LZMA|ZSTD|WebP|Predictor)\w*|tempfile\.tif): .*\.$")
+_OTHERS = re.compile(
+    r"^(((O?JPEG|_?TIFF|LZW|ZIP|Fax|PackBits|LZMA|ZSTD|WebP|Predictor)\w*|tempfile\.tif): .*\.|Apparently should be .*\.|"
+    r"JPEGPreDecode: Improper JPEG sampling factors \S+)$"
+)
 _USAGE = re.compile(r"^(usage: |Usage: |\s|Try '|\[|error: )")
 
 

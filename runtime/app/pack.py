@@ -4,8 +4,9 @@ import argparse
 import os
 from typing import Optional
 
+from ..bundle.bundle import unknown_domain
 from ..bundle.packs import list_domains
-from ..errors import BundleError
+from ..errors import BundleError, DomainError
 from ..serving import Repository, Settings
 from .printing import say
 from .zipapp import run_engine
@@ -19,6 +20,8 @@ def pack_and_say(options: argparse.Namespace, default_bundle: str) -> int:
     settings = repository.settings if repository.exists else Settings()
     given = {key: getattr(options, key) for key in ("backend", "precision", "threads", "batch_size", "domains_held")}
     settings = settings._replace(**{key: value for key, value in given.items() if value is not None})
+    if bundle is not None:
+        _check_names(options, bundle)  # before anything is written
     repository.write_runtime(bundle, settings, run_engine())
     for name in options.remove:
         repository.remove(name)
@@ -32,6 +35,13 @@ def pack_and_say(options: argparse.Namespace, default_bundle: str) -> int:
     count = len(repository.domains)
     say("%d domain%s: tritonserver --model-repository=%s" % (count, "" if count == 1 else "s", repository.models))
     return 0
+
+
+def _check_names(options: argparse.Namespace, bundle: str) -> None:
+    known = list_domains(bundle)
+    for name in options.domain:
+        if name not in known and not os.path.exists(name):
+            raise DomainError(unknown_domain(name, known))
 
 
 def _bundle(options: argparse.Namespace, is_there: bool, default: str) -> Optional[str]:

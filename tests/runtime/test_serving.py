@@ -653,7 +653,10 @@ def test_the_command(source, tmp_path, capsys, monkeypatch):
     assert repository.domains == ["flowers"]
     assert main([*call, "--domain", "moss", "--bundle", str(source)]) == 1
     assert "unknown domain 'moss'" in capsys.readouterr().err
-    assert main(["pack", "--triton", str(tmp_path / "other"), "--bundle", str(tmp_path / "none")]) == 1
+    other = ["pack", "--triton", str(tmp_path / "other")]
+    assert main([*other, "--domain", "moss", "--bundle", str(source)]) == 1 and not (tmp_path / "other").exists()
+    capsys.readouterr()
+    assert main([*other, "--bundle", str(tmp_path / "none")]) == 1
     assert "no bundle at" in capsys.readouterr().err and not (tmp_path / "other").exists()
     with pytest.raises(SystemExit, match="2"):
         main(["pack"])

@@ -14,8 +14,8 @@ MOST_CHARACTERS = 500  # of an error
 _REMARKS = ("skipped: ", "warning: ", "note: ", "cannot be read: ")
 # What C libraries write themselves, past Python: libtiff of the files it reads.
 _OTHERS = re.compile(
-    r"^(((O?JPEG|_?TIFF|LZW|ZIP|Fax|PackBits|LZMA|ZSTD|WebP|Predictor)\w*|tempfile\.tif): .*\.|Apparently should be .*\.|"
-    r"JPEGPreDecode: Improper JPEG sampling factors \S+)$"
+    r"^(((O?JPEG|_?TIFF|LZW|ZIP|Fax|PackBits|LZMA|ZSTD|WebP|Predictor)\w*|tempfile\.tif): .*\.|"
+    r"Apparently should be .*\.|JPEGPreDecode: Improper JPEG sampling factors \S+)$"
 )
 _USAGE = re.compile(r"^(usage: |Usage: |\s|Try '|\[|error: )")
 

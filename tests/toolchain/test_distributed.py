@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from small_runs import Stops
 from thread_group import together
 
 from da3.runtime.app import domain_info
@@ -159,17 +160,6 @@ def test_the_same_blocks_are_closed_with_the_same_bypasses(weights):
 # -- whole runs
 
 
-class Stops(SilentReporter):
-    def __init__(self, after):
-        self.left = after
-
-    def step(self, *facts):
-        self.left -= 1
-
-    def __call__(self):
-        return self.left <= 0
-
-
 def run_together(options, size, tmp_path, stops=None):
     """Each thread has a folder of its own, of which only the first one's is to be used."""
     if stops is None:
@@ -178,7 +168,7 @@ def run_together(options, size, tmp_path, stops=None):
     def run(group):
         own = options if group.first else options.__class__(**{**vars(options), "runs": tmp_path / f"of{group.rank}"})
         stop = stops.get(group.rank, lambda: False)
-        return train(own, stop if isinstance(stop, SilentReporter) else SilentReporter(), stop, group)
+        return train(own, stop if isinstance(stop, Stops) else SilentReporter(), stop, group)
 
     results = together(size, run)
     assert not list(tmp_path.glob("of*"))

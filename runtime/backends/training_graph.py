@@ -33,7 +33,9 @@ def for_this_cpu(model: Model, threads: Optional[int] = None, spend: bool = Fals
     if spend:
         given.weights.clear()
     with temporary_folder("graph") as folder:
-        source, path = (os.path.join(folder, name) for name in ("as_derived.onnx", "optimised.onnx"))
+        plain, source, path = (os.path.join(folder, name) for name in ("plain.onnx", "marked.onnx", "optimised.onnx"))
+        with open(plain, "wb") as file:  # before its weights are let go of: not every CPU computes in blocks
+            file.write(write_model(model))
 
         def optimise(data: bytes) -> bytes:
             with open(source, "wb") as file:
@@ -48,7 +50,8 @@ def for_this_cpu(model: Model, threads: Optional[int] = None, spend: bool = Fals
         try:
             blocked = block_borders([model], set(), optimise)
             if blocked is None:
-                optimised = read_model(optimise(write_model(model)))
+                with open(plain, "rb") as file:
+                    optimised = read_model(optimise(file.read()))
             else:
                 optimised = elementwise_in_blocks(blocked.models[0], block_size(threads))
         except (BundleError, OSError) as error:

@@ -9,6 +9,7 @@ pip have on this machine.
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,9 @@ CONSTRAINTS = REPOSITORY / "constraints.txt"
 DEBIAN = ("python3", "libstdc++6")
 WHEELS = ("numpy", "pillow", "onnxruntime")
 LIMIT_S = 600
+_ITSELF = "EMULATED_PYTHON"
+# Read by the emulated Python as it starts.
+ITSELF_PTH = f"import os, sys; sys.executable = os.environ.get({_ITSELF!r}, sys.executable)\n"
 NANO = "cortex-a57"  # the cores of a Jetson Nano: ARMv8.0, with none of what later ones have
 NEWEST = "max"  # all that qemu knows
 # ONNX Runtime reads which CPU it is on, and dies in the file of a machine of another kind. This is a Nano's.
@@ -48,7 +52,7 @@ def arm64_python(cpu: str = NANO) -> list[str]:
     qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
     if qemu is None:
         raise Unavailable("no qemu-aarch64: apt-get install qemu-user-static")
-    wanted = " ".join([*DEBIAN, *WHEELS, CONSTRAINTS.read_text(), CORE])
+    wanted = " ".join([*DEBIAN, *WHEELS, CONSTRAINTS.read_text(), CORE, ITSELF_PTH])
     root = PLACE / f"root-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}"
     if not root.is_dir():
         _make(root, qemu)
@@ -56,7 +60,14 @@ def arm64_python(cpu: str = NANO) -> list[str]:
 
 
 def _python(qemu: str, root: Path, cpu: str = NANO) -> list[str]:
-    return [qemu, "-cpu", cpu, "-L", str(root), str(root / "usr/bin/python3")]
+    """A script, which Python is told that it is: the kernel starts no arm64 program by itself, and learning starts
+    Pythons of its own."""
+    script = root / f"python-{cpu}"
+    if not script.exists():
+        command = shlex.join([qemu, "-cpu", cpu, "-L", str(root), str(root / "usr/bin/python3")])
+        script.write_text(f'#!/bin/sh\n{_ITSELF}={shlex.quote(str(script))} exec {command} "$@"\n')
+        script.chmod(0o755)
+    return [str(script)]
 
 
 def _make(root: Path, qemu: str) -> None:
@@ -78,8 +89,12 @@ def _make(root: Path, qemu: str) -> None:
                 (fresh / name).symlink_to(f"usr/{name}")
         (fresh / "proc").mkdir()
         (fresh / "proc" / "cpuinfo").write_text("".join(CORE.format(number=n) for n in range(os.cpu_count() or 1)))
-        _install_wheels(_python(qemu, fresh), fresh / "usr/lib/python3/dist-packages")
+        packages = fresh / "usr/lib/python3/dist-packages"
+        _install_wheels(_python(qemu, fresh), packages)
+        (packages / "itself.pth").write_text(ITSELF_PTH)
         _run(*_python(qemu, fresh), "-c", "import numpy, PIL.Image, onnxruntime")
+        for script in fresh.glob("python-*"):  # has the place where it was made in it
+            script.unlink()
         fresh.rename(root)
     finally:
         shutil.rmtree(making, ignore_errors=True)

@@ -49,6 +49,26 @@ def test_the_same_gradients(case):
         assert np.percentile(errors, 95) <= 1e-4 and errors.max() <= 0.1, name
 
 
+def test_a_cpu_without_blocks_gets_the_same(monkeypatch):
+    """An arm64's, say: that nothing came to lie in blocks shows when the model's weights are gone already."""
+
+    def no_blocks(models, crossing, optimise):
+        optimise(write_model(models[0]))
+
+    monkeypatch.setattr("da3.runtime.backends.training_graph.block_borders", no_blocks)
+    case = ("mobilenet_v2", 0.25, 32, ())
+    model = network(*case)
+    step, spent = (derive_step(deployed(model), CLASSES, ()) for _ in range(2))
+    image, labels = batch(32)
+    given = feeds(step, double_tensors(model), image, labels, 1 / 3)
+    expected = answers(open_session(write_model(step.model)), given)
+    data = for_this_cpu(spent.model, spend=True)
+    assert not spent.model.weights
+    found = answers(open_session(data, as_written=True), given)
+    for name, value in expected.items():
+        assert np.abs(found[name] - value).max() <= 1e-4 * np.abs(value).max() + 1e-6, name
+
+
 @needs_blocks
 def test_full_size_masks_do_not_leave_the_blocks(tmp_path):
     """What changes its layout between a convolution and the one behind it would take a fifth of a step."""

@@ -50,8 +50,8 @@ def for_this_cpu(model: Model, threads: Optional[int] = None, spend: bool = Fals
         try:
             blocked = block_borders([model], set(), optimise)
             if blocked is None:
-                with open(plain, "rb") as file:
-                    optimised = read_model(optimise(file.read()))
+                with open(plain, "rb") as kept:
+                    optimised = read_model(optimise(kept.read()))
             else:
                 optimised = elementwise_in_blocks(blocked.models[0], block_size(threads))
         except (BundleError, OSError) as error:

@@ -2,7 +2,7 @@
 
 import argparse
 import os
-from typing import Optional
+from typing import List, Optional, Sequence
 
 from ..bundle.bundle import unknown_domain
 from ..bundle.packs import list_domains
@@ -20,16 +20,15 @@ def pack_and_say(options: argparse.Namespace, default_bundle: str) -> int:
     settings = repository.settings if repository.exists else Settings()
     given = {key: getattr(options, key) for key in ("backend", "precision", "threads", "batch_size", "domains_held")}
     settings = settings._replace(**{key: value for key, value in given.items() if value is not None})
-    if bundle is not None:
-        _check_names(options, bundle)  # before anything is written
+    known = None if bundle is None else list_domains(bundle)
+    if known is not None:
+        _check_names(options.domain, known)  # before anything is written
     repository.write_runtime(bundle, settings, run_engine())
     for name in options.remove:
         repository.remove(name)
         say("removed %s" % name)
-    names = list(options.domain)
-    if not names and not options.remove and bundle is not None:
-        names = list_domains(bundle)
-    for name in names:
+    named_none = not options.domain and not options.remove
+    for name in (known or []) if named_none else options.domain:
         packed = repository.put(name, bundle)
         say("%s %s" % (packed.done, packed.name))
     count = len(repository.domains)
@@ -37,9 +36,8 @@ def pack_and_say(options: argparse.Namespace, default_bundle: str) -> int:
     return 0
 
 
-def _check_names(options: argparse.Namespace, bundle: str) -> None:
-    known = list_domains(bundle)
-    for name in options.domain:
+def _check_names(names: Sequence[str], known: List[str]) -> None:
+    for name in names:
         if name not in known and not os.path.exists(name):
             raise DomainError(unknown_domain(name, known))
 

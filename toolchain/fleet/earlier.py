@@ -66,7 +66,7 @@ def _look(job: Job) -> tuple[list[Listed], Facts | Exception | None, bool]:
     photos = photos_there(data) if is_uri(data) else []
     facts: Facts | Exception | None
     try:
-        facts = _facts(below(job.runs, job.domain, LAST))
+        facts = facts_of(job)
     except CheckpointError as error:
         facts = error
     return photos, facts, job.pack is None or _exists(job.pack)

@@ -20,6 +20,7 @@ from da3.toolchain.fleet.places import below, is_uri, opened, storage
 # Storages whose files appear whole by themselves; others are written beside their place, and moved to it.
 _WHOLE = {"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss", "adl", "oss", "oci", "tos", "memory"}
 _TRIES, _PAUSE_S = 4, 2.0
+_BESIDE = tuple(name for name in RUN_FILES if name != LAST)  # of a run, beside its checkpoint
 BACKBONES = "backbones"  # beside the runs, what they were trained on
 
 
@@ -55,10 +56,11 @@ class Mirror:
         with scratch_folder(str(self.runs), ".saving-") as scratch:
             # Files are replaced and never changed, so a link keeps one as it is now. The checkpoint is linked first:
             # what lies beside it is then as new, or newer, and is written anew as the run goes on.
-            held = [name for name in (LAST, *(n for n in RUN_FILES if n != LAST)) if self._hold(name, Path(scratch))]
+            held = {name for name in (LAST, *_BESIDE) if self._hold(name, Path(scratch))}
             self._save_backbones()
-            for name in [*held[1:], *held[:1]] if held and held[0] == LAST else held:
-                self._put(Path(scratch) / name, f"{self.domain}/{name}")
+            for name in (*_BESIDE, LAST):
+                if name in held:
+                    self._put(Path(scratch) / name, f"{self.domain}/{name}")
 
     def changed(self) -> bool:
         """Whether there is a checkpoint that is not saved."""
@@ -109,7 +111,7 @@ def put_file(path: Path, uri: str) -> None:
 
 def remove_run(runs: str, domain: str) -> None:
     """Remove an earlier run below a folder or a URI, its checkpoint first: without that, it is none."""
-    names = (LAST, *(name for name in RUN_FILES if name != LAST))
+    names = (LAST, *_BESIDE)
     if not is_uri(runs):
         for name in names:
             Path(runs, domain, name).unlink(missing_ok=True)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from da3.runtime.training.config import KEEP_PRECISIONS
-from da3.toolchain.autograd import frozen, kernels
+from da3.toolchain.autograd import frozen, kernels, masks, parts
 from da3.toolchain.autograd.frozen import run_block
 from da3.toolchain.autograd.saved import SavedTensor
 from da3.toolchain.backbones import load_backbone, random_weights
@@ -72,10 +72,12 @@ def assert_close(found, expected):
     assert (found - expected).abs().max() <= 1e-10 * max(1.0, float(expected.abs().max()))
 
 
+@pytest.mark.parametrize("part_bytes", [parts.PART_BYTES, 1], ids=["together", "one at a time"])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("run", [True, False])
 @pytest.mark.parametrize(("arch", "options", "index"), BLOCKS, ids=lambda v: str(v))
-def test_gradients_equal_stock_autograd(arch, options, index, run, layout, backbones):
+def test_gradients_equal_stock_autograd(arch, options, index, run, layout, part_bytes, backbones, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", part_bytes)
     block = backbones(arch, options).blocks[index]
     if not run and not block.has_shortcut:
         pytest.skip("no shortcut, so it cannot be left out")
@@ -101,8 +103,10 @@ def test_gradients_equal_stock_autograd(arch, options, index, run, layout, backb
         assert_close(ours(*inputs), expected_out)
 
 
+@pytest.mark.parametrize("part_bytes", [parts.PART_BYTES, 1], ids=["together", "one at a time"])
 @pytest.mark.parametrize(("arch", "options", "index"), BLOCKS, ids=lambda v: str(v))
-def test_biases_get_their_gradients(arch, options, index, backbones):
+def test_biases_get_their_gradients(arch, options, index, part_bytes, backbones, monkeypatch):
+    monkeypatch.setattr(parts, "PART_BYTES", part_bytes)
     block = backbones(arch, options).blocks[index]
     x = torch.randn(2, block.in_channels, 8, 8, dtype=torch.float64)
     for conv in block.every_conv:
@@ -220,7 +224,7 @@ def test_the_fast_kernels_compute_the_same(arch, options, index, dtype, backbone
             mask = torch.ones_like(expected)
             if conv.activation is not None:
                 mask = (expected > 0) & (expected < 6) if conv.activation == "relu6" else expected > 0
-                found_mask = kernels.Mask(expected.detach().to(dtype), conv.activation)
+                found_mask = masks.Mask(expected.detach().to(dtype), conv.activation)
                 near_six = (expected - 6).abs() < 0.05
                 assert ((found_mask.on_(torch.ones_like(expected)) == 1) == mask)[~near_six].all()
             grad = (weight * mask).to(dtype).contiguous(memory_format=torch.channels_last)
@@ -230,12 +234,47 @@ def test_the_fast_kernels_compute_the_same(arch, options, index, dtype, backbone
             assert (with_onto - slope - x).abs().max() <= tolerance * (slope.abs().max() + x.abs().max())
 
 
+@pytest.mark.parametrize("activation", ["relu", "relu6"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_mask_is_the_same_in_chunks(dtype, activation, monkeypatch):
+    monkeypatch.setattr(masks, "CHUNK", 16)
+    x = torch.randn(2, 3, 5, 5, dtype=torch.float64).mul(6).to(dtype)
+    x[0, :, 0] = torch.tensor([0.0, -0.0, 6.0, 1e-38, 5.96875], dtype=dtype)
+    y = x.relu() if activation == "relu" else x.clamp(0, 6)
+    passed = (x > 0) & ((x < 6) | torch.tensor(activation == "relu"))
+    grad = torch.randn(2, 3, 5, 5, dtype=torch.float64).to(dtype)
+    found = masks.Mask(y, activation).on_(grad.clone(memory_format=torch.channels_last))
+    assert torch.equal(found, grad * passed)
+    apart = torch.zeros(2, 3, 5, 7, dtype=dtype)[..., 1:6]
+    apart.copy_(grad)
+    assert torch.equal(masks.Mask(y, activation).on_(apart), grad * passed), "a gradient that is no tensor of its own"
+
+
+def test_parts_hold_what_they_may():
+    block = load_backbone("mobilenet_v2", random_weights("mobilenet_v2", width=0.35)).blocks[1]
+    x = torch.empty(7, block.in_channels, 16, 16)
+    largest = 4 * block.largest_activation(16)
+    assert largest == 4 * block.convs[0].out_channels * 16 * 16
+    for room, sizes in ((largest - 1, [1] * 7), (3 * largest, [3, 3, 1]), (7 * largest, [7])):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(parts, "PART_BYTES", room)
+            found = parts.parts(block, x, True)
+            assert [len(x[rows]) for rows in found] == sizes
+            assert [i for rows in found for i in range(7)[rows]] == list(range(7))
+            assert parts.parts(block, x, False) == [slice(0, 7)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(parts, "PART_BYTES", 5 * largest)
+        sizes = [rows.stop - rows.start for rows in parts.parts(block, x[:6], True)]
+        assert sizes == [3, 3], "equal ones"
+        assert parts.parts(block, x[:0], True) == [slice(0, 0)]
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
 def test_bits_are_packed_the_same_everywhere(count):
     passed = torch.rand(count) > 0.5
-    bits = kernels.pack(passed)
+    bits = masks.pack(passed)
     assert (bits.numpy() == np.packbits(passed.numpy())).all()
-    assert torch.equal(kernels.unpack(bits, count), passed)
+    assert torch.equal(masks.unpack(bits, count), passed)
 
 
 def test_a_block_that_is_not_run_costs_nothing_either_way(backbones, monkeypatch):
@@ -259,7 +298,7 @@ def test_a_block_saves_bits_and_cells_only(backbones):
     block = backbones("resnet50", {}).blocks[1].float()
     x = torch.randn(2, block.in_channels, 16, 16).contiguous(memory_format=torch.channels_last)
     y = run_block(block, x.requires_grad_(True))
-    saved = y.grad_fn.saved
+    ((_, saved),) = y.grad_fn.parts
     masks = [*saved.inner, saved.outer]
     assert sum(mask.bits.nbytes for mask in masks) == (64 + 64 + 256) * 16 * 16 * 2 / 8
     held = {t.numel() for t in vars(y.grad_fn).values() if isinstance(t, torch.Tensor)}

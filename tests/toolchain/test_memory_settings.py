@@ -111,5 +111,5 @@ def test_a_slice_has_an_image_at_least():
     assert images_a_slice(10**12, 10**12, "cpu") == 1
     assert images_a_slice(2**20, 10**12, "cuda") > images_a_slice(2**20, 10**12, "cpu") > 1
     small, roomy = images_a_slice(2**22, 10**8, "cpu"), images_a_slice(2**22, 10**12, "cpu")
-    assert small > roomy == 1, "a small network in single images is mostly overhead"
-    assert images_a_slice(2**22, 1, "cpu") < 10, "but memory is bounded"
+    assert small > 2 * roomy, "a small network in few images is mostly overhead"
+    assert images_a_slice(2**22, 1, "cpu") < 12, "but memory is bounded"

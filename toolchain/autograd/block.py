@@ -69,6 +69,11 @@ class Block(nn.Module):
         """Height of the output for an input of height x height."""
         return self.heights(height)[-1]
 
+    def largest_activation(self, height: int) -> int:
+        """Elements of the largest of the branch's tensors, its input's too, for an image (C, height, height)."""
+        channels = [self.in_channels, *(conv.out_channels for conv in self.convs)]
+        return max(c * h**2 for c, h in zip(channels, self.heights(height), strict=True))
+
     def flops(self, height: int) -> BlockFlops:
         """Operations for one image whose input is (C, height, height)."""
         branch = sum(conv.flops(h) for conv, h in zip(self.convs, self.heights(height)[:-1], strict=True))

@@ -19,6 +19,7 @@ Shapes: x (B, C, H, W), y (B, C', H', W'), channels-last. A bias that asks for a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -27,7 +28,9 @@ from torch import Tensor
 
 from da3.toolchain.autograd.block import Block
 from da3.toolchain.autograd.conv import FrozenConv
-from da3.toolchain.autograd.kernels import CellMask, Mask, activate_, cells, convolve, input_gradient
+from da3.toolchain.autograd.kernels import activate_, convolve, input_gradient
+from da3.toolchain.autograd.masks import CellMask, Mask, cells
+from da3.toolchain.autograd.parts import parts, room
 
 
 def run_block(
@@ -49,7 +52,7 @@ def run_block(
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, added, *biases)):
         y: Tensor = _BlockPass.apply(x, added, block, run, skip_path, *biases)  # type: ignore[no-untyped-call]
         return y
-    return _forward(block, x, added, run, None)
+    return _in_parts(block, x, added, run, [(rows, None) for rows in parts(block, x, run)])
 
 
 def run_conv(conv: FrozenConv, x: Tensor) -> Tensor:
@@ -61,7 +64,7 @@ def run_conv(conv: FrozenConv, x: Tensor) -> Tensor:
 
 
 class _Saved:
-    """What a block's backward pass needs of its forward pass."""
+    """What a block's backward pass needs of the forward pass of some images."""
 
     def __init__(self, *, through_branch: bool, coarse_mask: bool):
         self.through_branch = through_branch  # the gradient goes through the branch as well
@@ -70,9 +73,20 @@ class _Saved:
         self.outer: Mask | CellMask | None = None
 
 
-def _forward(block: Block, x: Tensor, added: Tensor | None, run: bool, saved: _Saved | None) -> Tensor:
-    """``run_block``'s result; fills ``saved`` where there will be a backward pass."""
+def _in_parts(
+    block: Block, x: Tensor, added: Tensor | None, run: bool, todo: Sequence[tuple[slice, _Saved | None]]
+) -> Tensor:
+    """``run_block``'s result, so many images at a time."""
     x = x.contiguous(memory_format=torch.channels_last)
+    y = None
+    for rows, saved in todo:
+        y = _placed(y, rows, _forward(block, x[rows], None if added is None else added[rows], run, saved), x)
+    assert y is not None
+    return y
+
+
+def _forward(block: Block, x: Tensor, added: Tensor | None, run: bool, saved: _Saved | None) -> Tensor:
+    """``run_block``'s result for x (B, C, H, H), channels-last; fills ``saved`` where there will be a backward pass."""
     shortcut = x if block.projection is None else convolve(block.projection, x)
     base = None
     if block.has_shortcut:
@@ -112,35 +126,48 @@ class _BlockPass(torch.autograd.Function):
     ) -> Tensor:
         needs_x, needs_biases = x.requires_grad, bool(biases)
         shortcut_only = skip_path and block.has_shortcut and not needs_biases
-        ctx.saved = _Saved(
-            through_branch=run and ((needs_x and not shortcut_only) or needs_biases), coarse_mask=shortcut_only
-        )
+        through_branch = run and ((needs_x and not shortcut_only) or needs_biases)
+        ctx.parts = [
+            (rows, _Saved(through_branch=through_branch, coarse_mask=shortcut_only)) for rows in parts(block, x, run)
+        ]
         ctx.block, ctx.height = block, x.shape[-1]
         ctx.side = None if added is None else added.shape[-1]
-        return _forward(block, x, added, run, ctx.saved)
+        return _in_parts(block, x, added, run, ctx.parts)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         block: Block = ctx.block
-        saved: _Saved = ctx.saved
         height: int = ctx.height
         needs_x, needs_added = ctx.needs_input_grad[:2]
-        d = grad.contiguous(memory_format=torch.channels_last)
-        if saved.outer is not None:
-            d = saved.outer.on_(d)
-        d_x = None
-        d_added = _cell_sums(d, ctx.side) if needs_added else None
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        d_x = d_added = None
         bias_grads: dict[int, Tensor] = {}
-        if saved.through_branch:
-            d_branch = _branch_gradient(block, saved, d, height, bias_grads)
-            if needs_x:
-                d_x = input_gradient(block.convs[0], d_branch, height, _shortcut_gradient(block, d, height))
-        elif needs_x:
-            d_x = _shortcut_gradient(block, d, height)
-        if block.projection is not None:
-            _note_bias(bias_grads, block.projection, d)
+        for rows, saved in ctx.parts:
+            d = grad[rows] if saved.outer is None else saved.outer.on_(grad[rows])
+            if needs_added:
+                d_added = _placed(d_added, rows, _cell_sums(d, ctx.side), grad)
+            if saved.through_branch:
+                d_branch = _branch_gradient(block, saved, d, height, bias_grads)
+                if needs_x:
+                    onto = _shortcut_gradient(block, d, height)
+                    d_x = _placed(d_x, rows, input_gradient(block.convs[0], d_branch, height, onto), grad)
+            elif needs_x:
+                found = _shortcut_gradient(block, d, height)
+                d_x = None if found is None else _placed(d_x, rows, found, grad)
+            if block.projection is not None:
+                _note_bias(bias_grads, block.projection, d)
         biases = [bias_grads.get(id(c)) for c in block.every_conv if c.bias.requires_grad]
         return d_x, d_added, None, None, None, *biases
+
+
+def _placed(whole: Tensor | None, rows: slice, some: Tensor, batch: Tensor) -> Tensor:
+    """``whole``, of as many images as the ``batch``, with ``some`` at its ``rows``; made if this is the first part."""
+    if len(some) == len(batch):
+        return some
+    if whole is None:
+        whole = room(batch, some.shape[1], some.shape[-1])
+    whole[rows] = some
+    return whole
 
 
 def _branch_gradient(block: Block, saved: _Saved, d: Tensor, height: int, bias_grads: dict[int, Tensor]) -> Tensor:
@@ -166,7 +193,8 @@ def _shortcut_gradient(block: Block, d: Tensor, height: int) -> Tensor | None:
 
 def _note_bias(grads: dict[int, Tensor], conv: FrozenConv, d: Tensor) -> None:
     if conv.bias.requires_grad:
-        grads[id(conv)] = d.sum((0, 2, 3))
+        own, before = d.sum((0, 2, 3)), grads.get(id(conv))
+        grads[id(conv)] = own if before is None else before.add_(own)
 
 
 class _ConvPass(torch.autograd.Function):
@@ -213,11 +241,23 @@ def _cell_sums(x: Tensor, side: int) -> Tensor:
     return F.avg_pool2d(x, factor) * factor**2 if factor > 1 else x
 
 
+# With fewer, cells are repeated along a row first, which is then added in one go, and not a few numbers at a time.
+_MANY_CHANNELS = 128
+
+
 def _add_cells(x: Tensor, small: Tensor | None, in_place: bool) -> Tensor:
     """x (B, C, H, H) + small (B, C, G, G), each cell repeated; a new tensor unless ``in_place``."""
     out = x if in_place else torch.empty_like(x)
     if small is None:
         return out if in_place else out.copy_(x)
-    factor = x.shape[-1] // small.shape[-1]
-    torch.add(cells(x, factor), cells(small.to(x.dtype), 1), out=cells(out, factor))
+    batch, channels, _, width = x.shape
+    side = small.shape[-1]
+    factor = width // side
+    small = small.to(x.dtype)
+    if factor == 1 or channels >= _MANY_CHANNELS:
+        torch.add(cells(x, factor), cells(small, 1), out=cells(out, factor))
+    else:
+        row = small.permute(0, 2, 3, 1)[:, :, :, None].expand(-1, -1, -1, factor, -1).reshape(batch, side, 1, -1)
+        as_rows = (batch, side, factor, width * channels)
+        torch.add(x.permute(0, 2, 3, 1).view(as_rows), row, out=out.permute(0, 2, 3, 1).view(as_rows))
     return out

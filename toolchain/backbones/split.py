@@ -85,9 +85,7 @@ class SplitNetwork(nn.Module):
         """
         found = [self.stem.conv.out_channels * self.stem.conv.out_height(size) ** 2] if first == 0 else []
         for block, height in list(zip(self.blocks, self.heights(size), strict=False))[first:end]:
-            found.append(block.in_channels * height**2)
-            for conv, out_height in zip(block.convs, block.heights(height)[1:], strict=True):
-                found.append(conv.out_channels * out_height**2)
+            found.append(block.largest_activation(height))
         return max(found)
 
     def forward(self, image: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from da3.runtime.training import AdaptorSpec, MemorySettings, StepResult
 from da3.toolchain.backbones.registry import build_network
 from da3.toolchain.backbones.weights import WeightsFile
+from da3.toolchain.methods.side_by_side import Out, SideBySide
 from da3.toolchain.network.exits import with_exits
 from da3.toolchain.network.model import Output
 from da3.toolchain.network.slicing import images_a_slice
@@ -58,6 +59,7 @@ class Learner(ABC):
     default_lr: float
     warm_up: float = 0.1  # share of all steps during which the learning rate rises
     sliceable: bool = False  # whether a batch may be cut, since no sample's gradient depends on another sample
+    side_by_side: SideBySide | None = None  # what computes slices at once, on a CPU, where their gradients are small
     model: nn.Module
     total: Total
 
@@ -121,6 +123,11 @@ class Learner(ABC):
         images /= torch.tensor(self.std, device=pixels.device)
         return images.permute(0, 3, 1, 2)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model is."""
+        return next(self.model.parameters()).device
+
     # -- one batch
 
     def step(self, pixels: Tensor, labels: Tensor, smoothing: float, whole: int | None = None) -> StepResult:
@@ -130,16 +137,22 @@ class Learner(ABC):
         these are a part of a batch of so many photos, and what they give is their part of its mean loss.
         """
         count = len(labels) if whole is None else whole
-        loss, share, correct = 0.0, self.answer_costs()[-1], 0
-        for rows in self._slices(len(labels)):
+        trained = self.parameters()
+
+        def of_some(rows: slice) -> tuple[Sequence[Tensor | None], StepResult]:
             output = self.forward(self.normalise(pixels[rows]))
-            slice_loss = self.loss(output, labels[rows], smoothing, count)
-            slice_loss.backward()  # type: ignore[no-untyped-call]
-            loss += float(slice_loss.detach())
-            correct += int((output.logits.argmax(1) == labels[rows]).sum())
-            share = output.share
-            del output, slice_loss  # with what was kept for their backward pass, before the next slice keeps its own
-        return StepResult(loss, correct, share)
+            loss = self.loss(output, labels[rows], smoothing, count)
+            correct = int((output.logits.argmax(1) == labels[rows]).sum())
+            gradients = torch.autograd.grad(loss, trained, allow_unused=True)
+            return gradients, StepResult(float(loss.detach()), correct, output.share)
+
+        result = StepResult(0.0, 0, self.answer_costs()[-1])
+        for gradients, some in self._each(of_some, len(labels)):
+            for parameter, grad in zip(trained, gradients, strict=True):
+                if grad is not None:
+                    parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+            result = StepResult(result.loss + some.loss, result.correct + some.correct, some.share)
+        return result
 
     @property
     def micro_batch(self) -> int:
@@ -152,18 +165,48 @@ class Learner(ABC):
         with torch.device("meta"):
             network = build_network(self.task.arch, self.width, self.padding).split()
         flops = sum(f.total for f in network.block_flops(self.task.size))
-        device = next(self.model.parameters()).device.type
-        return images_a_slice(4 * network.largest_activation(self.task.size), flops, device)
+        return images_a_slice(4 * network.largest_activation(self.task.size), flops, self.device.type)
 
     def _slices(self, count: int) -> Iterator[slice]:
+        return slices(count, self.micro_batch if self.sliceable else count)
+
+    def _each(self, work: Callable[[slice], Out], count: int) -> Iterator[Out]:
+        """``work`` of the rows of each slice of ``count`` rows, in order; or of each part of a slice, where these are
+        computed side by side."""
         size = self.micro_batch if self.sliceable else count
-        return (slice(i, min(i + size, count)) for i in range(0, count, size))
+        if self.side_by_side is None or self.at_once == 1:
+            return map(work, slices(count, size))
+        rounds = max(1, -(-count // size))
+        part = -(-count // (rounds * self.at_once))  # equal ones, so that no thread is left without
+        return self.side_by_side.each(work, slices(count, part), self.at_once)
+
+    def each_batch(self, work: Callable[[Tensor], Out], batches: Iterable[Tensor]) -> Iterator[Out]:
+        """``work`` of each of ``batches`` of up to a slice of images, in order; or of each part of one."""
+        if self.side_by_side is None or self.at_once == 1:
+            return map(work, batches)
+        parts = (part for images in batches for part in torch.split(images, -(-len(images) // self.at_once) or 1))
+        return self.side_by_side.each(work, parts, self.at_once)
+
+    @property
+    def at_once(self) -> int:
+        """How many parts of a slice are computed side by side."""
+        threads = self.side_by_side.threads if self.side_by_side is not None and self.device.type == "cpu" else 1
+        return max(1, min(threads, self.micro_batch))
 
     def loss(self, output: Output, labels: Tensor, smoothing: float, count: int) -> Tensor:
         """What these samples contribute (a scalar) to the mean loss of a batch of ``count``."""
         return F.cross_entropy(output.logits, labels, label_smoothing=smoothing, reduction="sum") / count
 
-    @torch.no_grad()
     def predict(self, pixels: Tensor) -> Output:
         """Answers for uint8 (B, S, S, 3) without gradients, a few images at a time to save memory."""
-        return Output.joined([self.forward(self.normalise(few)) for few in torch.split(pixels, self.micro_batch)])
+
+        @torch.no_grad()  # in whichever thread
+        def answers(rows: slice) -> Output:
+            return self.forward(self.normalise(pixels[rows]))
+
+        return Output.joined(list(self._each(answers, len(pixels))))
+
+
+def slices(count: int, size: int) -> Iterator[slice]:
+    """``count`` rows, ``size`` at a time, and the rest."""
+    return (slice(i, min(i + size, count)) for i in range(0, count, size)) if count else iter(())

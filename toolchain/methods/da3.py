@@ -22,6 +22,7 @@ from da3.toolchain.backbones.registry import load_backbone
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods.base import Batch, Images, Learner, Photos, Task
+from da3.toolchain.methods.side_by_side import SideBySide
 from da3.toolchain.network.block_selection import closing_costs, fit_bypasses, open_blocks
 from da3.toolchain.network.loss import answers_loss
 from da3.toolchain.network.model import DomainModel, Output
@@ -38,6 +39,7 @@ class Da3(Learner):
 
     def __init__(self, task: Task, weights: WeightsFile):
         super().__init__(task, weights)
+        self.side_by_side = SideBySide()
         backbone = load_backbone(task.arch, weights, task.memory.backbone_precision)
         self.share_left = closing_share(task.flops_budget)  # by closed blocks
         self.model = DomainModel(
@@ -79,7 +81,7 @@ class Da3(Learner):
         return self.model.answer_costs
 
     def prepare(self, images: Images) -> None:
-        self.model.fit_normalisation(images, self.total)
+        self.model.fit_normalisation(images, self.total, self.each_batch)
 
     def revise(self, progress: float, photos: Photos) -> None:
         if not self.model.may_close or progress < CLOSE_FROM:

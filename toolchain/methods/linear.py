@@ -10,8 +10,9 @@ from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.base import Images, Task
 from da3.toolchain.methods.ordinary import Ordinary
-from da3.toolchain.network.head import Head, statistics
+from da3.toolchain.network.head import Head
 from da3.toolchain.network.model import Output
+from da3.toolchain.network.statistics import fixed_statistics, sums_of
 
 
 class LinearModel(nn.Module):
@@ -52,10 +53,6 @@ class Linear(Ordinary):
 
     @torch.no_grad()
     def prepare(self, images: Images) -> None:
-        sums, count = torch.zeros(2, len(self.model.head.mean), dtype=torch.float64), 0
-        for batch in images():
-            features = self.model.backbone(batch).double().cpu()
-            sums += torch.stack([features.sum(0), features.square().sum(0)])
-            count += len(features)
-        found, number = self.total([sums, torch.tensor(count, dtype=torch.float64)])
-        self.model.head.set_statistics(*statistics(*(found / number)))
+        found = ({0: sums_of(self.model.backbone(batch))} for batch in images())
+        widths = {0: len(self.model.head.mean)}
+        self.model.head.set_statistics(*fixed_statistics(widths, found, self.total)[0])

@@ -1,21 +1,10 @@
-"""The classifier of a domain, and the fixed statistics that it and the adaptors normalise by."""
+"""The classifier of a domain."""
 
 from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-
-def statistics(mean: Tensor, mean_square: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation (C,) to normalise by.
-
-    A channel that hardly varies on the training photos would be blown up by whatever moves it later: its deviation
-    is taken as no less than 5 % of the typical channel's, and 2 % of the layer's root mean square.
-    """
-    std = (mean_square - mean.square()).clamp_min(0).sqrt()
-    floor = max(0.05 * float(std.median()), 0.02 * float(mean_square.mean().sqrt()), 1e-6)
-    return mean, std.clamp_min(floor)
 
 
 class Head(nn.Module):

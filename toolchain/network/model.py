@@ -16,12 +16,14 @@ from da3.runtime.schedule import saved_shares
 from da3.runtime.training import AdaptorSpec, MemorySettings
 from da3.runtime.training.recipe import CARRY, LAST_CARRY
 from da3.toolchain.autograd.frozen import cell_means, run_block
+from da3.toolchain.autograd.parts import PART_BYTES
 from da3.toolchain.backbones.split import Backbone
 from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput, grid_side
 from da3.toolchain.network.bypass import LowRankBypass
 from da3.toolchain.network.exits import Exit, carried
-from da3.toolchain.network.head import Head, statistics
-from da3.toolchain.network.slicing import images_a_slice
+from da3.toolchain.network.head import Head
+from da3.toolchain.network.slicing import SLICE_BYTES, images_a_slice
+from da3.toolchain.network.statistics import Each, Sums, fixed_statistics, sums_of
 from da3.toolchain.network.totals import Total, own_total
 
 Batches = Callable[[], Iterable[Tensor]]  # images (B, 3, S, S), the same ones at every call
@@ -165,17 +167,18 @@ class DomainModel(nn.Module):
     @property
     def slice_size(self) -> int:
         """Images a slice of what is trained, unless told otherwise."""
-        return self._images(1, self.spec.first)
+        flops = sum(f.total for f in self.backbone.block_flops(self.size))
+        return images_a_slice(self._largest_bytes(self.spec.first), flops, self.closed.device.type)
 
     @cached_property
     def _untrained_slice_size(self) -> int:
-        return self._images(2, 0, self.spec.first)
+        """Images to run at once through what keeps nothing for a backward pass."""
+        room = PART_BYTES if self.closed.device.type == "cpu" else SLICE_BYTES["cuda"] // 2
+        return max(1, room // self._largest_bytes(0, self.spec.first))
 
-    def _images(self, caution: int, first: int, end: int | None = None) -> int:
-        """Images to run at once through the blocks from ``first`` to before ``end``."""
-        elements = caution * self.backbone.largest_activation(self.size, first, end)
-        flops = sum(f.total for f in self.backbone.block_flops(self.size))
-        return images_a_slice(elements * self.backbone.dtype.itemsize, flops, self.closed.device.type)
+    def _largest_bytes(self, first: int, end: int | None = None) -> int:
+        """Of the largest activation of one image in the blocks from ``first`` to before ``end``."""
+        return self.backbone.largest_activation(self.size, first, end) * self.backbone.dtype.itemsize
 
     def forward(self, image: Tensor, values: dict[str, Tensor] | None = None) -> Output:
         """``values``, if given, receives every intermediate by its name in a bundle's plan (x0, a0, logits5, ...)."""
@@ -247,60 +250,53 @@ class DomainModel(nn.Module):
             note(**{f"x{i + 1}": x})
         return x
 
-    @torch.no_grad()
-    def fit_normalisation(self, batches: Batches, total: Total = own_total) -> None:
-        """Set the fixed statistics of adaptors, exits and head from the activations of the untrained network."""
-        self._fit_adaptors(batches, total)
-        if self.exits:
-            self._fit_exits(batches, total)
+    def fit_normalisation(self, batches: Batches, total: Total = own_total, each: Each = map) -> None:
+        """Set the fixed statistics of adaptors, exits and head from the activations of the untrained network.
 
-    def _fit_adaptors(self, batches: Batches, total: Total) -> None:
+        ``each``: what computes a function of every image batch and gives the results in order, as ``map`` does.
+        """
+        self._fit_adaptors(batches, total, each)
+        if self.exits:
+            self._fit_exits(batches, total, each)
+
+    def _fit_adaptors(self, batches: Batches, total: Total, each: Each) -> None:
         blocks = self.backbone.blocks
         widths = [*(b.in_channels for b in blocks), blocks[-1].out_channels, len(self.head.mean)]
-        sums = [torch.zeros(2, width, dtype=torch.float64) for width in widths]
-        counts = [0] * len(widths)
 
-        def add(i: int, values: Tensor) -> None:  # (N, C)
-            values = values.double().cpu()
-            sums[i] += torch.stack([values.sum(0), values.square().sum(0)])
-            counts[i] += len(values)
-
-        def add_cells(i: int, x: Tensor, at: int) -> None:
-            adaptor = self.adaptor(at)
-            if adaptor is not None:
-                add(i, cell_means(x, adaptor.side).flatten(0, 1))
-
-        for image in batches():
+        @torch.no_grad()
+        def found_in(image: Tensor) -> Sums:
+            found: Sums = {}
             x = self.backbone.stem(image.to(self.backbone.dtype))
-            for i, block in enumerate(blocks):
-                add_cells(i, x, i)
-                x = run_block(block, x)
-            add_cells(len(blocks), x, len(blocks) - 1)
-            add(len(blocks) + 1, self.backbone.tail(x))
-        *sums, numbers = total([*sums, torch.tensor(counts, dtype=torch.float64)])
-        found = {i: statistics(*(sums[i] / n)) for i, n in enumerate(numbers.tolist()) if n}
+            for i in range(len(blocks) + 1):
+                adaptor = self.adaptor(min(i, len(blocks) - 1))
+                if adaptor is not None:
+                    found[i] = sums_of(cell_means(x, adaptor.side).flatten(0, 1))
+                if i < len(blocks):
+                    x = run_block(blocks[i], x)
+            return found | {len(blocks) + 1: sums_of(self.backbone.tail(x))}
+
+        found = fixed_statistics(dict(enumerate(widths)), each(found_in, batches()), total)
         for i in range(self.spec.first, len(blocks)):
             self.adaptors[str(i)].set_statistics(*found[i], out_scale=float(found[i + 1][1].median()))
         self.head.set_statistics(*found[len(blocks) + 1])
 
-    def _fit_exits(self, batches: Batches, total: Total) -> None:
+    def _fit_exits(self, batches: Batches, total: Total, each: Each) -> None:
         """After the adaptors, by whose statistics exits normalise what they read."""
-        sums = {i: torch.zeros(2, 2 * self.spec.exit_width, dtype=torch.float64) for i in self.spec.exits}
-        count = 0
-        for image in batches():
+
+        @torch.no_grad()
+        def found_in(image: Tensor) -> Sums:
+            found: Sums = {}
             x = self.run_to_first_adaptor(image)
-            for i, block in enumerate(self.backbone.blocks):
-                if i < self.spec.first:
-                    continue
+            for i in range(self.spec.first, len(self.backbone.blocks)):
                 exit = self.exit_behind(i - 1)
                 if exit is not None:
-                    f = exit.compute(cell_means(x, exit.adaptor.side)).double().cpu()
-                    sums[i - 1] += torch.stack([f.sum(0), f.square().sum(0)])
-                x = run_block(block, x)
-            count += len(image)
-        *found, number = total([*sums.values(), torch.tensor(count, dtype=torch.float64)])
-        for i, features in zip(self.spec.exits, found, strict=True):
-            self.exits[str(i)].head.set_statistics(*statistics(*(features / number)))
+                    found[i - 1] = sums_of(exit.compute(cell_means(x, exit.adaptor.side)))
+                x = run_block(self.backbone.blocks[i], x)
+            return found
+
+        widths = dict.fromkeys(self.spec.exits, 2 * self.spec.exit_width)
+        for i, features in fixed_statistics(widths, each(found_in, batches()), total).items():
+            self.exits[str(i)].head.set_statistics(*features)
 
     def domain_tensors(self) -> dict[str, Tensor]:
         """Every tensor a bundle stores for this domain, by the plan's name (``adaptors.3.down``, ``head.bias``).

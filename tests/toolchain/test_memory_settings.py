@@ -6,33 +6,35 @@ import pytest
 import torch
 
 from da3.runtime.training.config import AdaptorSpec, MemorySettings, slice_size
-from da3.toolchain.backbones import random_weights
+from da3.toolchain.backbones import load_weights, random_weights
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Task, adaptor_spec, method
 from da3.toolchain.network.slicing import images_a_slice
 from da3.toolchain.training.step_worker import close_to
 
 WIDTH = {"mobilenet_v2": 0.35}
+DEMO = "the demo's"  # a backbone that was trained: a random one makes much of little differences
 
 
 @cache
 def weights_of(arch):
-    return random_weights(arch, WIDTH.get(arch, 1.0))
+    return load_weights("demo", "mobilenet_v2") if arch == DEMO else random_weights(arch, WIDTH.get(arch, 1.0))
 
 
 def step(name, arch, settings, keep=1.0, batch=6, spec=None):
     """Loss and gradients, by name, of one training step."""
     torch.manual_seed(0)
+    weights = weights_of(arch)
     learner = method(name)(
         Task(
-            arch=arch,
+            arch=weights.arch,
             size=64,
             classes=5,
             flops_budget=keep,
-            adaptor=spec or adaptor_spec(arch, weights_of(arch), 64),
+            adaptor=spec or adaptor_spec(weights.arch, weights, 64),
             memory=settings,
         ),
-        weights_of(arch),
+        weights,
     )
     if keep < 1:
         close_to(learner.model, learner.share_left, seed=0)
@@ -88,6 +90,24 @@ def test_a_bfloat16_backbone_trains_float32_adaptors():
     a, b = (torch.cat([g[k].flatten() for k in exact]) for g in (exact, grads))
     assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.98
     assert torch.isfinite(torch.tensor(result.loss))
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.54])
+def test_bfloat16_gradients_are_those_of_float32_but_for_rounding(keep):
+    _, grads = step("da3", DEMO, MemorySettings(backbone_precision="bf16"), keep, batch=8)
+    _, exact = step("da3", DEMO, MemorySettings(), keep, batch=8)
+    a, b = (torch.cat([g[k].flatten() for k in exact]) for g in (exact, grads))
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.995
+
+
+def test_fine_tuning_in_bfloat16_keeps_float32_weights_and_answers():
+    result, grads = step("finetune", DEMO, MemorySettings(backbone_precision="bf16"), batch=8)
+    plain, exact = step("finetune", DEMO, MemorySettings(), batch=8)
+    assert all(g.dtype is torch.float32 for g in grads.values())
+    assert result.loss != plain.loss, "nothing was computed in bfloat16"
+    assert result.loss == pytest.approx(plain.loss, rel=0.05)
+    a, b = (torch.cat([g[k].flatten() for k in exact]) for g in (exact, grads))
+    assert torch.nn.functional.cosine_similarity(a, b, dim=0) > 0.9
 
 
 def test_nothing_before_the_first_adaptor_is_differentiated():

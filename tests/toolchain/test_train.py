@@ -278,6 +278,25 @@ def test_resume_of_nothing_starts(small_run):
     assert "nothing to resume" in notes[0]
 
 
+@pytest.mark.parametrize(
+    ("given", "features", "told"),
+    [
+        ({}, ["avx512f", "amx_bf16"], True),
+        ({}, ["avx512f"], False),
+        ({"backbone_precision": "bf16"}, ["amx_bf16"], False),
+        ({"backbone_precision": "fp32"}, ["amx_bf16"], False),
+        ({"method": "bias"}, ["amx_bf16"], False),
+    ],
+)
+def test_who_could_train_in_half_the_time_is_told(given, features, told, small_run, monkeypatch):
+    monkeypatch.setattr("da3.toolchain.training.train.cpu_features", lambda: features)
+    notes = []
+    reporter = SilentReporter()
+    reporter.note = notes.append
+    train(small_run(**given), reporter)
+    assert any("--backbone-precision bf16" in note for note in notes) is told
+
+
 @pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"", lambda data: b"x" * 500])
 def test_damaged_checkpoint(damage, small_run):
     result = train(small_run(), SilentReporter())

@@ -61,6 +61,8 @@ def test_learning_rates_that_make_no_sense(words, message):
 def test_shared_options_go_where_they_mean_something_and_yield():
     shared = {"keep": 0.5, "micro-batch": 1, "gradient": None}
     finetune, linear, da3, own = parse(["finetune,linear,da3,da3:keep=0.9"], shared)
+    (shorter,) = parse(["finetune:backbone-precision=bf16"], shared)
+    assert shorter.memory == MemorySettings(backbone_precision="bf16")
     assert (finetune.flops_budget, finetune.memory) == (1.0, MemorySettings())
     assert (linear.flops_budget, linear.memory) == (1.0, MemorySettings(micro_batch=1))
     assert (da3.flops_budget, da3.memory) == (0.5, MemorySettings(micro_batch=1))

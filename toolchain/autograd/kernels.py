@@ -30,12 +30,14 @@ def _onednn(dtype: torch.dtype) -> bool:
             return False
         x = torch.linspace(-1, 1, 32).view(4, 8).to(dtype)
         weight = torch.linspace(-1, 1, 40).view(5, 8).to(dtype)
-        found = torch.ops.mkldnn._linear_pointwise(x, weight, None, "hardtanh", [0.0, SIX], "")
-        expected = (x.float() @ weight.float().T).clamp(0, SIX)
+        bias = torch.linspace(-1, 1, 5)
+        found = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "hardtanh", [0.0, SIX], "")
+        expected = (x.float() @ weight.float().T + bias).clamp(0, SIX)
         images = x.view(1, 2, 4, 4).contiguous(memory_format=torch.channels_last)
         kernel = weight[:, :6].reshape(-1)[:18].view(1, 2, 3, 3)
-        conv = torch.ops.mkldnn._convolution_pointwise(images, kernel, None, [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
-        images_expected = F.conv2d(images.float(), kernel.float(), padding=1).relu()
+        args = (images, kernel, bias[:1], [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
+        conv = torch.ops.mkldnn._convolution_pointwise(*args)
+        images_expected = F.conv2d(images.float(), kernel.float(), bias[:1], padding=1).relu()
     except (AttributeError, RuntimeError, TypeError):  # another PyTorch: its private operators may differ
         return False
     close = 1e-5 if dtype is torch.float32 else 5e-2
@@ -70,16 +72,21 @@ def _image(rows: Tensor, like: Tensor) -> Tensor:
     return rows.view(batch, height, width, -1).permute(0, 3, 1, 2)
 
 
+def _like(bias: Tensor | None, x: Tensor) -> Tensor | None:
+    """A bias of x's type, where what computes takes no other beside a bfloat16 x."""
+    return None if bias is None else bias.to(x.dtype)
+
+
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str | None, onto: Tensor | None) -> Tensor:
     """activation(x weight^T + bias + onto) of images x (B, C, H, W) and weight (C', C); onto (B, C', H, W)."""
     rows = _rows(x)
     if not fast(x):
-        found = _image(F.linear(rows, weight, bias), x)
+        found = _image(F.linear(rows, weight, _like(bias, x)), x)
         return activate_(found if onto is None else found.add_(onto), activation)
     name, scalars = _UNARY[activation]
     if onto is None:
         return _image(torch.ops.mkldnn._linear_pointwise(rows, weight, bias, name, scalars, ""), x)
-    found = torch.ops.mkldnn._linear_pointwise.binary(rows, _rows(onto), weight, bias, "add")
+    found = torch.ops.mkldnn._linear_pointwise.binary(rows, _rows(onto), weight, _like(bias, x), "add")
     return activate_(_image(found, x), activation)
 
 
@@ -98,13 +105,22 @@ def convolve(conv: FrozenConv, x: Tensor, onto: Tensor | None = None, activation
     if (top, left) != (bottom, right):
         x, top, left = _padded(x, conv.pads), 0, 0
     if not fast(x):
-        plain = F.conv2d(x, conv.weight, conv.bias, s, (top, left), groups=conv.groups)
+        plain = F.conv2d(x, conv.weight, _like(conv.bias, x), s, (top, left), groups=conv.groups)
         return activate_(plain if onto is None else plain.add_(onto), activation)
     geometry = ([top, left], [s, s], [1, 1], conv.groups)
     if onto is None:
         return _convolution(x, conv.weight, conv.bias, *geometry, activation)
     torch.ops.mkldnn._convolution_pointwise_.binary(
-        onto, x, conv.weight, conv.bias, *geometry, "add", 1.0, "relu" if activation == "relu" else None, [], None
+        onto,
+        x,
+        conv.weight,
+        _like(conv.bias, x),
+        *geometry,
+        "add",
+        1.0,
+        "relu" if activation == "relu" else None,
+        [],
+        None,
     )
     return onto if activation == "relu" else activate_(onto, activation)
 

@@ -7,6 +7,7 @@ import torch
 from da3.toolchain.backbones.inverted_residual import InvertedResidualNetwork, InvertedResiduals
 from da3.toolchain.backbones.layers import Read
 from da3.toolchain.backbones.resnet import ResNet
+from da3.toolchain.backbones.rounding import to_bfloat16
 from da3.toolchain.backbones.split import Backbone, BackboneInfo
 from da3.toolchain.backbones.table import entry
 from da3.toolchain.backbones.weights import WeightsFile, check_fit
@@ -54,7 +55,9 @@ def load_backbone(arch: str, weights: WeightsFile, precision: str = "fp32") -> B
     check_fit(network, weights)
     names = {module: name for name, module in network.named_modules()}
     backbone = freeze(network, arch, weights, lambda module, key: weights.state[f"{names[module]}.{key}"])
-    return backbone.bfloat16() if precision == "bf16" else backbone
+    if precision == "bf16":
+        to_bfloat16(backbone)
+    return backbone
 
 
 @torch.no_grad()

@@ -118,7 +118,8 @@ def options_of(name: str) -> list[str]:
     """The options that mean something to a single step of the method called ``name``."""
     if name == "da3":
         return [option for option in _OPTIONS if option not in (_LEARNING_RATE, _ENGINE)]
-    return ["micro-batch"] if METHODS[name].sliceable else []
+    precision = ["backbone-precision"] if name in ("finetune", "linear") else []
+    return [*(["micro-batch"] if METHODS[name].sliceable else []), *precision]
 
 
 def memory_settings_of(name: str) -> list[str]:

@@ -178,7 +178,7 @@ def bench_train(
         int | None, typer.Option(help="images a slice, where the method allows it; 0 chooses")
     ] = None,
     keep_precision: Annotated[str | None, typer.Option(help="of da3: fp32, bf16 or int8")] = None,
-    backbone_precision: Annotated[str | None, typer.Option(help="of da3: fp32 or bf16")] = None,
+    backbone_precision: Annotated[str | None, typer.Option(help="of da3, linear and finetune: fp32 or bf16")] = None,
     gradient: Annotated[str | None, typer.Option(help="of da3: exact or skip-path")] = None,
     seed: Annotated[int, typer.Option(help="of the images, the labels and random weights")] = 0,
     whole_process: Annotated[

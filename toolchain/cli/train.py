@@ -101,7 +101,11 @@ def train(
         ),
     ] = None,
     micro_batch: Annotated[
-        str | None, typer.Option(help="photos a slice of a batch; any number gives the same result (default: auto)")
+        str | None,
+        typer.Option(
+            help="photos a slice of a batch, shared out among the cores; any number gives the same result "
+            "(default: auto)"
+        ),
     ] = None,
     memory_budget: Annotated[
         str | None,

@@ -6,6 +6,7 @@ import copy
 from abc import abstractmethod
 from dataclasses import replace
 
+import torch
 from torch import Tensor, nn
 
 from da3.toolchain.backbones.layers import ExplicitConv2d
@@ -39,7 +40,11 @@ class WholeNetwork(Ordinary):
     def forward(self, images: Tensor) -> Output:
         # PyTorch's default layout, which people train with. Channels-last is a sixth faster on a CPU, but the weight
         # gradient of a strided 1x1 convolution may then write past its end (PyTorch 2.13, oneDNN).
-        return Output(self.model(images.contiguous()))
+        images, dtype = images.contiguous(), torch.bfloat16
+        # Weights stay float32; the answers that a run reports are those of the network as it is exported.
+        shorter = self.model.training and self.task.memory.backbone_precision == "bf16"
+        with torch.autocast(images.device.type, dtype, enabled=shorter):
+            return Output(self.model(images).float())
 
     def plain(self) -> Network:
         """A copy of the trained network in which everything that the method added is folded into the convolutions."""

@@ -66,7 +66,7 @@ class _AdaptorPass(torch.autograd.Function):
         h = torch.addmm(adaptor.down_bias, z, adaptor.down.T).relu_()  # (B*G*G, m)
         d = adaptor.out_scale * d_a.permute(0, 2, 3, 1).reshape(-1, adaptor.cout)
         grads = {"up": d.T @ h, "up_bias": d.sum(0)}
-        d_u = (d @ adaptor.up).mul_(h > 0)
+        d_u = torch.ops.aten.threshold_backward(d @ adaptor.up, h, 0)  # that of ReLU
         grads |= {"down": d_u.T @ z, "down_bias": d_u.sum(0)}
         d_p = (d_u @ (adaptor.down / adaptor.std)).view(ctx.shape) if ctx.needs_input_grad[0] else None
         return d_p, None, None, *(grads.get(name) for name, _ in adaptor.named_parameters())

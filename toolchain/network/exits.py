@@ -82,7 +82,7 @@ class _FeaturesPass(torch.autograd.Function):
         z = exit.inputs(ctx.saved.restore(ctx.dtype))
         d_mean, d_max = d_f[:, None].chunk(2, 2)
         d_u = (d_mean / cells).repeat(1, cells, 1).scatter_add_(1, ctx.cell[:, None].long(), d_max)
-        d_u = d_u.mul_(exit.hidden(z) > 0)
+        d_u = torch.ops.aten.threshold_backward(d_u, exit.hidden(z), 0)  # that of ReLU
         grads = (d_u.view(batch * cells, -1).T @ z.view(batch * cells, -1), d_u.sum((0, 1)))
         del z
         d_p = None

@@ -35,8 +35,7 @@ def _onednn(dtype: torch.dtype) -> bool:
         expected = (x.float() @ weight.float().T + bias).clamp(0, SIX)
         images = x.view(1, 2, 4, 4).contiguous(memory_format=torch.channels_last)
         kernel = weight[:, :6].reshape(-1)[:18].view(1, 2, 3, 3)
-        args = (images, kernel, bias[:1], [1, 1], [1, 1], [1, 1], 1, "relu", [], "")
-        conv = torch.ops.mkldnn._convolution_pointwise(*args)
+        conv = _convolution(images, kernel, bias[:1], [1, 1], [1, 1], [1, 1], 1, "relu")
         images_expected = F.conv2d(images.float(), kernel.float(), bias[:1], padding=1).relu()
     except (AttributeError, RuntimeError, TypeError):  # another PyTorch: its private operators may differ
         return False

@@ -33,7 +33,7 @@ def balanced(weight: Tensor) -> Tensor:
     """
     filters = weight.flatten(1)
     rows = max(1, _AT_ONCE // filters.shape[1])
-    return torch.cat([_balanced(some) for some in filters.split(rows)]).view(weight.shape)
+    return torch.cat([_balanced(some) for some in torch.split(filters, rows)]).view(weight.shape)
 
 
 def _balanced(exact: Tensor) -> Tensor:

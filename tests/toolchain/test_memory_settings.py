@@ -9,7 +9,7 @@ from da3.runtime.training.config import AdaptorSpec, MemorySettings, slice_size
 from da3.toolchain.backbones import load_weights, random_weights
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods import Task, adaptor_spec, method
-from da3.toolchain.network.slicing import images_a_slice
+from da3.toolchain.network.slicing import images_a_slice, parts_at_once
 from da3.toolchain.training.step_worker import close_to
 
 WIDTH = {"mobilenet_v2": 0.35}
@@ -133,3 +133,11 @@ def test_a_slice_has_an_image_at_least():
     small, roomy = images_a_slice(2**22, 10**8, "cpu"), images_a_slice(2**22, 10**12, "cpu")
     assert small > 2 * roomy, "a small network in few images is mostly overhead"
     assert images_a_slice(2**22, 1, "cpu") < 12, "but memory is bounded"
+
+
+@pytest.mark.parametrize(
+    ("images", "flops", "cores", "parts"),
+    [(8, 6e8, 2, 2), (8, 6e8, 16, 2), (4, 6e8, 2, 1), (5, 8e9, 2, 2), (3, 8e9, 16, 3), (1, 8e9, 4, 1), (64, 1e6, 4, 1)],
+)
+def test_parts_are_worth_a_thread(images, flops, cores, parts):
+    assert parts_at_once(images, flops, cores) == parts

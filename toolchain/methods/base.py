@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from da3.runtime.training import AdaptorSpec, MemorySettings, StepResult
 from da3.toolchain.backbones.registry import build_network
+from da3.toolchain.backbones.split import SplitNetwork
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.methods.side_by_side import Out, SideBySide
 from da3.toolchain.network.exits import with_exits
 from da3.toolchain.network.model import Output
-from da3.toolchain.network.slicing import images_a_slice
+from da3.toolchain.network.slicing import images_a_slice, parts_at_once
 from da3.toolchain.network.totals import Total, own_total
 
 Batch = tuple[Tensor, Tensor]  # pixels uint8 (B, S, S, 3), labels int64 (B,)
@@ -159,13 +160,22 @@ class Learner(ABC):
         """Images a slice: as asked for, or what suits the device."""
         return self.task.memory.micro_batch or self.slice_size
 
-    @cached_property
+    @property
     def slice_size(self) -> int:
         """Images a slice unless told otherwise."""
+        largest = 4 * self._network.largest_activation(self.task.size)
+        return images_a_slice(largest, self.image_flops, self.device.type)
+
+    @cached_property
+    def image_flops(self) -> int:
+        """Of the blocks' forward pass for one image."""
+        return sum(f.total for f in self._network.block_flops(self.task.size))
+
+    @cached_property
+    def _network(self) -> SplitNetwork:
+        """The network's shapes."""
         with torch.device("meta"):
-            network = build_network(self.task.arch, self.width, self.padding).split()
-        flops = sum(f.total for f in network.block_flops(self.task.size))
-        return images_a_slice(4 * network.largest_activation(self.task.size), flops, self.device.type)
+            return build_network(self.task.arch, self.width, self.padding).split()
 
     def _slices(self, count: int) -> Iterator[slice]:
         return slices(count, self.micro_batch if self.sliceable else count)
@@ -190,8 +200,9 @@ class Learner(ABC):
     @property
     def at_once(self) -> int:
         """How many parts of a slice are computed side by side."""
-        threads = self.side_by_side.threads if self.side_by_side is not None and self.device.type == "cpu" else 1
-        return max(1, min(threads, self.micro_batch))
+        if self.side_by_side is None or self.device.type != "cpu":
+            return 1
+        return parts_at_once(self.micro_batch, self.image_flops, self.side_by_side.cores)
 
     def loss(self, output: Output, labels: Tensor, smoothing: float, count: int) -> Tensor:
         """What these samples contribute (a scalar) to the mean loss of a batch of ``count``."""

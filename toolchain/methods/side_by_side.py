@@ -1,4 +1,4 @@
-"""Calls that are computed side by side, each by a thread with one core to itself."""
+"""Calls that are computed side by side, each by a thread with its share of the cores."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ Out = TypeVar("Out")
 
 
 class SideBySide:
-    """As many threads as PyTorch uses for one operator at the time of the first call, for as long as this lives.
+    """Threads that share the cores which one operator would use, for as long as this lives.
 
     Threads that share each of a thousand small operators mostly wait for one another, and none shares what is not an
-    operator. One thread that has an operator to itself also adds in the same order on every machine.
+    operator.
     """
 
     def __init__(self) -> None:
         self._pool: ThreadPoolExecutor | None = None
+        self._count = 0
 
     @property
-    def threads(self) -> int:
-        """How many threads there are, or would be."""
+    def cores(self) -> int:
+        """How many there are to share."""
         return torch.get_num_threads()
 
     def each(self, work: Callable[[In], Out], items: Iterable[In], at_once: int) -> Iterator[Out]:
@@ -34,8 +35,8 @@ class SideBySide:
 
         Raises what ``work`` raises, after what is being computed has ended.
         """
-        if self._pool is None:
-            self._pool = _threads_of_one_core(self.threads)
+        if self._pool is None or self._count != at_once:
+            self._pool, self._count = _threads(at_once, self.cores), at_once
         ahead: deque[Future[Out]] = deque()
         try:
             for item in items:
@@ -50,16 +51,17 @@ class SideBySide:
             wait(ahead)
 
 
-def _threads_of_one_core(count: int) -> ThreadPoolExecutor:
-    """So many threads, whose operators use no others."""
+def _threads(count: int, cores: int) -> ThreadPoolExecutor:
+    """So many threads, whose operators share so many cores out."""
     started = threading.Barrier(count)
+    least, more = divmod(cores, count)
 
-    def start(_: int) -> None:
+    def start(index: int) -> None:
         torch.get_num_threads()  # PyTorch gives a thread the number last set when it first asks, whatever it set before
-        torch.set_num_threads(1)
+        torch.set_num_threads(max(1, least + (index < more)))
         started.wait()
 
     threads = ThreadPoolExecutor(count, "slice")
     list(threads.map(start, range(count)))
-    torch.set_num_threads(count)  # as it was: PyTorch keeps the number last set for threads still to come
+    torch.set_num_threads(cores)  # as it was: PyTorch keeps the number last set for threads still to come
     return threads

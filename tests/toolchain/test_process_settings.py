@@ -9,7 +9,7 @@ from da3.toolchain.process.settings import settled_environment
 
 ON_LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of Linux alone")
 OURS = {
-    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0",
+    "GLIBC_TUNABLES": "glibc.malloc.tcache_count=0:glibc.malloc.arena_max=2",
     "OMP_WAIT_POLICY": "PASSIVE",
     "MKL_DISABLE_FAST_MM": "1",
 }
@@ -18,7 +18,7 @@ OURS = {
 @ON_LINUX
 def test_settings_are_added_to_what_is_there_and_only_once():
     once = settled_environment({"A": "b", "GLIBC_TUNABLES": "glibc.malloc.check=1"})
-    assert once == {"A": "b", **OURS, "GLIBC_TUNABLES": "glibc.malloc.check=1:glibc.malloc.tcache_count=0"}
+    assert once == {"A": "b", **OURS, "GLIBC_TUNABLES": "glibc.malloc.check=1:" + OURS["GLIBC_TUNABLES"]}
     assert settled_environment(once) == once
 
 
@@ -30,7 +30,7 @@ def test_settings_are_added_to_what_is_there_and_only_once():
         {"GOMP_SPINCOUNT": "100"},
         {"KMP_BLOCKTIME": "1"},
         {"MKL_DISABLE_FAST_MM": "0"},
-        {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7"},
+        {"GLIBC_TUNABLES": "glibc.malloc.tcache_count=7:glibc.malloc.arena_max=9"},
     ],
 )
 def test_the_users_own_settings_win(own):
@@ -57,4 +57,4 @@ def test_a_process_starts_over_with_its_arguments():
     done = subprocess.run(
         [sys.executable, "-c", code, "one", "two"], capture_output=True, text=True, check=True, env=environment
     )
-    assert done.stdout.split() == ["glibc.malloc.tcache_count=0", "PASSIVE", "one", "two"]
+    assert done.stdout.split() == [OURS["GLIBC_TUNABLES"], "PASSIVE", "one", "two"]

@@ -186,15 +186,17 @@ class Learner(ABC):
         size = self.micro_batch if self.sliceable else count
         if self.side_by_side is None or self.at_once == 1:
             return map(work, slices(count, size))
-        rounds = max(1, -(-count // size))
-        part = -(-count // (rounds * self.at_once))  # equal ones, so that no thread is left without
+        # Of one size wherever there are photos enough: libraries keep some MB of what they make for each.
+        whole = max(1, size // self.at_once)
+        part = whole if count > whole else -(-count // self.at_once)
         return self.side_by_side.each(work, slices(count, part), self.at_once)
 
     def each_batch(self, work: Callable[[Tensor], Out], batches: Iterable[Tensor]) -> Iterator[Out]:
         """``work`` of each of ``batches`` of up to a slice of images, in order; or of each part of one."""
         if self.side_by_side is None or self.at_once == 1:
             return map(work, batches)
-        parts = (part for images in batches for part in torch.split(images, -(-len(images) // self.at_once) or 1))
+        whole = max(1, self.micro_batch // self.at_once)
+        parts = (part for images in batches for part in torch.split(images, whole))
         return self.side_by_side.each(work, parts, self.at_once)
 
     @property

@@ -16,7 +16,8 @@ def images_a_slice(image_bytes: int, image_flops: int, device: str) -> int:
     """How many images to run at once on ``device``, each ``image_bytes`` at its largest: at least one."""
     room = SLICE_BYTES.get(device, SLICE_BYTES["cpu"])
     enough = min(math.ceil(SLICE_FLOPS / image_flops), int(SMALL_NETWORKS * room / image_bytes))
-    return max(1, room // image_bytes, enough)
+    found = max(1, room // image_bytes, enough)
+    return found - found % 4 if found > 4 else found  # in halves and quarters, which parts are
 
 
 def parts_at_once(images: int, image_flops: int, cores: int) -> int:

@@ -12,7 +12,7 @@ from da3.runtime.learning.statistics import normalisers
 from da3.runtime.training.recipe import BETAS, EPSILON, WEIGHT_DECAY
 from da3.toolchain.backbones import preprocessing_of, random_weights
 from da3.toolchain.methods import Task, adaptor_spec, method
-from da3.toolchain.network.head import statistics
+from da3.toolchain.network.statistics import statistics
 from da3.toolchain.training.adamw import AdamW as TorchAdamW
 from da3.toolchain.training.checkpoint import optimizer_arrays
 

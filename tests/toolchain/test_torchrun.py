@@ -94,7 +94,8 @@ def test_two_processes_learn_what_one_learns(photos, tmp_path):
     code, output, errors = launched("train", *words(photos, tmp_path / "two"))
     assert code == 0, errors
     assert output.startswith("best: ") and output.count("next: da3 export") == 1
-    assert [line[:9] for line in errors if line] == ["signs: 24", "epoch 1/1"]
+    told = [line[:9] for line in errors if line and "--backbone-precision bf16" not in line]  # a tip for some CPUs
+    assert told == ["signs: 24", "epoch 1/1"]
     found, expected = (read(tmp_path / name / "signs" / "best.safetensors") for name in ("two", "alone"))
     assert found.provenance["processes"] == 2
     assert found.provenance["command"].startswith("da3 train --domain signs")

@@ -289,7 +289,7 @@ def test_resume_of_nothing_starts(small_run):
     ],
 )
 def test_who_could_train_in_half_the_time_is_told(given, features, told, small_run, monkeypatch):
-    monkeypatch.setattr("da3.toolchain.training.train.cpu_features", lambda: features)
+    monkeypatch.setattr(sys.modules["da3.toolchain.training.train"], "cpu_features", lambda: features)
     notes = []
     reporter = SilentReporter()
     reporter.note = notes.append

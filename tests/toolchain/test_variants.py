@@ -48,14 +48,14 @@ def test_several_learning_rates_are_one_choice():
         ("finetune:lr=1e-4/", "above 0 and below 10"),
         ("finetune:lr=nan", "above 0 and below 10"),
         ("finetune:lr=1e-4/1e-4", "names finetune:lr=1e-4 twice"),
-        ("finetune:rate=1", "it takes lr"),
+        ("series:rate=1", "it takes lr"),
     ],
 )
 def test_learning_rates_that_make_no_sense(words, message):
     with pytest.raises(TrainingError, match=message):
         parse([words], learning_rates=True)
     with pytest.raises(TrainingError, match="takes no options"):
-        parse(["finetune:lr=1e-4"])
+        parse(["series:lr=1e-4"])
 
 
 def test_shared_options_go_where_they_mean_something_and_yield():
@@ -74,7 +74,8 @@ def test_shared_options_go_where_they_mean_something_and_yield():
     [
         (["bogus"], "known are: da3"),
         (["da3:kep=0.6"], "it takes keep, micro-batch"),
-        (["finetune:keep=0.6"], "it takes no options"),
+        (["finetune:keep=0.6"], "it takes backbone-precision"),
+        (["series:keep=0.6"], "it takes no options"),
         (["linear:keep=0.6"], "it takes micro-batch"),
         (["da3:keep=two"], "keep must be a number from 0 to 1"),
         (["da3:keep=nan"], "keep must be a number"),

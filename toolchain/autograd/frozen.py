@@ -30,7 +30,7 @@ from da3.toolchain.autograd.block import Block
 from da3.toolchain.autograd.conv import FrozenConv
 from da3.toolchain.autograd.kernels import activate_, convolve, input_gradient
 from da3.toolchain.autograd.masks import CellMask, Mask, cells
-from da3.toolchain.autograd.parts import parts, room
+from da3.toolchain.autograd.parts import parts
 
 
 def run_block(
@@ -165,7 +165,8 @@ def _placed(whole: Tensor | None, rows: slice, some: Tensor, batch: Tensor) -> T
     if len(some) == len(batch):
         return some
     if whole is None:
-        whole = room(batch, some.shape[1], some.shape[-1])
+        channels, height, width = some.shape[1:]
+        whole = some.new_empty(len(batch), height, width, channels).permute(0, 3, 1, 2)
     whole[rows] = some
     return whole
 

@@ -35,7 +35,7 @@ def _onednn(dtype: torch.dtype) -> bool:
         expected = (x.float() @ weight.float().T + bias).clamp(0, SIX)
         images = x.view(1, 2, 4, 4).contiguous(memory_format=torch.channels_last)
         kernel = weight[:, :6].reshape(-1)[:18].view(1, 2, 3, 3)
-        conv = _convolution(images, kernel, bias[:1], [1, 1], [1, 1], [1, 1], 1, "relu")
+        conv = _convolution(images, kernel, bias[:1], (1, 1), 1, 1, "relu")
         images_expected = F.conv2d(images.float(), kernel.float(), bias[:1], padding=1).relu()
     except (AttributeError, RuntimeError, TypeError):  # another PyTorch: its private operators may differ
         return False
@@ -99,28 +99,19 @@ def convolve(conv: FrozenConv, x: Tensor, onto: Tensor | None = None, activation
         x = x if conv.stride == 1 else x[:, :, :: conv.stride, :: conv.stride]
         return _product(x, conv.weight.flatten(1), conv.bias, activation, onto)
     s = conv.stride
-    if fast(x) and _few_positions(conv, (x.shape[-1] + top + bottom - conv.kernel) // s + 1, len(x)):
+    if fast(x) and _few_positions(conv, conv.out_height(x.shape[-1]), len(x)):
         return _convolve_patches(conv, x, onto, activation)
     if (top, left) != (bottom, right):
         x, top, left = _padded(x, conv.pads), 0, 0
     if not fast(x):
         plain = F.conv2d(x, conv.weight, _like(conv.bias, x), s, (top, left), groups=conv.groups)
         return activate_(plain if onto is None else plain.add_(onto), activation)
-    geometry = ([top, left], [s, s], [1, 1], conv.groups)
     if onto is None:
-        return _convolution(x, conv.weight, conv.bias, *geometry, activation)
-    torch.ops.mkldnn._convolution_pointwise_.binary(
-        onto,
-        x,
-        conv.weight,
-        _like(conv.bias, x),
-        *geometry,
-        "add",
-        1.0,
-        "relu" if activation == "relu" else None,
-        [],
-        None,
-    )
+        return _convolution(x, conv.weight, conv.bias, (top, left), s, conv.groups, activation)
+    geometry = ([top, left], [s, s], [1, 1], conv.groups)
+    then = "relu" if activation == "relu" else None
+    binary = torch.ops.mkldnn._convolution_pointwise_.binary
+    binary(onto, x, conv.weight, _like(conv.bias, x), *geometry, "add", 1.0, then, [], None)
     return onto if activation == "relu" else activate_(onto, activation)
 
 
@@ -128,16 +119,15 @@ def _convolution(
     x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    pads: list[int],
-    strides: list[int],
-    dilations: list[int],
+    pads: tuple[int, int],
+    stride: int,
     groups: int,
     activation: str | None,
 ) -> Tensor:
-    """oneDNN's, with an activation in the same pass."""
+    """oneDNN's, with an activation in the same pass. ``pads``: on top and below, left and right."""
     name, scalars = _UNARY[activation]
     fused = torch.ops.mkldnn._convolution_pointwise
-    y: Tensor = fused(x, weight, bias, pads, strides, dilations, groups, name, scalars, "")
+    y: Tensor = fused(x, weight, bias, [*pads], [stride, stride], [1, 1], groups, name, scalars, "")
     return y
 
 
@@ -192,13 +182,13 @@ def _depthwise_gradient(conv: FrozenConv, grad: Tensor, height: int) -> Tensor:
     """
     top, left, bottom, right = conv.pads
     s, reach = conv.stride, conv.kernel - 1
-    pads = [reach - top, reach - left]
+    pads = (reach - top, reach - left)
     if s > 1 or (top, left) != (bottom, right):
         rows, columns = (slice(at, at + (side - 1) * s + 1, s) for at, side in zip(pads, grad.shape[2:], strict=True))
         spread = grad.new_zeros(len(grad), height + reach, height + reach, grad.shape[1])
         spread[:, rows, columns] = grad.permute(0, 2, 3, 1)
-        grad, pads = spread.permute(0, 3, 1, 2), [0, 0]
-    return _convolution(grad, conv.weight.flip(2, 3), None, pads, [1, 1], [1, 1], conv.groups, None)
+        grad, pads = spread.permute(0, 3, 1, 2), (0, 0)
+    return _convolution(grad, conv.weight.flip(2, 3), None, pads, 1, conv.groups, None)
 
 
 # At few positions most of what a convolution reads is its weights, and oneDNN would first copy them into an order of

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from da3.runtime.training import AdaptorSpec, MemorySettings, StepResult
+from da3.toolchain.autograd.parts import slices
 from da3.toolchain.backbones.registry import build_network
 from da3.toolchain.backbones.split import SplitNetwork
 from da3.toolchain.backbones.weights import WeightsFile
@@ -160,20 +161,20 @@ class Learner(ABC):
         """Images a slice: as asked for, or what suits the device."""
         return self.task.memory.micro_batch or self.slice_size
 
-    @property
+    @cached_property
     def slice_size(self) -> int:
         """Images a slice unless told otherwise."""
-        largest = 4 * self._network.largest_activation(self.task.size)
+        largest = 4 * self.network.largest_activation(self.task.size)
         return images_a_slice(largest, self.image_flops, self.device.type)
 
     @cached_property
     def image_flops(self) -> int:
         """Of the blocks' forward pass for one image."""
-        return sum(f.total for f in self._network.block_flops(self.task.size))
+        return sum(f.total for f in self.network.block_flops(self.task.size))
 
     @cached_property
-    def _network(self) -> SplitNetwork:
-        """The network's shapes."""
+    def network(self) -> SplitNetwork:
+        """What the network's shapes are read from."""
         with torch.device("meta"):
             return build_network(self.task.arch, self.width, self.padding).split()
 
@@ -183,21 +184,21 @@ class Learner(ABC):
     def _each(self, work: Callable[[slice], Out], count: int) -> Iterator[Out]:
         """``work`` of the rows of each slice of ``count`` rows, in order; or of each part of a slice, where these are
         computed side by side."""
-        size = self.micro_batch if self.sliceable else count
-        if self.side_by_side is None or self.at_once == 1:
-            return map(work, slices(count, size))
+        at_once = self.at_once
+        if self.side_by_side is None or at_once == 1:
+            return map(work, self._slices(count))
         # Of one size wherever there are photos enough: libraries keep some MB of what they make for each.
-        whole = max(1, size // self.at_once)
-        part = whole if count > whole else -(-count // self.at_once)
-        return self.side_by_side.each(work, slices(count, part), self.at_once)
+        whole = self.micro_batch // at_once
+        part = whole if count > whole else -(-count // at_once)
+        return self.side_by_side.each(work, slices(count, part), at_once)
 
     def each_batch(self, work: Callable[[Tensor], Out], batches: Iterable[Tensor]) -> Iterator[Out]:
         """``work`` of each of ``batches`` of up to a slice of images, in order; or of each part of one."""
-        if self.side_by_side is None or self.at_once == 1:
+        at_once = self.at_once
+        if self.side_by_side is None or at_once == 1:
             return map(work, batches)
-        whole = max(1, self.micro_batch // self.at_once)
-        parts = (part for images in batches for part in torch.split(images, whole))
-        return self.side_by_side.each(work, parts, self.at_once)
+        parts = (part for images in batches for part in torch.split(images, self.micro_batch // at_once))
+        return self.side_by_side.each(work, parts, at_once)
 
     @property
     def at_once(self) -> int:
@@ -218,8 +219,3 @@ class Learner(ABC):
             return self.forward(self.normalise(pixels[rows]))
 
         return Output.joined(list(self._each(answers, len(pixels))))
-
-
-def slices(count: int, size: int) -> Iterator[slice]:
-    """``count`` rows, ``size`` at a time, and the rest."""
-    return (slice(i, min(i + size, count)) for i in range(0, count, size)) if count else iter(())

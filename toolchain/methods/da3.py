@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
+from functools import cached_property
 from itertools import islice
 
 from torch import Tensor
@@ -19,6 +20,7 @@ from da3.runtime.training.recipe import (
     closing_share,
 )
 from da3.toolchain.backbones.registry import load_backbone
+from da3.toolchain.backbones.split import SplitNetwork
 from da3.toolchain.backbones.weights import WeightsFile
 from da3.toolchain.errors import TrainingError
 from da3.toolchain.methods.base import Batch, Images, Learner, Photos, Task
@@ -26,6 +28,7 @@ from da3.toolchain.methods.side_by_side import SideBySide
 from da3.toolchain.network.block_selection import closing_costs, fit_bypasses, open_blocks
 from da3.toolchain.network.loss import answers_loss
 from da3.toolchain.network.model import DomainModel, Output
+from da3.toolchain.network.slicing import images_a_slice
 
 
 class Da3(Learner):
@@ -58,9 +61,13 @@ class Da3(Learner):
                 f"photo leaves at the first exit"
             )
 
-    @property
+    @cached_property
     def slice_size(self) -> int:
-        return self.model.slice_size
+        return images_a_slice(self.model.largest_trained_bytes, self.image_flops, self.device.type)
+
+    @property
+    def network(self) -> SplitNetwork:
+        return self.model.backbone
 
     def forward(self, images: Tensor) -> Output:
         output: Output = self.model(images)

@@ -22,7 +22,7 @@ from da3.toolchain.network.adaptor import Adaptor, AdaptorOutput, grid_side
 from da3.toolchain.network.bypass import LowRankBypass
 from da3.toolchain.network.exits import Exit, carried
 from da3.toolchain.network.head import Head
-from da3.toolchain.network.slicing import SLICE_BYTES, images_a_slice
+from da3.toolchain.network.slicing import SLICE_BYTES
 from da3.toolchain.network.statistics import Each, Sums, fixed_statistics, sums_of
 from da3.toolchain.network.totals import Total, own_total
 
@@ -165,10 +165,9 @@ class DomainModel(nn.Module):
         )
 
     @property
-    def slice_size(self) -> int:
-        """Images a slice of what is trained, unless told otherwise."""
-        flops = sum(f.total for f in self.backbone.block_flops(self.size))
-        return images_a_slice(self._largest_bytes(self.spec.first), flops, self.closed.device.type)
+    def largest_trained_bytes(self) -> int:
+        """Of the largest activation of one image from the first adaptor on."""
+        return self._largest_bytes(self.spec.first)
 
     @cached_property
     def _untrained_slice_size(self) -> int:

@@ -154,14 +154,19 @@ def train(
             run.go_on_from(resumed)
         trainable = sum(p.numel() for p in learner.parameters())
         reporter.started(config, run.progress, photos, trainable)
-        if resumed is None and options.backbone_precision is None and budget is None and bf16_is_faster(config, device):
+        if (
+            resumed is None
+            and options.backbone_precision is None
+            and budget is None
+            and _bf16_is_faster(config, device)
+        ):
             reporter.note("this CPU computes in bfloat16 (AMX): --backbone-precision bf16 takes about half the time")
         finished = run.loop(stop)
     best, history = run.progress.best, run.progress.history
     return Result(folder, config, finished, best, history, photos.unreadable, peak_bytes(device), budget)
 
 
-def bf16_is_faster(config: RunConfig, device: torch.device) -> bool:
+def _bf16_is_faster(config: RunConfig, device: torch.device) -> bool:
     """Whether a run that computes in float32 would be much faster in bfloat16, as measured (docs/method.md)."""
     frozen = config.method in ("da3", "linear") and config.memory.backbone_precision == "fp32"
     return frozen and device.type == "cpu" and "amx_bf16" in cpu_features()
